@@ -1,0 +1,34 @@
+//! Which etcd member is in use, and which one takes over.
+//!
+//! One endpoint is chosen at random and kept, so that consecutive reads see one member's history.
+//! Every *lane* (a worker thread with connections of its own) connects to it. Each connection is
+//! probed: a probe is a `grpc.health.v1.Health/Check` with `hasleader: true`, which an etcd server
+//! answers without credentials, and refuses with `etcdserver: no leader` when its member has lost the
+//! leader. HTTP/2 PINGs can't do this: they say nothing of the leader, and servers end connections
+//! that ping more often than every five seconds, which is too slow.
+//!
+//! ```text
+//!            Start, or the endpoint in use failed
+//!                          │
+//!                          ▼
+//!     ┌──────────────► searching ──────────────┐
+//!     │     candidates in random order, one     │ all answered, none has a leader
+//!     │     more every `stagger`                ▼
+//!     │ first that answers        ┌───── in use, unfit ◄────┐
+//!     │ with a leader             │  candidates again every  │ its probe: no leader
+//!     ▼                           │  `challenge_interval`    │
+//!  in use, fit ◄──────────────────┘  its probe, or a         │
+//!     │                              candidate, has a leader │
+//!     └──────────────────────────────────────────────────────┘
+//! ```
+//!
+//! A failed endpoint is hidden and tried again with growing, jittered waits; when it answers it is a
+//! candidate again, but the endpoint in use is kept.
+
+mod machine;
+mod types;
+
+pub use machine::Endpoints;
+pub use types::{
+    Action, Actions, CloseCause, Config, ConnectionId, EndpointId, Event, FailureCause, Health, Lane,
+};

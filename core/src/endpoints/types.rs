@@ -1,0 +1,194 @@
+//! The vocabulary of the endpoint machine: settings, events, actions.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use slotmap::new_key_type;
+
+new_key_type! {
+    /// An endpoint. Generational: the id of a removed endpoint finds nothing.
+    pub struct EndpointId;
+
+    /// A connection, from the wish to have it to its end. Generational.
+    pub struct ConnectionId;
+}
+
+/// Who a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// The calls of the worker thread with this number, from 0 to [`Config::lanes`] - 1.
+    Worker(u32),
+    /// Nobody's calls: it is opened to learn whether its endpoint is fit, and closed then.
+    Candidate,
+}
+
+/// Settings of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Number of lanes, at least 1.
+    pub lanes: u32,
+    /// How long a connection may take to be established.
+    pub connect_timeout: Duration,
+    /// How long a search waits for a candidate before it tries the next one beside it.
+    pub stagger: Duration,
+    /// Time between the answer to a probe and the next probe of a connection; `None` turns periodic
+    /// probes off, candidates are still probed once.
+    pub probe_interval: Option<Duration>,
+    /// How long a probe may stay without answer while nothing else is read from its connection. What is
+    /// read counts as read up to a quarter of this later.
+    pub probe_timeout: Duration,
+    /// Time between two searches for a better member while the one in use has no leader, at least 1 ms
+    /// (less counts as that).
+    pub challenge_interval: Duration,
+    /// First wait before a failed endpoint is tried again, at least 1 ms (less counts as that).
+    pub backoff_min: Duration,
+    /// Longest wait before a failed endpoint is tried again, jitter of ±20 % not counted; at least
+    /// `backoff_min` (less counts as that). An endpoint that is well for so long starts over with
+    /// `backoff_min` when it fails again.
+    pub backoff_max: Duration,
+    /// A connection that its peer ends gracefully earlier than this counts as failed, so that a peer
+    /// which accepts and says goodbye isn't dialled in a loop.
+    pub graceful_age_min: Duration,
+    /// Most endpoints that are kept; a longer list is cut.
+    pub endpoints_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            lanes: 1,
+            connect_timeout: Duration::from_secs(2),
+            stagger: Duration::from_millis(200),
+            probe_interval: Some(Duration::from_secs(1)),
+            probe_timeout: Duration::from_millis(2500),
+            challenge_interval: Duration::from_secs(1),
+            backoff_min: Duration::from_millis(50),
+            backoff_max: Duration::from_secs(5),
+            graceful_age_min: Duration::from_secs(1),
+            endpoints_max: 1024,
+        }
+    }
+}
+
+/// What a probe's answer says of the member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It serves, and it knows a leader.
+    Fit,
+    /// It answers, but can't do its work: no leader, a learner, or shutting down.
+    Unfit,
+}
+
+/// Why an endpoint counts as failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FailureCause {
+    /// No connection could be established, or not in time.
+    Connect,
+    /// An established connection broke.
+    Lost,
+    /// The peer keeps ending connections right after they were established.
+    Refusing,
+    /// A probe stayed without answer and nothing else came either: frozen, or a black hole.
+    Silent,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The proxy starts. Comes once, first.
+    Start,
+    /// A connection asked for with [`Action::Connect`] is established.
+    Connected(ConnectionId),
+    /// A connection asked for couldn't be established.
+    ConnectFailed(ConnectionId),
+    /// The peer takes no new calls on the connection, open ones go on (GOAWAY `NO_ERROR`, or its
+    /// stream ids are used up).
+    Draining(ConnectionId),
+    /// The connection has ended, or its last call has after it was withdrawn or began to drain.
+    Lost {
+        /// Which one.
+        connection: ConnectionId,
+        /// Whether the peer had announced the end with GOAWAY `NO_ERROR`.
+        graceful: bool,
+    },
+    /// Bytes have been read from the connection since this was last reported. Need not be reported
+    /// for every read, but before an [`Event::Timeout`], and before an [`Event::Doubt`] about the same
+    /// connection, that follows one.
+    Active(ConnectionId),
+    /// The answer to [`Action::Probe`].
+    ProbeAnswered(ConnectionId, Health),
+    /// A call on this connection was answered as a member without leader would: worth a look.
+    Doubt(ConnectionId),
+    /// The list of endpoints is now this one (discovery, member list). Those already known keep
+    /// their state. An empty list is ignored: it would only take away what may still work.
+    Replace(Vec<Box<str>>),
+    /// [`Endpoints::next_timeout`](super::Endpoints::next_timeout) has come.
+    Timeout,
+}
+
+/// Why a connection must be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseCause {
+    /// It was only opened to learn about its endpoint, or isn't wanted any more before it was used.
+    Unneeded,
+    /// It took too long to establish.
+    ConnectTimeout,
+    /// Nothing came from it in time.
+    Silent,
+    /// Its member has no leader and another one has.
+    LeaderLost,
+}
+
+/// What must happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Establish a connection, answer with `Connected` or `ConnectFailed`.
+    Connect {
+        /// Its id from now on.
+        connection: ConnectionId,
+        /// To where.
+        endpoint: EndpointId,
+        /// For whom.
+        lane: Lane,
+    },
+    /// Send a health check with `hasleader: true` on the connection. Comes for established connections
+    /// that aren't draining, one at a time.
+    Probe(ConnectionId),
+    /// Close the connection at once; the calls on it fail as if it had broken.
+    Close(ConnectionId, CloseCause),
+    /// New calls of this worker go to this connection from now on.
+    Serve {
+        /// The worker's number.
+        worker: u32,
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// This worker has no connection for new calls; calls wait. The former connection, if it is
+    /// still alive, ends by itself when its last call does.
+    Withdraw {
+        /// The worker's number.
+        worker: u32,
+    },
+    /// The endpoint is the one in use now. For logs and metrics.
+    Chosen(EndpointId),
+    /// The endpoint failed and is hidden for a while. For logs and metrics.
+    Hidden {
+        /// Which one.
+        endpoint: EndpointId,
+        /// What happened.
+        cause: FailureCause,
+        /// When it is tried again.
+        retry_in: Duration,
+    },
+    /// A hidden endpoint answers again. For logs and metrics.
+    Restored(EndpointId),
+    /// The endpoint in use has lost its leader, or is a learner; others are asked. For logs and metrics.
+    LeaderLost(EndpointId),
+    /// The endpoint in use is fit again. For logs and metrics.
+    LeaderRegained(EndpointId),
+}
+
+/// The list that actions are pushed to, in the order in which they must be carried out.
+pub type Actions = Vec<Action>;

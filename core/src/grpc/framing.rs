@@ -1,0 +1,129 @@
+//! Length-prefixed messages: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
+
+use super::{Code, Status};
+
+/// Bytes in front of each message: one flag byte and a big-endian 32-bit length.
+pub const MESSAGE_PREFIX_LEN: usize = 5;
+
+/// Checks the size of every message that passes by in chunks cut anywhere.
+///
+/// It looks at the length prefixes only, as a grpc-go peer does before it reads a message, so the
+/// answer to a message that is too large can be given before its bytes are accepted.
+#[derive(Clone, Debug)]
+pub struct MessageLimit {
+    bytes_max: u64,
+    /// Bytes of the current message's body that are still to come.
+    body_left: u64,
+    prefix: [u8; MESSAGE_PREFIX_LEN],
+    prefix_len: usize,
+}
+
+/// A message's length prefix announced more bytes than the limit allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageTooLarge {
+    /// Bytes that the prefix announced.
+    pub bytes: u64,
+    /// The limit in bytes.
+    pub bytes_max: u64,
+}
+
+impl MessageTooLarge {
+    /// The status with which a grpc-go peer, and so an etcd server, refuses such a message.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status::owned(
+            Code::ResourceExhausted,
+            alloc::format!(
+                "grpc: received message larger than max ({} vs. {})",
+                self.bytes,
+                self.bytes_max
+            ),
+        )
+    }
+}
+
+impl MessageLimit {
+    /// Allows messages of up to `bytes_max` bytes, their prefix not counted.
+    #[must_use]
+    pub const fn new(bytes_max: u64) -> Self {
+        Self {
+            bytes_max,
+            body_left: 0,
+            prefix: [0; MESSAGE_PREFIX_LEN],
+            prefix_len: 0,
+        }
+    }
+
+    /// Looks at the next chunk of the byte stream.
+    ///
+    /// # Errors
+    /// When a prefix in this chunk announces a message above the limit.
+    pub fn check(&mut self, mut chunk: &[u8]) -> Result<(), MessageTooLarge> {
+        while !chunk.is_empty() {
+            if self.body_left > 0 {
+                let skip = usize::try_from(self.body_left)
+                    .unwrap_or(usize::MAX)
+                    .min(chunk.len());
+                self.body_left -= skip as u64;
+                chunk = &chunk[skip..];
+                continue;
+            }
+            let take = (MESSAGE_PREFIX_LEN - self.prefix_len).min(chunk.len());
+            self.prefix[self.prefix_len..self.prefix_len + take].copy_from_slice(&chunk[..take]);
+            self.prefix_len += take;
+            chunk = &chunk[take..];
+            if self.prefix_len == MESSAGE_PREFIX_LEN {
+                let [_, a, b, c, d] = self.prefix;
+                let bytes = u64::from(u32::from_be_bytes([a, b, c, d]));
+                if bytes > self.bytes_max {
+                    return Err(MessageTooLarge {
+                        bytes,
+                        bytes_max: self.bytes_max,
+                    });
+                }
+                self.body_left = bytes;
+                self.prefix_len = 0;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(len: usize) -> Vec<u8> {
+        let mut bytes = alloc::vec![0];
+        bytes.extend_from_slice(&u32::try_from(len).unwrap().to_be_bytes());
+        bytes.resize(MESSAGE_PREFIX_LEN + len, 7);
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_do_not_matter(lens in prop::collection::vec(0usize..40, 0..8), cut in 1usize..20, max in 0u64..40) {
+            let stream: Vec<u8> = lens.iter().flat_map(|len| frame(*len)).collect();
+            let mut limit = MessageLimit::new(max);
+            let result = stream.chunks(cut).try_for_each(|chunk| limit.check(chunk));
+            let expected = lens.iter().find(|len| **len as u64 > max);
+            prop_assert_eq!(result.err().map(|e| e.bytes), expected.map(|len| *len as u64));
+        }
+    }
+
+    #[test]
+    fn answers_as_grpc_go_does() {
+        let error = MessageLimit::new(2_097_152)
+            .check(&[0, 0x00, 0x30, 0, 0])
+            .unwrap_err();
+        assert_eq!(
+            error.status().message(),
+            "grpc: received message larger than max (3145728 vs. 2097152)"
+        );
+        assert_eq!(error.status().code(), Code::ResourceExhausted);
+    }
+}

@@ -1,0 +1,10 @@
+//! The parts of gRPC over HTTP/2 that a proxy must understand to forward messages without decoding
+//! them.
+
+mod framing;
+mod status;
+mod timeout;
+
+pub use framing::{MESSAGE_PREFIX_LEN, MessageLimit, MessageTooLarge};
+pub use status::{Code, Status, encode_message};
+pub use timeout::{format_timeout, parse_timeout};

@@ -1,0 +1,109 @@
+//! Statuses the proxy makes itself. Statuses of etcd pass through as they are and never take this form.
+
+use alloc::borrow::Cow;
+use alloc::string::String;
+use core::fmt::Write as _;
+
+/// gRPC status codes: <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum Code {
+    /// The call succeeded.
+    Ok = 0,
+    /// The caller cancelled the call.
+    Cancelled = 1,
+    /// An error without a better code.
+    Unknown = 2,
+    /// The deadline passed before the call was answered.
+    DeadlineExceeded = 4,
+    /// A limit was exceeded.
+    ResourceExhausted = 8,
+    /// A broken invariant, or a peer that breaks the protocol.
+    Internal = 13,
+    /// The service can't be reached now; trying again may help.
+    Unavailable = 14,
+}
+
+impl Code {
+    /// The number on the wire.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+/// A status made by the proxy: a code and a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    code: Code,
+    message: Cow<'static, str>,
+}
+
+impl Status {
+    /// A status with a fixed message.
+    #[must_use]
+    pub const fn new(code: Code, message: &'static str) -> Self {
+        Self {
+            code,
+            message: Cow::Borrowed(message),
+        }
+    }
+
+    /// A status with a message made at run time.
+    #[must_use]
+    pub const fn owned(code: Code, message: String) -> Self {
+        Self {
+            code,
+            message: Cow::Owned(message),
+        }
+    }
+
+    /// The deadline that the client set has passed; message as grpc-go and etcd servers give it.
+    #[must_use]
+    pub const fn deadline_exceeded() -> Self {
+        Self::new(Code::DeadlineExceeded, "context deadline exceeded")
+    }
+
+    /// The code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        self.code
+    }
+
+    /// The message, not yet percent-encoded.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+/// Percent-encodes a message for the `grpc-message` trailer, as the gRPC specification asks: space to
+/// tilde pass, except `%`; all else becomes `%XX` of its UTF-8 bytes.
+#[must_use]
+pub fn encode_message(message: &str) -> Cow<'_, str> {
+    let plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'%';
+    if message.bytes().all(plain) {
+        return Cow::Borrowed(message);
+    }
+    let mut encoded = String::with_capacity(message.len() + 8);
+    for byte in message.bytes() {
+        if plain(byte) {
+            encoded.push(char::from(byte));
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    Cow::Owned(encoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_percent_encoded() {
+        assert_eq!(encode_message("plain text, ok"), "plain text, ok");
+        assert_eq!(encode_message("50%\nü"), "50%25%0A%C3%BC");
+    }
+}

@@ -1,0 +1,33 @@
+//! The proxy as state machines.
+//!
+//! Nothing in this crate performs IO, reads a clock, starts a thread, awaits, or draws a random
+//! number it was not given a seed for. A machine has one door,
+//!
+//! ```text
+//! fn handle(&mut self, now: Instant, event: Event, actions: &mut Actions);
+//! fn next_timeout(&self) -> Option<Instant>;
+//! ```
+//!
+//! and when `handle` returns there is nothing left to poll: everything that must happen was pushed
+//! into `actions`. Unary calls are not events; they consult small values such as [`retry::Attempts`]
+//! synchronously while they run as ordinary async functions elsewhere.
+//!
+//! What is here so far:
+//!
+//! - [`endpoints`]: which etcd member is in use, how its death, silence or loss of leader is
+//!   noticed, and which member takes over;
+//! - [`retry`]: which calls may be sent a second time, and how often;
+//! - [`method`]: what is known of each RPC of the etcd API;
+//! - [`grpc`]: message framing limits, timeouts and statuses of gRPC over HTTP/2;
+//! - [`http2`]: frame boundaries and the ping policy etcd servers enforce.
+#![no_std]
+
+extern crate alloc;
+
+pub mod endpoints;
+pub mod grpc;
+pub mod http2;
+pub mod method;
+pub mod retry;
+pub mod time;
+pub mod timer;

@@ -1,0 +1,234 @@
+//! What is known of each RPC of the etcd v3 API.
+//!
+//! A method that isn't listed is forwarded all the same, as a stream of bytes in both directions.
+
+/// How a call may be handled, decided from its path alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Method {
+    /// The shape of the call.
+    pub shape: Shape,
+    /// Whether clientv3 calls it repeatable: sending it again after it may have been carried out
+    /// does no harm that clients don't already accept (clientv3 `retry.go`).
+    pub repeatable: bool,
+    /// Which member must answer.
+    pub member: Member,
+}
+
+/// The shape of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// One request message, one response message.
+    Unary,
+    /// Messages in one or both directions, and an end in sight.
+    Stream,
+    /// A stream that ends only when its client or the server goes away. A proxy that is shutting
+    /// down doesn't wait for it.
+    Endless,
+}
+
+/// Which member must answer a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Member {
+    /// Any member: the one in use.
+    Any,
+    /// What it tells or does concerns one member, so all such calls of one client connection go to
+    /// the same one for as long as it lives.
+    Same,
+    /// Only the leader can carry it out.
+    Leader,
+}
+
+impl Method {
+    /// An RPC that isn't in the table: nothing is assumed of it.
+    pub const UNKNOWN: Self = Self {
+        shape: Shape::Stream,
+        repeatable: false,
+        member: Member::Any,
+    };
+
+    const READ: Self = Self {
+        shape: Shape::Unary,
+        repeatable: true,
+        member: Member::Any,
+    };
+    const WRITE: Self = Self {
+        shape: Shape::Unary,
+        repeatable: false,
+        member: Member::Any,
+    };
+    const ENDLESS: Self = Self {
+        shape: Shape::Endless,
+        repeatable: false,
+        member: Member::Any,
+    };
+    const MEMBER_READ: Self = Self {
+        member: Member::Same,
+        ..Self::READ
+    };
+    const MEMBER_WRITE: Self = Self {
+        member: Member::Same,
+        ..Self::WRITE
+    };
+
+    /// Looks an RPC up by its path, `/package.Service/Method`.
+    #[must_use]
+    pub fn of_path(path: &str) -> Self {
+        let Some((service, method)) = path.strip_prefix('/').and_then(|path| path.split_once('/')) else {
+            return Self::UNKNOWN;
+        };
+        match service {
+            "etcdserverpb.KV" => match method {
+                "Range" => Self::READ,
+                "Put" | "DeleteRange" | "Txn" | "Compact" => Self::WRITE,
+                _ => Self::UNKNOWN,
+            },
+            "etcdserverpb.Watch" => match method {
+                "Watch" => Self::ENDLESS,
+                _ => Self::UNKNOWN,
+            },
+            "etcdserverpb.Lease" => match method {
+                "LeaseKeepAlive" => Self::ENDLESS,
+                // Grant and revoke are writes, yet clientv3 repeats them.
+                "LeaseGrant" | "LeaseRevoke" | "LeaseTimeToLive" | "LeaseLeases" => Self::READ,
+                _ => Self::UNKNOWN,
+            },
+            "etcdserverpb.Cluster" => match method {
+                "MemberList" => Self::READ,
+                "MemberAdd" | "MemberRemove" | "MemberUpdate" | "MemberPromote" => Self::WRITE,
+                _ => Self::UNKNOWN,
+            },
+            "etcdserverpb.Maintenance" => match method {
+                "Alarm" | "Status" | "Hash" | "HashKV" => Self::MEMBER_READ,
+                "Defragment" | "Downgrade" => Self::MEMBER_WRITE,
+                "MoveLeader" => Self {
+                    member: Member::Leader,
+                    ..Self::READ
+                },
+                "Snapshot" => Self {
+                    shape: Shape::Stream,
+                    ..Self::MEMBER_READ
+                },
+                _ => Self {
+                    member: Member::Same,
+                    ..Self::UNKNOWN
+                },
+            },
+            "etcdserverpb.Auth" => match method {
+                "UserList" | "UserGet" | "RoleList" | "RoleGet" => Self::READ,
+                "AuthEnable"
+                | "AuthDisable"
+                | "AuthStatus"
+                | "Authenticate"
+                | "UserAdd"
+                | "UserDelete"
+                | "UserChangePassword"
+                | "UserGrantRole"
+                | "UserRevokeRole"
+                | "RoleAdd"
+                | "RoleDelete"
+                | "RoleGrantPermission"
+                | "RoleRevokePermission" => Self::WRITE,
+                _ => Self::UNKNOWN,
+            },
+            "v3electionpb.Election" => match method {
+                "Campaign" | "Proclaim" | "Leader" | "Resign" => Self::WRITE,
+                "Observe" => Self::ENDLESS,
+                _ => Self::UNKNOWN,
+            },
+            "v3lockpb.Lock" => match method {
+                "Lock" | "Unlock" => Self::WRITE,
+                _ => Self::UNKNOWN,
+            },
+            "grpc.health.v1.Health" => match method {
+                "Check" => Self::READ,
+                "Watch" => Self::ENDLESS,
+                _ => Self::UNKNOWN,
+            },
+            _ => Self::UNKNOWN,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rows of clientv3's table, as facts to hold the code against.
+    #[test]
+    fn repeatable_as_clientv3_has_it() {
+        let repeatable = [
+            "KV/Range",
+            "Lease/LeaseGrant",
+            "Lease/LeaseRevoke",
+            "Lease/LeaseTimeToLive",
+            "Lease/LeaseLeases",
+            "Cluster/MemberList",
+            "Maintenance/Alarm",
+            "Maintenance/Status",
+            "Maintenance/Hash",
+            "Maintenance/HashKV",
+            "Maintenance/Snapshot",
+            "Maintenance/MoveLeader",
+            "Auth/UserList",
+            "Auth/UserGet",
+            "Auth/RoleList",
+            "Auth/RoleGet",
+        ];
+        let not_repeatable = [
+            "KV/Put",
+            "KV/DeleteRange",
+            "KV/Txn",
+            "KV/Compact",
+            "Cluster/MemberAdd",
+            "Cluster/MemberRemove",
+            "Cluster/MemberUpdate",
+            "Cluster/MemberPromote",
+            "Maintenance/Defragment",
+            "Maintenance/Downgrade",
+            "Auth/AuthEnable",
+            "Auth/Authenticate",
+            "Auth/UserAdd",
+            "Auth/RoleGrantPermission",
+        ];
+        for name in repeatable {
+            assert!(
+                Method::of_path(&alloc::format!("/etcdserverpb.{name}")).repeatable,
+                "{name}"
+            );
+        }
+        for name in not_repeatable {
+            let method = Method::of_path(&alloc::format!("/etcdserverpb.{name}"));
+            assert!(!method.repeatable && method.shape == Shape::Unary, "{name}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_a_stream_of_bytes() {
+        for path in [
+            "",
+            "/",
+            "//",
+            "/etcdserverpb.KV",
+            "/etcdserverpb.KV/",
+            "/etcdserverpb.KV/RangeStream",
+            "x/y",
+            "/a.B/C/D",
+        ] {
+            assert_eq!(Method::of_path(path), Method::UNKNOWN, "{path}");
+        }
+    }
+
+    #[test]
+    fn maintenance_stays_on_one_member() {
+        for name in ["Status", "Snapshot", "Defragment", "SomethingNew"] {
+            assert_eq!(
+                Method::of_path(&alloc::format!("/etcdserverpb.Maintenance/{name}")).member,
+                Member::Same
+            );
+        }
+        assert_eq!(
+            Method::of_path("/etcdserverpb.Maintenance/MoveLeader").member,
+            Member::Leader
+        );
+    }
+}

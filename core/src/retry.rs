@@ -1,0 +1,172 @@
+//! Which calls may be sent again.
+//!
+//! The rules, in the order of their weight:
+//!
+//! - a call that certainly never reached a member may always be sent again;
+//! - a call that clientv3 calls repeatable may be sent again after its connection died under it, but
+//!   to one other member at most: some requests kill the member that serves them (on etcd 3.5 a Range
+//!   with an unknown `sort_target` does), and a proxy must not walk them through the cluster;
+//! - a repeatable call that a member answered with UNAVAILABLE may be repeated a few times, spaced
+//!   out, as clientv3 does (leader changes are over in that time); the last answer stands;
+//! - anything else is answered as it stands.
+
+use core::time::Duration;
+
+use fastrand::Rng;
+
+/// Times a repeatable call is sent again after its connection died under it.
+const REPEATS_AFTER_LOSS_MAX: u32 = 1;
+
+/// Waits before a repeatable call that was answered UNAVAILABLE is sent again; jitter of ±10 % comes
+/// on top (clientv3: 25 ms ±10 %).
+const REPEATS_AFTER_UNAVAILABLE: [Duration; 3] = [
+    Duration::from_millis(25),
+    Duration::from_millis(100),
+    Duration::from_millis(400),
+];
+
+/// Times a call is sent again after it certainly didn't reach a member. Each time a different
+/// connection is taken; the bound only stops a peer that refuses every stream.
+const RESENDS_MAX: u32 = 16;
+
+/// How an attempt ended without an answer that could be forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The member certainly didn't process the call: it was never handed to the connection, or the
+    /// member refused the stream or left it out of its GOAWAY (RFC 9113, sections 6.8 and 8.7).
+    NotSent,
+    /// The connection died after the call had been handed to it.
+    ConnectionLost,
+    /// The member answered UNAVAILABLE.
+    Unavailable,
+}
+
+/// What to do after a [`Failure`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Send the call again after this wait, on a connection other than the failed one if the
+    /// connection was what failed.
+    Again(Duration),
+    /// Answer the client: with the member's own status if there is one.
+    GiveUp,
+}
+
+/// The account of one call's attempts.
+#[derive(Clone, Debug)]
+pub struct Attempts {
+    repeatable: bool,
+    resends: u32,
+    losses: u32,
+    unavailable: usize,
+}
+
+impl Attempts {
+    /// The account of a new call; `repeatable` as in [`crate::method::Method::repeatable`].
+    #[must_use]
+    pub const fn new(repeatable: bool) -> Self {
+        Self {
+            repeatable,
+            resends: 0,
+            losses: 0,
+            unavailable: 0,
+        }
+    }
+
+    /// Whether an answer may still lead to another attempt, so that it has to be held back until it
+    /// is known to be complete.
+    #[must_use]
+    pub const fn may_repeat(&self) -> bool {
+        self.repeatable
+    }
+
+    /// Decides what follows a failed attempt.
+    pub fn after(&mut self, failure: Failure, rng: &mut Rng) -> Next {
+        match failure {
+            Failure::NotSent if self.resends < RESENDS_MAX => {
+                self.resends += 1;
+                Next::Again(Duration::ZERO)
+            }
+            Failure::ConnectionLost if self.repeatable && self.losses < REPEATS_AFTER_LOSS_MAX => {
+                self.losses += 1;
+                Next::Again(Duration::ZERO)
+            }
+            Failure::Unavailable if self.repeatable => {
+                let Some(wait) = REPEATS_AFTER_UNAVAILABLE.get(self.unavailable) else {
+                    return Next::GiveUp;
+                };
+                self.unavailable += 1;
+                Next::Again(jittered(*wait, 10, rng))
+            }
+            Failure::NotSent | Failure::ConnectionLost | Failure::Unavailable => Next::GiveUp,
+        }
+    }
+}
+
+/// `wait`, longer or shorter by up to `percent` (at most 100).
+pub(crate) fn jittered(wait: Duration, percent: u64, rng: &mut Rng) -> Duration {
+    let nanos = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
+    let spread = nanos / 100 * percent;
+    Duration::from_nanos(
+        nanos
+            .saturating_sub(spread)
+            .saturating_add(rng.u64(0..=spread.saturating_mul(2))),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use fastrand::Rng;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn failures() -> impl Strategy<Value = Failure> {
+        prop_oneof![
+            Just(Failure::NotSent),
+            Just(Failure::ConnectionLost),
+            Just(Failure::Unavailable)
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_write_that_may_have_been_sent_is_never_repeated(story in prop::collection::vec(failures(), 1..30)) {
+            let mut rng = Rng::with_seed(1);
+            let mut attempts = Attempts::new(false);
+            for failure in story {
+                let next = attempts.after(failure, &mut rng);
+                if failure != Failure::NotSent {
+                    prop_assert_eq!(next, Next::GiveUp);
+                }
+            }
+        }
+
+        #[test]
+        fn a_read_meets_death_at_most_twice_and_ends(story in prop::collection::vec(failures(), 30)) {
+            let mut rng = Rng::with_seed(2);
+            let mut attempts = Attempts::new(true);
+            let mut lost = 0;
+            let mut ended = false;
+            for failure in story {
+                let next = attempts.after(failure, &mut rng);
+                lost += u32::from(failure == Failure::ConnectionLost);
+                if next == Next::GiveUp {
+                    ended = true;
+                    break;
+                }
+                prop_assert!(lost <= 1);
+            }
+            prop_assert!(ended);
+        }
+    }
+
+    #[test]
+    fn jitter_stays_within_its_percentage() {
+        let mut rng = Rng::with_seed(3);
+        for _ in 0..1000 {
+            let wait = jittered(Duration::from_millis(100), 20, &mut rng);
+            assert!((80..=120).contains(&wait.as_millis()), "{wait:?}");
+        }
+        assert_eq!(jittered(Duration::ZERO, 20, &mut rng), Duration::ZERO);
+    }
+}

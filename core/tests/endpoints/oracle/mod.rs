@@ -1,0 +1,333 @@
+//! What a driver of the machine sees, kept beside it, and the rules that hold after every event.
+//!
+//! This knows nothing of the simulated world: it judges the actions by the events alone, so that the
+//! fuzzer uses it as well.
+
+mod actions;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use etcd_proxy_core::endpoints::{
+    Action, CloseCause, Config, ConnectionId, EndpointId, Endpoints, Event, FailureCause, Health, Lane,
+};
+use etcd_proxy_core::time::Instant;
+
+/// How late [`Event::Timeout`] may be delivered.
+pub(crate) const SLACK: Duration = Duration::from_millis(5);
+
+/// A connection as the driver sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    pub(crate) endpoint: EndpointId,
+    pub(crate) lane: Lane,
+    pub(crate) asked_at: Instant,
+    pub(crate) opened_at: Option<Instant>,
+    pub(crate) draining: bool,
+    pub(crate) probe_sent: Option<Instant>,
+    pub(crate) heard_at: Instant,
+}
+
+/// An endpoint as the driver sees it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) address: String,
+    pub(crate) candidate: Option<ConnectionId>,
+    pub(crate) health: Option<Health>,
+    /// When it may be tried again, if it is hidden.
+    pub(crate) hidden_until: Option<Instant>,
+    /// When it answered after it had been hidden.
+    pub(crate) restored_at: Option<Instant>,
+    pub(crate) failures: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Oracle {
+    config: Config,
+    started: bool,
+    seen: BTreeSet<ConnectionId>,
+    pub(crate) views: BTreeMap<ConnectionId, View>,
+    pub(crate) known: BTreeMap<EndpointId, Known>,
+    pub(crate) serving: Vec<Option<ConnectionId>>,
+    pub(crate) dialing: Vec<Option<ConnectionId>>,
+    /// The endpoint in use, and whether it is fit.
+    pub(crate) current: Option<(EndpointId, bool)>,
+}
+
+/// What the event and the actions so far allow the actions that follow.
+#[derive(Default)]
+struct Batch {
+    /// Endpoints that must be hidden before the batch ends, and why.
+    blamed: Vec<(EndpointId, FailureCause)>,
+    /// Connections that must be closed before the batch ends.
+    condemned: BTreeMap<ConnectionId, CloseCause>,
+    /// The endpoint in use changed or failed: every worker may be moved.
+    everyone_moves: bool,
+    /// This worker's connection ended or drains.
+    moves: Option<u32>,
+}
+
+impl Oracle {
+    pub(crate) fn new(config: Config, machine: &Endpoints) -> Self {
+        let mut oracle = Self {
+            config,
+            started: false,
+            seen: BTreeSet::new(),
+            views: BTreeMap::new(),
+            known: BTreeMap::new(),
+            serving: vec![None; config.lanes as usize],
+            dialing: vec![None; config.lanes as usize],
+            current: None,
+        };
+        oracle.learn(machine);
+        oracle
+    }
+
+    /// Whether this connection takes the calls of its worker, or is about to.
+    pub(crate) fn in_lane(&self, id: ConnectionId) -> bool {
+        self.serving.contains(&Some(id)) || self.dialing.contains(&Some(id))
+    }
+
+    /// Judges one call of `handle`.
+    ///
+    /// # Panics
+    /// When a rule is broken.
+    pub(crate) fn judge(&mut self, now: Instant, event: &Event, actions: &[Action], machine: &Endpoints) {
+        if let Some(id) = connection_of(event)
+            && !self.views.contains_key(&id)
+        {
+            assert_eq!(actions, [], "an event about what is gone changes nothing");
+        }
+        let mut batch = Batch::default();
+        self.take_in(now, event, machine, &mut batch);
+        for action in actions {
+            self.act(now, event, action, &mut batch);
+        }
+        assert!(batch.blamed.is_empty(), "must be hidden: {:?}", batch.blamed);
+        assert!(
+            batch.condemned.is_empty(),
+            "must be closed: {:?}",
+            batch.condemned
+        );
+        self.at_rest(now, event, machine);
+    }
+
+    fn take_in(&mut self, now: Instant, event: &Event, machine: &Endpoints, batch: &mut Batch) {
+        match event {
+            Event::Start => self.started = true,
+            Event::Connected(id) => {
+                if let Some(view) = self.views.get_mut(id) {
+                    view.opened_at = Some(now);
+                    view.heard_at = now;
+                }
+            }
+            Event::ConnectFailed(id) => self.ended(*id, FailureCause::Connect, batch),
+            Event::Lost { connection, graceful } => {
+                let Some(view) = self.views.get(connection) else {
+                    return;
+                };
+                let candidate = view.lane == Lane::Candidate;
+                let cause = match self.young(now, view) {
+                    _ if !graceful || candidate => FailureCause::Lost,
+                    true => FailureCause::Refusing,
+                    false => return self.ended_in_good_order(*connection, batch),
+                };
+                self.ended(*connection, cause, batch);
+            }
+            Event::Draining(id) => {
+                let Some(view) = self.views.get(id) else {
+                    return;
+                };
+                let blame = view.lane == Lane::Candidate || self.in_lane(*id) && self.young(now, view);
+                if blame {
+                    batch.blamed.push((view.endpoint, FailureCause::Refusing));
+                }
+                if view.lane == Lane::Candidate {
+                    batch.condemned.insert(*id, CloseCause::Unneeded);
+                }
+                batch.moves = self.worker_of(*id);
+                let view = self.views.get_mut(id).expect("it was there just now");
+                view.draining = true;
+                view.probe_sent = None;
+            }
+            Event::Active(id) | Event::Doubt(id) => {
+                if let (Some(view), Event::Active(_)) = (self.views.get_mut(id), event) {
+                    view.heard_at = now;
+                }
+            }
+            Event::ProbeAnswered(id, health) => {
+                if let Some(view) = self.views.get_mut(id) {
+                    view.probe_sent = None;
+                    view.heard_at = now;
+                    let known = self.known.get_mut(&view.endpoint);
+                    if let (Lane::Candidate, Some(known)) = (view.lane, known) {
+                        known.health = Some(*health);
+                        batch.condemned.insert(*id, CloseCause::Unneeded);
+                    }
+                }
+            }
+            Event::Replace(addresses) => self.replaced(addresses, machine, batch),
+            Event::Timeout => {}
+        }
+    }
+
+    fn young(&self, now: Instant, view: &View) -> bool {
+        view.opened_at
+            .is_none_or(|at| now < at + self.config.graceful_age_min)
+    }
+
+    fn worker_of(&self, id: ConnectionId) -> Option<u32> {
+        match self.views.get(&id)?.lane {
+            Lane::Worker(worker) if self.serving[worker as usize] == Some(id) => Some(worker),
+            _ => None,
+        }
+    }
+
+    /// A connection has ended, and its endpoint is to blame unless nobody's new calls would have gone there.
+    fn ended(&mut self, id: ConnectionId, cause: FailureCause, batch: &mut Batch) {
+        let in_lane = self.in_lane(id);
+        batch.moves = self.worker_of(id);
+        let Some(view) = self.remove(id) else {
+            return;
+        };
+        if view.lane == Lane::Candidate || in_lane {
+            batch.blamed.push((view.endpoint, cause));
+        }
+    }
+
+    fn ended_in_good_order(&mut self, id: ConnectionId, batch: &mut Batch) {
+        batch.moves = self.worker_of(id);
+        self.remove(id);
+    }
+
+    /// Takes a connection out; what serves stays until it is withdrawn.
+    fn remove(&mut self, id: ConnectionId) -> Option<View> {
+        let view = self.views.remove(&id)?;
+        match view.lane {
+            Lane::Candidate => {
+                if let Some(known) = self.known.get_mut(&view.endpoint) {
+                    known.candidate = None;
+                }
+            }
+            Lane::Worker(worker) => {
+                let dialing = &mut self.dialing[worker as usize];
+                if *dialing == Some(id) {
+                    *dialing = None;
+                }
+            }
+        }
+        Some(view)
+    }
+
+    fn replaced(&mut self, addresses: &[Box<str>], machine: &Endpoints, batch: &mut Batch) {
+        if !addresses.is_empty() {
+            for (id, known) in &self.known {
+                if addresses.iter().all(|address| **address != *known.address) {
+                    assert!(machine.address(*id).is_none(), "{} was removed", known.address);
+                    if let Some(candidate) = known.candidate {
+                        batch.condemned.insert(candidate, CloseCause::Unneeded);
+                    }
+                    if self.current.is_some_and(|(current, _)| current == *id) {
+                        self.current = None;
+                        batch.everyone_moves = true;
+                    }
+                } else {
+                    assert!(machine.address(*id).is_some(), "{} stays", known.address);
+                }
+            }
+            for address in addresses {
+                let full = machine.known().count() >= self.config.endpoints_max;
+                assert!(
+                    full || machine.known().any(|(_, other)| other == &**address),
+                    "{address} is known now"
+                );
+            }
+        }
+        self.learn(machine);
+    }
+
+    fn learn(&mut self, machine: &Endpoints) {
+        self.known.retain(|id, _| machine.address(*id).is_some());
+        let mut addresses = BTreeSet::new();
+        for (id, address) in machine.known() {
+            assert!(addresses.insert(address), "{address} is known twice");
+            self.known.entry(id).or_insert_with(|| Known {
+                address: address.into(),
+                ..Known::default()
+            });
+        }
+        assert!(
+            self.known.len() <= self.config.endpoints_max,
+            "too many endpoints"
+        );
+    }
+
+    fn at_rest(&self, now: Instant, event: &Event, machine: &Endpoints) {
+        assert_eq!(machine.current(), self.current.map(|(id, _)| id));
+        assert_eq!(machine.connections(), self.views.len(), "connections leak");
+        for worker in 0..self.serving.len() {
+            let (serving, dialing) = (self.serving[worker], self.dialing[worker]);
+            assert_eq!(
+                serving.is_some() || dialing.is_some(),
+                self.current.is_some(),
+                "worker {worker} is forgotten, or kept on nothing"
+            );
+            if let Some(id) = serving {
+                let view = self.views.get(&id).expect("what serves is open");
+                assert!(view.opened_at.is_some() && !view.draining, "{view:?} can't serve");
+                assert_eq!(Some(view.endpoint), machine.current());
+            }
+        }
+        let used = |id: &&ConnectionId| self.in_lane(**id) || self.views[id].lane == Lane::Candidate;
+        assert!(
+            self.views.keys().filter(used).count() <= self.serving.len() + self.known.len(),
+            "too many connections"
+        );
+        for known in self.known.values() {
+            assert!(
+                known.candidate.is_some() || known.hidden_until.is_none_or(|at| now <= at + SLACK),
+                "{} is forgotten",
+                known.address
+            );
+        }
+        let visible = self.known.values().any(|known| known.hidden_until.is_none());
+        let asking = self.known.values().any(|known| known.candidate.is_some());
+        assert!(
+            !self.started || self.current.is_some() || asking || !visible,
+            "nothing is in use and nobody is asked"
+        );
+        let next = machine.next_timeout();
+        if *event == Event::Timeout {
+            assert!(next.is_none_or(|at| at > now), "a timer is due for ever");
+        }
+        let waiting = self.current.is_some_and(|(_, fit)| !fit)
+            || self
+                .views
+                .values()
+                .any(|view| view.opened_at.is_none() || view.probe_sent.is_some())
+            || self
+                .known
+                .values()
+                .any(|known| known.candidate.is_none() && known.hidden_until.is_some());
+        let probed = self.config.probe_interval.is_some() && self.views.values().any(|view| !view.draining);
+        assert!(
+            next.is_some() || !waiting && !probed,
+            "something is waited for without a timer"
+        );
+        assert!(next.is_none() || waiting || probed, "a timer without need");
+    }
+}
+
+/// The connection that an event is about.
+fn connection_of(event: &Event) -> Option<ConnectionId> {
+    match event {
+        Event::Active(id)
+        | Event::Connected(id)
+        | Event::ConnectFailed(id)
+        | Event::Doubt(id)
+        | Event::Draining(id)
+        | Event::Lost { connection: id, .. }
+        | Event::ProbeAnswered(id, _) => Some(*id),
+        Event::Replace(_) | Event::Start | Event::Timeout => None,
+    }
+}

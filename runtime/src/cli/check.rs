@@ -1,0 +1,262 @@
+//! From values to [`StartOptions`]: etcd's checks first, in its order and words, then ours.
+
+use core::num::NonZeroUsize;
+use core::time::Duration;
+
+use super::address::{Endpoint, ListenAddress};
+use super::flags::{FLAGS, Support, Value};
+use super::options::{Keepalive, StartOptions};
+use super::syntax::{Source, Values};
+use super::{duration, number};
+use crate::logging::{Format, Level};
+
+/// Checks everything and resolves it.
+///
+/// # Errors
+///
+/// The message to print before exiting with 1, in one or more lines.
+pub(super) fn check(values: &Values, unknown_environment: Vec<String>) -> Result<StartOptions, String> {
+    let values = Typed(values);
+    check_as_etcd(values)?;
+    check_support(values)?;
+
+    let probe_interval = not_negative(values, "endpoint-probe-interval")?;
+    let probe_timeout = match probe_interval {
+        Duration::ZERO => Duration::ZERO,
+        _ => positive(values, "endpoint-probe-timeout")?,
+    };
+    let dial_timeout = positive(values, "dial-timeout")?;
+    let shutdown_timeout = not_negative(values, "shutdown-timeout")?;
+    let workers = values.uint("workers").try_into().ok().and_then(NonZeroUsize::new);
+
+    let listen_address = ListenAddress::parse(values.text("listen-addr"))?;
+    let endpoints = endpoints(values.list("endpoints"))?;
+    let (max_send_bytes, max_recv_bytes) = message_limits(values)?;
+
+    Ok(StartOptions {
+        listen_address,
+        endpoints,
+        max_send_bytes,
+        max_recv_bytes,
+        max_concurrent_streams: match u32::try_from(values.uint("max-concurrent-streams")) {
+            Ok(0) | Err(_) => u32::MAX,
+            Ok(limit) => limit,
+        },
+        keepalive_min_time: values
+            .duration("grpc-keepalive-min-time")
+            .unwrap_or(KEEPALIVE_MIN_TIME_GRPC),
+        server_keepalive: match (
+            values.duration("grpc-keepalive-interval"),
+            values.duration("grpc-keepalive-timeout"),
+        ) {
+            (Some(interval), Some(timeout)) => Some(Keepalive {
+                interval: interval.max(SERVER_PING_MIN),
+                timeout,
+            }),
+            _ => None,
+        },
+        dial_keepalive: values.duration("dial-keepalive-time").map(|interval| Keepalive {
+            interval: interval.max(CLIENT_PING_MIN),
+            timeout: values
+                .duration("dial-keepalive-timeout")
+                .unwrap_or(CLIENT_PING_TIMEOUT),
+        }),
+        dial_keepalive_without_stream: values.bool("permit-without-stream"),
+        dial_timeout,
+        endpoint_probe: (!probe_interval.is_zero()).then_some(Keepalive {
+            interval: probe_interval,
+            timeout: probe_timeout,
+        }),
+        shutdown_timeout,
+        workers,
+        log_format: match values.text("log-format") {
+            "console" => Format::Console,
+            _ => Format::Json,
+        },
+        log_level: match values.text("log-level") {
+            _ if values.bool("debug") => Level::Debug,
+            "debug" => Level::Debug,
+            "info" => Level::Info,
+            "warn" => Level::Warn,
+            _ => Level::Error,
+        },
+        unknown_environment,
+    })
+}
+
+/// What `checkArgs` of etcd's grpc-proxy checks (3.5.30), in its order.
+fn check_as_etcd(values: Typed<'_>) -> Result<(), String> {
+    let prefix = values.text("resolver-prefix");
+    let ttl = values.int("resolver-ttl");
+    if !prefix.is_empty() && ttl < 1 {
+        return Err(format!("invalid resolver-ttl {ttl}"));
+    }
+    if prefix.is_empty() && ttl > 0 {
+        return Err("invalid resolver-prefix \"\"".into());
+    }
+    // Not given, etcd's default stands, which is not empty.
+    let (advertise, source) = values.0.of("advertise-client-url");
+    if !prefix.is_empty() && *advertise == Value::Text(String::new()) && source != Source::Default {
+        return Err("invalid advertise-client-url \"\"".into());
+    }
+    if values.bool("auto-tls") && values.uint("self-signed-cert-validity") == 0 {
+        return Err("selfSignedCertValidity is invalid,it should be greater than 0".into());
+    }
+    for name in ["tls-min-version", "tls-max-version"] {
+        let version = values.text(name);
+        if !["", "TLS1.2", "TLS1.3"].contains(&version) {
+            let version = number::quote(version);
+            return Err(format!(
+                "{name} is invalid: unexpected TLS version {version} (must be one of: TLS1.2, TLS1.3)"
+            ));
+        }
+    }
+    let (min, max) = (values.text("tls-min-version"), values.text("tls-max-version"));
+    if min == "TLS1.3" && max == "TLS1.2" {
+        return Err("min version (TLS1.3) is greater than max version (TLS1.2)".into());
+    }
+    if min == "TLS1.3" && !values.list("listen-cipher-suites").is_empty() {
+        return Err("cipher suites cannot be configured when only TLS1.3 is enabled".into());
+    }
+    Ok(())
+}
+
+/// Refuses every flag that asks for what this version does not do, all in one go.
+fn check_support(values: Typed<'_>) -> Result<(), String> {
+    let refusals: Vec<String> = FLAGS
+        .iter()
+        .filter(|flag| *values.0.of(flag.name).0 != flag.default_value())
+        .filter_map(|flag| match flag.support {
+            Support::Full => None,
+            Support::NotYet(what) => Some(format!(
+                "--{}: {what} not supported by this version of etcd-proxy yet",
+                flag.name
+            )),
+            Support::Never(reason) => Some(format!("--{}: not supported: {reason}", flag.name)),
+        })
+        .collect();
+    if refusals.is_empty() {
+        Ok(())
+    } else {
+        Err(refusals.join("\n"))
+    }
+}
+
+fn endpoints(list: &[String]) -> Result<Vec<Endpoint>, String> {
+    let mut endpoints = Vec::with_capacity(list.len());
+    for text in list {
+        let endpoint = Endpoint::parse(text)
+            .map_err(|problem| format!("--endpoints: cannot use {}: {problem}", number::quote(text)))?;
+        // Failing over from a member to itself would only lose time.
+        if !endpoints.contains(&endpoint) {
+            endpoints.push(endpoint);
+        }
+    }
+    if endpoints.is_empty() {
+        return Err("etcdclient: no available endpoints".into());
+    }
+    Ok(endpoints)
+}
+
+/// `--max-send-bytes` and `--max-recv-bytes` with the defaults and the check of etcd's clientv3.
+fn message_limits(values: Typed<'_>) -> Result<(u64, u64), String> {
+    let (send, recv) = (values.int("max-send-bytes"), values.int("max-recv-bytes"));
+    if recv > 0 && send > recv {
+        return Err(format!(
+            "gRPC message recv limit ({recv} bytes) must be greater than send limit ({send} bytes)"
+        ));
+    }
+    let or_default = |limit: i64, default| if limit > 0 { limit.unsigned_abs() } else { default };
+    Ok((
+        or_default(send, CLIENT_SEND_BYTES),
+        or_default(recv, CLIENT_RECV_BYTES),
+    ))
+}
+
+fn positive(values: Typed<'_>, name: &str) -> Result<Duration, String> {
+    values.duration(name).ok_or_else(|| {
+        format!(
+            "invalid {name} {}: it must be greater than 0",
+            duration::format(values.duration_ns(name))
+        )
+    })
+}
+
+fn not_negative(values: Typed<'_>, name: &str) -> Result<Duration, String> {
+    match u64::try_from(values.duration_ns(name)) {
+        Ok(ns) => Ok(Duration::from_nanos(ns)),
+        Err(_) => Err(format!(
+            "invalid {name} {}: it must not be negative",
+            duration::format(values.duration_ns(name))
+        )),
+    }
+}
+
+/// Values by type. Asking for another type than the table gives is a bug, and panics; a test asks for all.
+#[derive(Clone, Copy)]
+struct Typed<'a>(&'a Values);
+
+impl<'a> Typed<'a> {
+    fn bool(self, name: &str) -> bool {
+        let Value::Bool(value) = self.0.of(name).0 else {
+            panic!("--{name} is not a boolean")
+        };
+        *value
+    }
+
+    fn int(self, name: &str) -> i64 {
+        let Value::Int(value) = self.0.of(name).0 else {
+            panic!("--{name} is not an integer")
+        };
+        *value
+    }
+
+    fn uint(self, name: &str) -> u64 {
+        let Value::Uint(value) = self.0.of(name).0 else {
+            panic!("--{name} is not an unsigned integer")
+        };
+        *value
+    }
+
+    fn text(self, name: &str) -> &'a str {
+        let Value::Text(value) = self.0.of(name).0 else {
+            panic!("--{name} is not a text")
+        };
+        value
+    }
+
+    fn list(self, name: &str) -> &'a [String] {
+        let Value::List(value) = self.0.of(name).0 else {
+            panic!("--{name} is not a list")
+        };
+        value
+    }
+
+    fn duration_ns(self, name: &str) -> i64 {
+        let Value::Duration(value) = self.0.of(name).0 else {
+            panic!("--{name} is not a duration")
+        };
+        *value
+    }
+
+    /// `None` for zero and less.
+    fn duration(self, name: &str) -> Option<Duration> {
+        u64::try_from(self.duration_ns(name))
+            .ok()
+            .filter(|ns| *ns > 0)
+            .map(Duration::from_nanos)
+    }
+}
+
+/// Ping enforcement of grpc-go when nothing is set.
+const KEEPALIVE_MIN_TIME_GRPC: Duration = Duration::from_secs(300);
+/// grpc-go raises a shorter interval of a server to this.
+const SERVER_PING_MIN: Duration = Duration::from_secs(1);
+/// grpc-go raises a shorter interval of a client to this.
+const CLIENT_PING_MIN: Duration = Duration::from_secs(10);
+/// grpc-go's default.
+const CLIENT_PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// clientv3's default for what it sends: 2 MiB.
+const CLIENT_SEND_BYTES: u64 = 2 * 1024 * 1024;
+/// clientv3's default for what it receives: `math.MaxInt32`.
+const CLIENT_RECV_BYTES: u64 = 2_147_483_647;

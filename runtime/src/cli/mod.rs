@@ -1,0 +1,188 @@
+//! The command line: `etcd-proxy start` with the flags, defaults and messages of `etcd grpc-proxy start`.
+//!
+//! # Examples
+//!
+//! ```
+//! use etcd_proxy_runtime::cli::{self, Command};
+//!
+//! let arguments = ["start", "--endpoints", "10.0.0.1:2379,10.0.0.2:2379"].map(Into::into);
+//! let Ok(Command::Start(options)) = cli::parse("etcd-proxy", arguments, []) else { unreachable!() };
+//! assert_eq!(options.endpoints.len(), 2);
+//! ```
+//!
+//! Syntax and error texts are those of pflag, which etcd uses, in `syntax`; `flags` is the one table of all flags,
+//! from which clap renders the help and the shell completions in `render`. clap does not parse: it takes neither
+//! `--flag -value` nor `--bool=F`, and scripts that read etcd's messages expect etcd's words.
+
+mod address;
+mod check;
+mod csv;
+mod duration;
+mod flags;
+mod number;
+mod options;
+mod render;
+mod syntax;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+pub use address::{Endpoint, ListenAddress};
+pub use options::{Keepalive, StartOptions};
+
+/// What the command line asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Run the proxy.
+    Start(Box<StartOptions>),
+}
+
+/// A command line that is answered with text alone: print it and exit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Exit code of the process: 0 for what was asked for (help, version, completions), 1 for a mistake, as etcd.
+    pub code: u8,
+    /// Text for standard output, with its line ends.
+    pub stdout: String,
+    /// Text for standard error, with its line ends.
+    pub stderr: String,
+}
+
+impl Exit {
+    fn printed(stdout: String) -> Self {
+        Self {
+            code: 0,
+            stdout,
+            stderr: String::new(),
+        }
+    }
+
+    /// A mistake in the use of the command line, as cobra prints it: the message, then how it is meant.
+    fn usage(message: &str, usage: &str) -> Self {
+        Self {
+            code: 1,
+            stdout: String::new(),
+            stderr: format!("Error: {message}\n{usage}\n"),
+        }
+    }
+
+    /// A value that does not do, as etcd prints it: the bare message.
+    fn refused(message: &str) -> Self {
+        Self {
+            code: 1,
+            stdout: String::new(),
+            stderr: format!("{message}\n"),
+        }
+    }
+}
+
+/// Reads a command line.
+///
+/// `program` is the name to print in usage lines, `arguments` are those behind the program's name, `environment` are
+/// all environment variables (of which those that begin with `ETCD_PROXY_` count). Reads nothing else.
+///
+/// # Errors
+///
+/// An [`Exit`] when there is nothing to run: help, version and completions as well as mistakes. Syntax, order of the
+/// checks and messages are those of `etcd grpc-proxy start` 3.5 for the flags that it has.
+pub fn parse(
+    program: &str,
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Command, Exit> {
+    let arguments = text_arguments(program, arguments)?;
+    let mut rest = arguments.iter().map(String::as_str);
+    match rest.next() {
+        Some("start") => start(program, rest, environment),
+        Some("grpc-proxy") => match rest.next() {
+            Some("start") => start(program, rest, environment),
+            Some(flag) if is_flag(flag) => Err(lone_flag(program, "grpc-proxy", flag)),
+            _ => Err(Exit::printed(render::help(program, Some("grpc-proxy")))),
+        },
+        Some("completion") => Err(completion(program, rest.next())),
+        Some("version" | "--version") => Err(Exit::printed(format!(
+            "{program} {}\n",
+            env!("CARGO_PKG_VERSION")
+        ))),
+        Some("help") => Err(Exit::printed(render::help(program, rest.next()))),
+        Some(flag) if is_flag(flag) => Err(lone_flag(program, "", flag)),
+        _ => Err(Exit::printed(render::help(program, None))),
+    }
+}
+
+fn start<'a>(
+    program: &str,
+    arguments: impl Iterator<Item = &'a str>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Command, Exit> {
+    let arguments: Vec<String> = arguments.map(str::to_owned).collect();
+    let mut variables: BTreeMap<String, OsString> = environment
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+        .filter(|(name, _)| name.starts_with(flags::VARIABLE_PREFIX))
+        .collect();
+    let values = match syntax::read(flags::FLAGS, &arguments, &variables) {
+        Ok(values) => values,
+        Err(syntax::Stop::Help) => return Err(Exit::printed(render::help(program, Some("start")))),
+        Err(syntax::Stop::Error(message)) => return Err(Exit::usage(&message, &usage(program, "start"))),
+    };
+    for flag in flags::FLAGS {
+        variables.remove(&flag.variable());
+    }
+    let options =
+        check::check(&values, variables.into_keys().collect()).map_err(|message| Exit::refused(&message))?;
+    Ok(Command::Start(Box::new(options)))
+}
+
+fn completion(program: &str, shell: Option<&str>) -> Exit {
+    let outcome = match shell {
+        None => Err(format!("completion needs a shell: {}", render::SHELLS)),
+        Some("-h" | "--help") => return Exit::printed(render::help(program, Some("completion"))),
+        Some(shell) => render::completion(program, shell),
+    };
+    match outcome {
+        Ok(script) => Exit::printed(script),
+        Err(message) => Exit::usage(&message, &usage(program, "completion")),
+    }
+}
+
+fn is_flag(argument: &str) -> bool {
+    argument.len() > 1 && argument.starts_with('-')
+}
+
+/// Answers a flag in front of any subcommand that would have it.
+fn lone_flag(program: &str, subcommand: &str, flag: &str) -> Exit {
+    match syntax::read(&[], &[flag.to_owned()], &BTreeMap::new()) {
+        Err(syntax::Stop::Error(message)) => Exit::usage(&message, &usage(program, subcommand)),
+        Ok(_) | Err(syntax::Stop::Help) => Exit::printed(render::help(program, Some(subcommand))),
+    }
+}
+
+/// How a command is used, in a few lines: all flags at once would bury the message above them.
+fn usage(program: &str, subcommand: &str) -> String {
+    let (command, arguments) = match subcommand {
+        "" => (program.to_owned(), "[command]"),
+        "start" => (format!("{program} start"), "[flags]"),
+        "completion" => (format!("{program} completion"), "[shell]"),
+        other => (format!("{program} {other}"), "[command]"),
+    };
+    format!("Usage:\n  {command} {arguments}\n\nUse \"{command} --help\" for more information.")
+}
+
+/// Arguments as text: Go takes any bytes, but no value here can hold what is not UTF-8.
+fn text_arguments(program: &str, arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<String>, Exit> {
+    arguments
+        .into_iter()
+        .map(|argument| {
+            argument.into_string().map_err(|argument| {
+                let lossy = number::quote(&argument.to_string_lossy());
+                Exit::usage(
+                    &format!("argument {lossy} is not valid UTF-8"),
+                    &usage(program, ""),
+                )
+            })
+        })
+        .collect()
+}

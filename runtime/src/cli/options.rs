@@ -1,0 +1,72 @@
+//! What `start` was asked to do, typed and checked.
+
+use core::num::NonZeroUsize;
+use core::time::Duration;
+
+use super::address::{Endpoint, ListenAddress};
+use crate::logging::{Format, Level};
+
+/// Everything `start` needs, with every limit resolved to the value that applies.
+///
+/// Flags whose feature this version does not have yet are refused by [`parse`](super::parse) and leave no field here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartOptions {
+    /// `--listen-addr`: where clients connect, for gRPC and HTTP/1 alike.
+    pub listen_address: ListenAddress,
+    /// `--endpoints`: the upstream members in the order given; at least one, without repeats.
+    pub endpoints: Vec<Endpoint>,
+
+    /// `--max-send-bytes`: the largest message a client may send through the proxy to a member, in bytes.
+    ///
+    /// Zero or less on the command line means 2 MiB, as in etcd's clientv3.
+    pub max_send_bytes: u64,
+    /// `--max-recv-bytes`: the largest message a member may send through the proxy to a client, in bytes.
+    ///
+    /// Zero or less on the command line means 2^31 - 1, as in etcd's clientv3. Where it was given, it is not below
+    /// `max_send_bytes`.
+    pub max_recv_bytes: u64,
+    /// `--max-concurrent-streams`: how many streams one client connection may have open at a time; never 0.
+    ///
+    /// Zero on the command line means no limit, as in grpc-go.
+    pub max_concurrent_streams: u32,
+
+    /// `--grpc-keepalive-min-time`: the shortest interval at which a client may ping the proxy; above zero.
+    ///
+    /// Zero or less on the command line means 5 minutes, as in grpc-go.
+    pub keepalive_min_time: Duration,
+    /// `--grpc-keepalive-interval` and `--grpc-keepalive-timeout`: pings to clients; `None` when off.
+    pub server_keepalive: Option<Keepalive>,
+    /// `--dial-keepalive-time` and `--dial-keepalive-timeout`: HTTP/2 pings to members; `None` when off.
+    pub dial_keepalive: Option<Keepalive>,
+    /// `--permit-without-stream`: whether members are pinged while no call is open. Without effect when
+    /// `dial_keepalive` is `None`.
+    pub dial_keepalive_without_stream: bool,
+
+    /// `--dial-timeout`: how long a call waits for a member that can be reached before it fails with UNAVAILABLE;
+    /// above zero.
+    pub dial_timeout: Duration,
+    /// `--endpoint-probe-interval` and `--endpoint-probe-timeout`: the liveness and leader probe of each upstream
+    /// connection; `None` when off.
+    pub endpoint_probe: Option<Keepalive>,
+    /// `--shutdown-timeout`: how long open calls may go on after SIGTERM or SIGINT; zero ends them at once.
+    pub shutdown_timeout: Duration,
+    /// `--workers`: the number of worker threads, up to 1024; `None` for one per core.
+    pub workers: Option<NonZeroUsize>,
+
+    /// `--log-format`.
+    pub log_format: Format,
+    /// `--log-level`, or [`Level::Debug`] with `--debug`.
+    pub log_level: Level,
+    /// Names of `ETCD_PROXY_*` environment variables that no flag has, sorted. They change nothing; whoever starts the
+    /// proxy logs them, because each is probably a misspelt setting.
+    pub unknown_environment: Vec<String>,
+}
+
+/// A question asked again and again, and how long its answer may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Time between two questions; above zero.
+    pub interval: Duration,
+    /// How long to wait for the answer before the connection counts as dead; above zero.
+    pub timeout: Duration,
+}

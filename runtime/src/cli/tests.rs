@@ -1,0 +1,271 @@
+use core::time::Duration;
+use std::ffi::OsString;
+
+use proptest::prelude::*;
+
+use super::flags::FLAGS;
+use super::*;
+use crate::logging::{Format, Level};
+
+mod messages;
+mod text;
+
+#[test]
+fn defaults() {
+    let options = started(&["start"], &[]);
+    assert_eq!(
+        options,
+        StartOptions {
+            listen_address: ListenAddress {
+                host: "127.0.0.1".into(),
+                port: 23790
+            },
+            endpoints: vec![tcp("127.0.0.1", 2379)],
+            max_send_bytes: 1_572_864,
+            max_recv_bytes: 2_147_483_647,
+            max_concurrent_streams: u32::MAX,
+            keepalive_min_time: Duration::from_secs(5),
+            server_keepalive: Some(keepalive(7200, 20)),
+            dial_keepalive: None,
+            dial_keepalive_without_stream: false,
+            dial_timeout: Duration::from_secs(5),
+            endpoint_probe: Some(keepalive(1, 3)),
+            shutdown_timeout: Duration::from_secs(10),
+            workers: None,
+            log_format: Format::Json,
+            log_level: Level::Info,
+            unknown_environment: Vec::new(),
+        }
+    );
+}
+
+#[test]
+fn every_option_reaches_its_field() {
+    let options = started(
+        &[
+            "grpc-proxy",
+            "start",
+            "--listen-addr=:1",
+            "--endpoints",
+            "a:1,http://[::1]:2/x",
+            "--endpoints=unix:///s",
+            "ignored",
+            "--endpoints=a:1",
+            "--max-send-bytes=0x10",
+            "--max-recv-bytes",
+            "1_000",
+            "--max-concurrent-streams=9",
+            "--grpc-keepalive-min-time=1ms",
+            "--grpc-keepalive-interval=1m",
+            "--grpc-keepalive-timeout=2s",
+            "--dial-keepalive-time=30s",
+            "--dial-keepalive-timeout=4s",
+            "--permit-without-stream",
+            "--dial-timeout=7s",
+            "--endpoint-probe-interval=100ms",
+            "--endpoint-probe-timeout=200ms",
+            "--shutdown-timeout=0",
+            "--workers=1024",
+            "--log-format=console",
+            "--log-level=WARN",
+            "--advertise-client-url=",
+            "--",
+            "--nonsense",
+        ],
+        &[],
+    );
+    assert_eq!(
+        options,
+        StartOptions {
+            listen_address: ListenAddress {
+                host: String::new(),
+                port: 1
+            },
+            endpoints: vec![tcp("a", 1), tcp("::1", 2), Endpoint::Unix { path: "/s".into() }],
+            max_send_bytes: 16,
+            max_recv_bytes: 1000,
+            max_concurrent_streams: 9,
+            keepalive_min_time: Duration::from_millis(1),
+            server_keepalive: Some(keepalive(60, 2)),
+            dial_keepalive: Some(keepalive(30, 4)),
+            dial_keepalive_without_stream: true,
+            dial_timeout: Duration::from_secs(7),
+            endpoint_probe: Some(Keepalive {
+                interval: Duration::from_millis(100),
+                timeout: Duration::from_millis(200),
+            }),
+            shutdown_timeout: Duration::ZERO,
+            workers: core::num::NonZeroUsize::new(1024),
+            log_format: Format::Console,
+            log_level: Level::Warn,
+            unknown_environment: Vec::new(),
+        }
+    );
+}
+
+#[test]
+fn zero_means_what_grpc_go_and_clientv3_mean_by_it() {
+    let options = started(
+        &[
+            "start",
+            "--max-send-bytes=0",
+            "--max-recv-bytes=-5",
+            "--max-concurrent-streams=0",
+            "--grpc-keepalive-min-time=-1s",
+            "--grpc-keepalive-interval=0",
+            "--dial-keepalive-time=1ns",
+            "--dial-keepalive-timeout=0",
+            "--endpoint-probe-interval=0",
+            "--endpoint-probe-timeout=0",
+        ],
+        &[],
+    );
+    assert_eq!(
+        (options.max_send_bytes, options.max_recv_bytes),
+        (2 * 1024 * 1024, 2_147_483_647)
+    );
+    assert_eq!(options.max_concurrent_streams, u32::MAX);
+    assert_eq!(options.keepalive_min_time, Duration::from_secs(300));
+    assert_eq!(options.server_keepalive, None);
+    assert_eq!(options.dial_keepalive, Some(keepalive(10, 20)));
+    assert_eq!(options.endpoint_probe, None);
+    assert_eq!(
+        started(&["start", "--grpc-keepalive-interval=1ms"], &[]).server_keepalive,
+        Some(keepalive(1, 20))
+    );
+    assert_eq!(
+        started(&["start", "--grpc-keepalive-timeout=0"], &[]).server_keepalive,
+        None
+    );
+}
+
+#[test]
+fn debug_wins_over_the_log_level() {
+    assert_eq!(
+        started(&["start", "--debug", "--log-level=error"], &[]).log_level,
+        Level::Debug
+    );
+    assert_eq!(
+        started(&["start", "--debug=false", "--log-level=fatal"], &[]).log_level,
+        Level::Error
+    );
+    assert_eq!(
+        started(&["start", "--log-level=debug"], &[]).log_level,
+        Level::Debug
+    );
+}
+
+#[test]
+fn environment_sets_what_no_flag_sets() {
+    let options = started(
+        &["start", "--dial-timeout=2s"],
+        &[
+            ("ETCD_PROXY_DIAL_TIMEOUT", "nonsense that the flag hides"),
+            ("ETCD_PROXY_ENDPOINTS", "a:1,b:2"),
+            ("ETCD_PROXY_DEBUG", "T"),
+            ("ETCD_PROXY_MAX_SEND_BYTES", ""),
+            ("ETCD_PROXY_ENDPOINT", "c:3"),
+            ("ETCD_PROXY_", "1"),
+            ("ETCD_LISTEN_ADDR", "x"),
+            ("PATH", "/bin"),
+        ],
+    );
+    assert_eq!(options.dial_timeout, Duration::from_secs(2));
+    assert_eq!(options.endpoints, [tcp("a", 1), tcp("b", 2)]);
+    assert_eq!(options.log_level, Level::Debug);
+    assert_eq!(options.max_send_bytes, 1_572_864);
+    assert_eq!(
+        options.unknown_environment,
+        ["ETCD_PROXY_", "ETCD_PROXY_ENDPOINT"]
+    );
+}
+
+#[test]
+fn a_flag_replaces_the_list_of_the_environment() {
+    let options = started(
+        &["start", "--endpoints=c:3", "--endpoints=d:4"],
+        &[("ETCD_PROXY_ENDPOINTS", "a:1,b:2")],
+    );
+    assert_eq!(options.endpoints, [tcp("c", 3), tcp("d", 4)]);
+}
+
+proptest! {
+    #[test]
+    fn never_panics(arguments in prop::collection::vec(argument(), 0..8), environment in prop::collection::vec((any_flag(), ".*"), 0..3)) {
+        let environment: Vec<_> = environment
+            .into_iter()
+            .map(|(flag, value)| (OsString::from(FLAGS[flag].variable()), OsString::from(value)))
+            .collect();
+        match parse("etcd-proxy", arguments.into_iter().map(OsString::from), environment) {
+            Ok(Command::Start(options)) => {
+                prop_assert!(!options.endpoints.is_empty());
+                prop_assert!(!options.dial_timeout.is_zero() && !options.keepalive_min_time.is_zero());
+                prop_assert!(options.max_send_bytes > 0 && options.max_concurrent_streams > 0);
+            }
+            Err(exit) => {
+                prop_assert_eq!(exit.code != 0, !exit.stderr.is_empty());
+                prop_assert_eq!(exit.code == 0, !exit.stdout.is_empty());
+            }
+        }
+    }
+}
+
+fn argument() -> impl Strategy<Value = String> {
+    let value = prop_oneof![
+        Just(String::from("true")),
+        Just("1s".into()),
+        Just("7".into()),
+        Just("a:1,unix:x".into()),
+        ".*",
+        "[-0-9a-z:.,=\"\\[\\]%]*"
+    ];
+    prop_oneof![
+        2 => Just(String::from("start")),
+        1 => prop::sample::select(vec!["grpc-proxy", "completion", "help", "bash", "--", "-h"]).prop_map(String::from),
+        4 => (any_flag(), value).prop_map(|(flag, value)| format!("--{}={value}", FLAGS[flag].name)),
+        1 => any_flag().prop_map(|flag| format!("--{}", FLAGS[flag].name)),
+        1 => ".*",
+        1 => "-{1,3}.*",
+    ]
+}
+
+fn any_flag() -> impl Strategy<Value = usize> {
+    0..FLAGS.len()
+}
+
+fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Command, Exit> {
+    parse(
+        "etcd-proxy",
+        arguments.iter().map(OsString::from),
+        environment
+            .iter()
+            .map(|(name, value)| (name.into(), value.into())),
+    )
+}
+
+#[track_caller]
+fn started(arguments: &[&str], environment: &[(&str, &str)]) -> StartOptions {
+    match run(arguments, environment) {
+        Ok(Command::Start(options)) => *options,
+        Err(exit) => panic!("{arguments:?}: {}", exit.stderr),
+    }
+}
+
+#[track_caller]
+fn stopped(arguments: &[&str], environment: &[(&str, &str)]) -> Exit {
+    run(arguments, environment).expect_err("the command line should not start anything")
+}
+
+fn tcp(host: &str, port: u16) -> Endpoint {
+    Endpoint::Tcp {
+        host: host.into(),
+        port,
+    }
+}
+
+fn keepalive(interval_seconds: u64, timeout_seconds: u64) -> Keepalive {
+    Keepalive {
+        interval: Duration::from_secs(interval_seconds),
+        timeout: Duration::from_secs(timeout_seconds),
+    }
+}

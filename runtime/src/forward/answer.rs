@@ -1,0 +1,41 @@
+//! Answers that the proxy makes itself.
+
+use bytes::Bytes;
+use etcd_proxy_core::grpc::{Status, encode_message};
+use h2::SendStream;
+use h2::server::SendResponse;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
+
+/// The status code of an answer, in its head or its trailers.
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+/// The status message of an answer.
+pub(super) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+fn status_fields(status: &Status) -> HeaderMap {
+    let mut fields = HeaderMap::with_capacity(3);
+    fields.insert(GRPC_STATUS, HeaderValue::from(u16::from(status.code().number())));
+    // Percent-encoded text is a valid header value.
+    if let Ok(message) = HeaderValue::from_str(&encode_message(status.message())) {
+        fields.insert(GRPC_MESSAGE, message);
+    }
+    fields
+}
+
+/// Answers a call whose answer hasn't begun with a status and nothing else.
+pub(super) fn refuse(mut respond: SendResponse<Bytes>, status: Status) {
+    let mut response = Response::new(());
+    *response.headers_mut() = status_fields(&status);
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    // An error means that the client has gone.
+    let _ = respond.send_response(response, true);
+}
+
+/// Ends an answer that has begun with a status.
+pub(super) fn end(stream: &mut SendStream<Bytes>, status: &Status) {
+    // An error means that the client has gone.
+    let _ = stream.send_trailers(status_fields(status));
+}

@@ -1,0 +1,143 @@
+//! Calls on their way through: from a client's stream to a member's and back, as bytes.
+//!
+//! Nothing is decoded. What is looked at: the path (which decides how the call may be handled), the
+//! `grpc-timeout`, the length prefixes of messages, and the `grpc-status` of an answer.
+
+mod answer;
+mod deadline;
+mod head;
+mod leader;
+mod pump;
+mod stream;
+mod unary;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use etcd_proxy_core::endpoints::{ConnectionId, Event};
+use etcd_proxy_core::grpc::{Code, Status};
+use etcd_proxy_core::method::{Member, Method, Shape};
+use fastrand::Rng;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use http::Request;
+
+use self::deadline::Deadline;
+use crate::rt::Runtime;
+use crate::server::ClientConnection;
+use crate::upstream::{Connection, NoEndpoint, Report};
+
+/// Handles one call from its request's head to the end of its answer.
+pub(crate) async fn forward<R: Runtime>(
+    client: Arc<ClientConnection>,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let method = Method::of_path(request.uri().path());
+    let call = Call {
+        deadline: Deadline::of(request.headers()),
+        client,
+        method,
+        rng: Rng::with_seed(seed(&respond)),
+    };
+    if request.method() == http::Method::CONNECT {
+        // It has no path to forward.
+        return answer::refuse(
+            respond,
+            Status::new(Code::Internal, "CONNECT is not a gRPC request"),
+        );
+    }
+    match method.shape {
+        Shape::Unary => unary::forward::<R>(call, request, respond).await,
+        Shape::Stream | Shape::Endless => stream::forward::<R>(call, request, respond).await,
+    }
+}
+
+/// Jitter needs no secrets: calls only must not wait in step.
+fn seed(respond: &SendResponse<Bytes>) -> u64 {
+    u64::from(respond.stream_id().as_u32())
+}
+
+/// One call.
+struct Call {
+    client: Arc<ClientConnection>,
+    method: Method,
+    deadline: Deadline,
+    rng: Rng,
+}
+
+impl Call {
+    /// A connection for the next attempt, other than `avoid`.
+    ///
+    /// # Errors
+    /// The status for the client, when there is none in time.
+    async fn connection<R: Runtime>(&self, avoid: Option<ConnectionId>) -> Result<Arc<Connection>, Status> {
+        let sticky = matches!(self.method.member, Member::Same);
+        if sticky && let Some(pinned) = self.client.pinned(avoid) {
+            return Ok(pinned);
+        }
+        let worker = &self.client.worker;
+        let patience = Instant::now() + worker.settings.dial_timeout;
+        let until = self
+            .deadline
+            .at
+            .map_or(patience, |deadline| deadline.min(patience));
+        match worker.lane.connection::<R>(avoid, until).await {
+            Ok(connection) => {
+                if sticky {
+                    self.client.pin(&connection);
+                }
+                Ok(connection)
+            }
+            Err(NoEndpoint) if self.deadline.has_passed() => Err(Status::deadline_exceeded()),
+            Err(NoEndpoint) => Err(Status::new(
+                Code::Unavailable,
+                "etcd-proxy: no endpoint is reachable",
+            )),
+        }
+    }
+
+    /// The connection took no new call: it is to be replaced.
+    async fn refused(&self, connection: &Connection) {
+        if connection.drain() {
+            self.report(Event::Draining(connection.id())).await;
+        }
+    }
+
+    async fn report(&self, event: Event) {
+        // Nobody listens any more once the process is ending.
+        let _ = self.client.worker.reports.send(Report::Event(event)).await;
+    }
+
+    /// A member answered UNAVAILABLE: worth a look at it. Lost when the control task is busy; there will be more.
+    fn doubt(&self, connection: &Connection) {
+        let _ = self
+            .client
+            .worker
+            .reports
+            .try_send(Report::Event(Event::Doubt(connection.id())));
+    }
+}
+
+/// What an error on a member's stream means for the call on it.
+enum StreamFailure {
+    /// The member didn't process the call.
+    NotProcessed,
+    /// The member ended this stream, and said why.
+    Reset(Reason),
+    /// The connection is gone.
+    ConnectionLost,
+}
+
+impl StreamFailure {
+    fn of(error: &h2::Error) -> Self {
+        match error.reason() {
+            Some(Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => Self::NotProcessed,
+            // `h2` fails a stream with the peer's GOAWAY only if the peer left it out: RFC 9113, section 6.8.
+            Some(_) if error.is_go_away() && error.is_remote() => Self::NotProcessed,
+            Some(reason) if error.is_reset() => Self::Reset(reason),
+            _ => Self::ConnectionLost,
+        }
+    }
+}

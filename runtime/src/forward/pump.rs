@@ -1,0 +1,133 @@
+//! One direction of a call: from where its bytes come to where they go, no faster than they are taken.
+
+use core::task::{Context, Poll, ready};
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use etcd_proxy_core::grpc::{MessageLimit, MessageTooLarge};
+use h2::{RecvStream, SendStream};
+
+/// Moves data and trailers. Bytes count as received for the sender only once the receiver has room for them, so
+/// a receiver that doesn't read stops the sender, and what is kept here is at most the sender's window.
+pub(super) struct Pump {
+    source: RecvStream,
+    sink: SendStream<Bytes>,
+    limit: MessageLimit,
+    /// Taken from the source, not yet given to the sink.
+    pending: VecDeque<Bytes>,
+    /// How many bytes at the head of `pending` the source's flow control has back already.
+    released: usize,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Data,
+    Trailers,
+}
+
+/// How a direction ended.
+#[derive(Debug)]
+pub(super) enum PumpEnd {
+    /// Everything was handed over, the end included.
+    Done,
+    /// The source failed.
+    Source(h2::Error),
+    /// The sink takes no more.
+    Sink,
+    /// A message is larger than allowed.
+    TooLarge(MessageTooLarge),
+}
+
+impl Pump {
+    pub(super) fn new(source: RecvStream, sink: SendStream<Bytes>, limit: MessageLimit) -> Self {
+        Self {
+            source,
+            sink,
+            limit,
+            pending: VecDeque::new(),
+            released: 0,
+            phase: Phase::Data,
+        }
+    }
+
+    /// Begins with data that was taken from the source before, passed the limit, and was released to its flow
+    /// control.
+    pub(super) fn with_pending(mut self, pending: VecDeque<Bytes>) -> Self {
+        self.released = pending.iter().map(Bytes::len).sum();
+        self.pending = pending;
+        self
+    }
+
+    pub(super) fn sink(&mut self) -> &mut SendStream<Bytes> {
+        &mut self.sink
+    }
+
+    /// Moves on as far as possible. Not to be called again after it has ended.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<PumpEnd> {
+        loop {
+            while !self.pending.is_empty() {
+                if let Some(end) = ready!(self.poll_send(cx)) {
+                    return Poll::Ready(end);
+                }
+            }
+            if self.phase == Phase::Data {
+                match ready!(self.source.poll_data(cx)) {
+                    Some(Ok(chunk)) => {
+                        if let Err(too_large) = self.limit.check(&chunk) {
+                            return Poll::Ready(PumpEnd::TooLarge(too_large));
+                        }
+                        if !chunk.is_empty() || self.source.is_end_stream() {
+                            self.pending.push_back(chunk);
+                        }
+                        continue;
+                    }
+                    Some(Err(error)) => return Poll::Ready(PumpEnd::Source(error)),
+                    None => self.phase = Phase::Trailers,
+                }
+            }
+            let sent = match ready!(self.source.poll_trailers(cx)) {
+                Ok(Some(trailers)) => self.sink.send_trailers(trailers),
+                Ok(None) => self.sink.send_data(Bytes::new(), true),
+                Err(error) => return Poll::Ready(PumpEnd::Source(error)),
+            };
+            return Poll::Ready(if sent.is_ok() {
+                PumpEnd::Done
+            } else {
+                PumpEnd::Sink
+            });
+        }
+    }
+
+    /// Hands over as much of the first pending chunk as the sink has room for. Tells the end, if this was it.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Option<PumpEnd>> {
+        let Some(chunk) = self.pending.front_mut() else {
+            return Poll::Ready(None);
+        };
+        let mut room = 0;
+        if !chunk.is_empty() {
+            self.sink.reserve_capacity(chunk.len());
+            room = self.sink.capacity().min(chunk.len());
+            if room == 0 {
+                match ready!(self.sink.poll_capacity(cx)) {
+                    Some(Ok(capacity)) => room = capacity.min(chunk.len()),
+                    Some(Err(_)) | None => return Poll::Ready(Some(PumpEnd::Sink)),
+                }
+            }
+        }
+        let part = chunk.split_to(room);
+        if chunk.is_empty() {
+            self.pending.pop_front();
+        }
+        let end_of_stream =
+            self.pending.is_empty() && self.phase == Phase::Data && self.source.is_end_stream();
+        if self.sink.send_data(part, end_of_stream).is_err() {
+            return Poll::Ready(Some(PumpEnd::Sink));
+        }
+        let ahead = room.min(self.released);
+        self.released -= ahead;
+        // It fails only when the stream has ended and its window means nothing any more.
+        let _ = self.source.flow_control().release_capacity(room - ahead);
+        Poll::Ready(end_of_stream.then_some(PumpEnd::Done))
+    }
+}

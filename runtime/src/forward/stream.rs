@@ -1,0 +1,223 @@
+//! Calls with messages in one or both directions, and calls nothing is known of.
+
+use core::future::{Future, poll_fn};
+use core::pin::Pin;
+use core::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use etcd_proxy_core::grpc::{Code, MessageLimit, Status};
+use etcd_proxy_core::method::Shape;
+use etcd_proxy_core::retry::{Attempts, Failure, Next};
+use h2::client::ResponseFuture;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::{Request, Response};
+
+use super::head::Head;
+use super::pump::{Pump, PumpEnd};
+use super::{Call, StreamFailure, answer};
+use crate::rt::Runtime;
+use crate::upstream::OpenCall;
+
+const CONNECTION_LOST: Status = Status::new(
+    Code::Unavailable,
+    "etcd-proxy: the connection to the member was lost",
+);
+
+/// What an etcd server says when it is shut down.
+const SERVER_STOPPED: Status = Status::new(Code::Unavailable, "etcdserver: server stopped");
+
+/// Forwards a call as two directions that move on by themselves.
+pub(super) async fn forward<R: Runtime>(
+    mut call: Call,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let (parts, body) = request.into_parts();
+    let head = Head::new(parts);
+    // Nothing of the body is taken before the call is open, so until then it can be opened anywhere.
+    let empty = body.is_end_stream();
+    let mut attempts = Attempts::new(false);
+    let mut failed_on = None;
+    let mut first = true;
+    let (response, stream, open) = loop {
+        let connection = match call.connection::<R>(failed_on).await {
+            Ok(connection) => connection,
+            Err(status) => return answer::refuse(respond, status),
+        };
+        let request = if first {
+            head.first(&connection)
+        } else {
+            head.again(&connection, call.deadline)
+        };
+        first = false;
+        match connection.open_call(request, empty) {
+            Ok(opened) => break opened,
+            Err(_refused) => {
+                call.refused(&connection).await;
+                if attempts.after(Failure::NotSent, &mut call.rng) == Next::GiveUp {
+                    return answer::refuse(respond, CONNECTION_LOST);
+                }
+                failed_on = Some(connection.id());
+            }
+        }
+    };
+    let limits = call.client.worker.limits;
+    let request = if empty {
+        RequestSide::Empty(stream)
+    } else {
+        RequestSide::Open(Pump::new(
+            body,
+            stream,
+            MessageLimit::new(limits.request_bytes_max),
+        ))
+    };
+    let response = ResponseSide::Waiting { response, respond };
+    let mut both = Both {
+        request,
+        request_over: empty,
+        response,
+        response_limit: MessageLimit::new(limits.response_bytes_max),
+        _open: open,
+    };
+    if call.method.shape == Shape::Endless {
+        let mut shutdown = call.client.worker.shutdown.clone();
+        let mut stopped = core::pin::pin!(shutdown.wait_for(|phase| phase.is_ending()));
+        poll_fn(|cx| match both.poll(cx) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => stopped.as_mut().poll(cx).map(|_| both.stop(&SERVER_STOPPED)),
+        })
+        .await;
+    } else {
+        poll_fn(|cx| both.poll(cx)).await;
+    }
+}
+
+enum RequestSide {
+    Open(Pump),
+    /// It had no body; the member's stream stays open for its answer.
+    Empty(SendStream<Bytes>),
+}
+
+enum ResponseSide {
+    Waiting {
+        response: ResponseFuture,
+        respond: SendResponse<Bytes>,
+    },
+    Open(Pump),
+    Over,
+}
+
+/// Both directions of a call. When the answer is over the call is; what the client still sends is of no use.
+struct Both {
+    request: RequestSide,
+    /// The request's pump has nothing left to do.
+    request_over: bool,
+    response: ResponseSide,
+    response_limit: MessageLimit,
+    _open: OpenCall,
+}
+
+impl Both {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.poll_response(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        self.poll_request(cx)
+    }
+
+    /// Ready only when the whole call is over.
+    fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let ResponseSide::Waiting { response, respond } = &mut self.response {
+            let Poll::Ready(response) = Pin::new(response).poll(cx) else {
+                let reset = ready!(respond.poll_reset(cx));
+                self.cancel(reset.unwrap_or(Reason::CANCEL));
+                return Poll::Ready(());
+            };
+            let (parts, body) = match response {
+                Ok(response) => response.into_parts(),
+                Err(error) => {
+                    self.fail(&error);
+                    return Poll::Ready(());
+                }
+            };
+            let over = body.is_end_stream();
+            let Ok(stream) = respond.send_response(Response::from_parts(parts, ()), over) else {
+                self.cancel(Reason::CANCEL);
+                return Poll::Ready(());
+            };
+            if over {
+                self.response = ResponseSide::Over;
+                return Poll::Ready(());
+            }
+            self.response = ResponseSide::Open(Pump::new(body, stream, self.response_limit.clone()));
+        }
+        let ResponseSide::Open(pump) = &mut self.response else {
+            return Poll::Ready(());
+        };
+        match pump.poll(cx) {
+            Poll::Ready(PumpEnd::Done) => {}
+            Poll::Ready(PumpEnd::Sink) => self.cancel(Reason::CANCEL),
+            Poll::Ready(PumpEnd::Source(error)) => self.fail(&error),
+            Poll::Ready(PumpEnd::TooLarge(too_large)) => self.stop(&too_large.status()),
+            Poll::Pending => {
+                let Poll::Ready(reset) = pump.sink().poll_reset(cx) else {
+                    return Poll::Pending;
+                };
+                self.cancel(reset.unwrap_or(Reason::CANCEL));
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Ready only when the whole call is over.
+    fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let pump = match &mut self.request {
+            RequestSide::Open(pump) if !self.request_over => pump,
+            _ => return Poll::Pending,
+        };
+        match pump.poll(cx) {
+            Poll::Pending => return Poll::Pending,
+            // The member has ended the stream or is gone: its answer will tell.
+            Poll::Ready(PumpEnd::Done | PumpEnd::Sink) => {
+                self.request_over = true;
+                return Poll::Pending;
+            }
+            Poll::Ready(PumpEnd::Source(error)) => self.cancel(error.reason().unwrap_or(Reason::CANCEL)),
+            Poll::Ready(PumpEnd::TooLarge(too_large)) => self.stop(&too_large.status()),
+        }
+        Poll::Ready(())
+    }
+
+    /// The client has given the call up: so does the member's stream, for the same reason.
+    fn cancel(&mut self, reason: Reason) {
+        match &mut self.request {
+            RequestSide::Open(pump) => pump.sink().send_reset(reason),
+            RequestSide::Empty(stream) => stream.send_reset(reason),
+        }
+    }
+
+    /// The member's stream has failed: the client's fails the same way, or with UNAVAILABLE if the connection did.
+    fn fail(&mut self, error: &h2::Error) {
+        match StreamFailure::of(error) {
+            StreamFailure::Reset(reason) => {
+                match core::mem::replace(&mut self.response, ResponseSide::Over) {
+                    ResponseSide::Waiting { mut respond, .. } => respond.send_reset(reason),
+                    ResponseSide::Open(mut pump) => pump.sink().send_reset(reason),
+                    ResponseSide::Over => {}
+                }
+            }
+            StreamFailure::NotProcessed | StreamFailure::ConnectionLost => self.stop(&CONNECTION_LOST),
+        }
+    }
+
+    /// Ends the call with a status of the proxy's own.
+    fn stop(&mut self, status: &Status) {
+        match core::mem::replace(&mut self.response, ResponseSide::Over) {
+            ResponseSide::Waiting { respond, .. } => answer::refuse(respond, status.clone()),
+            ResponseSide::Open(mut pump) => answer::end(pump.sink(), status),
+            ResponseSide::Over => {}
+        }
+        self.cancel(Reason::CANCEL);
+    }
+}

@@ -1,0 +1,68 @@
+//! HTTP/2 keepalive PINGs, on both sides of the proxy, as grpc-go sends them.
+
+use core::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use h2::{Ping, PingPong};
+
+use crate::cli;
+use crate::rt::{Alarm, Runtime};
+use crate::transport::ReadCount;
+
+/// Pings a peer that has been silent for a while, and tells when it doesn't answer.
+pub(crate) struct Keepalive<R: Runtime> {
+    pings: PingPong,
+    times: cli::Keepalive,
+    /// Whether a peer is pinged while no call is open.
+    without_calls: bool,
+    reads: ReadCount,
+    reads_seen: u64,
+    alarm: Alarm<R>,
+    waiting: bool,
+}
+
+/// The peer didn't answer in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PeerSilent;
+
+impl<R: Runtime> Keepalive<R> {
+    pub(crate) fn new(pings: PingPong, times: cli::Keepalive, without_calls: bool, reads: ReadCount) -> Self {
+        let reads_seen = reads.get();
+        Self {
+            pings,
+            times,
+            without_calls,
+            reads,
+            reads_seen,
+            alarm: Alarm::new(times.interval),
+            waiting: false,
+        }
+    }
+
+    /// Never completes while the peer lives; `calls_open` tells whether a call is open on the connection.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, calls_open: impl Fn() -> bool) -> Poll<PeerSilent> {
+        loop {
+            if self.waiting && self.pings.poll_pong(cx).is_ready() {
+                self.rest();
+            }
+            ready!(self.alarm.poll(cx));
+            let reads = self.reads.get();
+            let alive = core::mem::replace(&mut self.reads_seen, reads) != reads;
+            if alive || (!self.waiting && !self.without_calls && !calls_open()) {
+                self.rest();
+            } else if self.waiting {
+                return Poll::Ready(PeerSilent);
+            } else {
+                // An error only says that an earlier ping is still unanswered: then that one counts.
+                let _ = self.pings.send_ping(Ping::opaque());
+                self.waiting = true;
+                self.alarm.reset(Instant::now() + self.times.timeout);
+            }
+        }
+    }
+
+    fn rest(&mut self) {
+        self.waiting = false;
+        self.alarm.reset(Instant::now() + self.times.interval);
+    }
+}

@@ -1,0 +1,31 @@
+//! What the binaries share: the command line, logging, the side that clients see, the side that members see, and
+//! the calls between the two.
+//!
+//! Everything is generic over [`Runtime`], the seam to tokio or async-std: no runtime's own names occur here.
+//! tokio is present as IO traits and sync types only, which need no tokio runtime.
+//!
+//! A process is one control thread and some worker threads. Each worker has an executor of its own on which its
+//! client connections, their calls and its member connections run, so a call never changes threads:
+//!
+//! ```text
+//!  control thread                          worker thread (one per core)
+//!  ┌──────────────────────────┐  sockets   ┌──────────────────────────────────────────────┐
+//!  │ accepts, signals         │ ─────────► │ client connection ─► call ─► member          │
+//!  │                          │  orders    │  (h2 server)        (bytes)   connection     │
+//!  │ endpoint machine (core)  │ ─────────► │                               (h2 client)    │
+//!  │   events in, actions out │ ◄───────── │                                              │
+//!  └──────────────────────────┘  reports   └──────────────────────────────────────────────┘
+//! ```
+
+mod app;
+pub mod cli;
+mod forward;
+mod keepalive;
+pub mod logging;
+mod rt;
+mod server;
+mod transport;
+mod upstream;
+
+pub use app::main;
+pub use rt::{Runtime, Signal, Signals};

@@ -1,0 +1,151 @@
+//! The seam between the proxy and an async runtime.
+//!
+//! Everything that touches a socket, a timer, a signal or an executor goes through [`Runtime`]; an
+//! adapter is one small crate that implements it. The functions are associated functions without
+//! `self`: an adapter's executor, reactor and timers are found through the current thread, as both
+//! tokio and async-io have it.
+
+use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use core::time::Duration;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::panic::AssertUnwindSafe;
+use std::time::Instant;
+
+use futures_util::FutureExt as _;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::cli::Endpoint;
+
+/// What the proxy needs of an async runtime.
+pub trait Runtime: Send + Sync + Sized + 'static {
+    /// A connected byte stream. It belongs to the executor of the thread that made it.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// A listening socket of the current thread's reactor.
+    type Listener: Send + Sync + 'static;
+
+    /// A timer of the current thread.
+    type Sleep: Future<Output = ()> + Send + Sync + 'static;
+
+    /// Runs a future to its end on a new executor of the current thread. Tasks that were spawned from
+    /// it run in the meantime, all on this thread, and are dropped when it returns.
+    ///
+    /// # Errors
+    /// When the executor or its reactor can't be set up.
+    fn block_on<F: Future>(future: F) -> io::Result<F::Output>;
+
+    /// Runs a future on the current thread's executor, detached. The future doesn't panic: callers go
+    /// through [`spawn`], which sees to it.
+    fn spawn(future: impl Future<Output = ()> + Send + 'static);
+
+    /// Completes at or soon after `deadline`, never before.
+    fn sleep_until(deadline: Instant) -> Self::Sleep;
+
+    /// Registers a listening socket with the current thread's reactor.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn listener(listener: TcpListener) -> io::Result<Self::Listener>;
+
+    /// Waits for the next connection. The socket isn't bound to any reactor yet, so that it can be
+    /// handed to another thread.
+    fn accept(listener: &Self::Listener) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Send;
+
+    /// Makes an accepted socket a stream of the current thread.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn adopt(socket: TcpStream) -> io::Result<Self::Stream>;
+
+    /// Connects to an endpoint, its name resolved afresh; each of its addresses is tried in turn.
+    fn connect(endpoint: &Endpoint) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// The signals that ask the process to end, as a stream; see [`Signals`].
+    ///
+    /// # Errors
+    /// When no handler can be installed.
+    fn signals() -> io::Result<impl Signals>;
+}
+
+/// SIGTERM and SIGINT.
+pub trait Signals: Send {
+    /// Waits for the next signal.
+    fn next(&mut self) -> impl Future<Output = Signal> + Send;
+}
+
+/// A signal that asks the process to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGINT, 2.
+    Interrupt,
+    /// SIGTERM, 15.
+    Terminate,
+}
+
+impl Signal {
+    /// The signal's number; a shell shows 128 + this for a process that it ended.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Interrupt => 2,
+            Self::Terminate => 15,
+        }
+    }
+}
+
+/// Spawns a future whose panic ends only itself. The panic hook has logged it by then.
+pub(crate) fn spawn<R: Runtime>(future: impl Future<Output = ()> + Send + 'static) {
+    R::spawn(AssertUnwindSafe(future).catch_unwind().map(drop));
+}
+
+/// Completes after `wait`.
+pub(crate) fn sleep<R: Runtime>(wait: Duration) -> R::Sleep {
+    R::sleep_until(Instant::now() + wait)
+}
+
+/// The deadline passed first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Elapsed;
+
+/// Runs `future` until it is done or `deadline` has come.
+pub(crate) async fn timeout_at<R: Runtime, F: Future>(
+    deadline: Instant,
+    future: F,
+) -> Result<F::Output, Elapsed> {
+    let mut future = core::pin::pin!(future);
+    let mut sleep = core::pin::pin!(R::sleep_until(deadline));
+    core::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Ok(output)),
+        Poll::Pending => sleep.as_mut().poll(cx).map(|()| Err(Elapsed)),
+    })
+    .await
+}
+
+/// A timer that can be moved without a new allocation per move: it is only set again when it fires
+/// early.
+pub(crate) struct Alarm<R: Runtime> {
+    deadline: Instant,
+    sleep: Pin<Box<R::Sleep>>,
+}
+
+impl<R: Runtime> Alarm<R> {
+    pub(crate) fn new(wait: Duration) -> Self {
+        let deadline = Instant::now() + wait;
+        Self {
+            deadline,
+            sleep: Box::pin(R::sleep_until(deadline)),
+        }
+    }
+
+    pub(crate) fn reset(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+        self.sleep.set(R::sleep_until(deadline));
+    }
+
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.sleep.as_mut().poll(cx)
+    }
+}

@@ -1,0 +1,154 @@
+//! One client connection: told apart by its first bytes, then served as HTTP/2 or HTTP/1.
+
+use core::future::{Future, poll_fn};
+use core::task::Poll;
+use core::time::Duration;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use etcd_proxy_core::http2::PREFACE;
+use parking_lot::Mutex;
+use tokio::io::AsyncReadExt as _;
+
+use super::{ClientConnection, Open, Phase, PingGuard, Worker, http1};
+use crate::forward;
+use crate::keepalive::Keepalive;
+use crate::rt::{self, Runtime};
+use crate::transport::Transport;
+
+/// How long a client may take from connecting to the end of the HTTP/2 preface or the first line of HTTP/1.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Receive window of a call, in bytes.
+const CALL_WINDOW: u32 = 1 << 20;
+
+/// Receive window of a connection, in bytes.
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// Largest list of request headers, in bytes; tokens may be long.
+const HEADER_LIST_BYTES_MAX: u32 = 1 << 20;
+
+/// Calls that a client may cancel before they were looked at, all in one go, without being taken for an
+/// attacker (CVE-2023-44487).
+const PENDING_RESETS_MAX: usize = 1024;
+
+/// What a connection's first bytes say it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve<R: Runtime>(mut stream: R::Stream, worker: Arc<Worker>) {
+    let _open = Open::new(&worker.connections_open);
+    let deadline = Instant::now() + PREFACE_TIMEOUT;
+    let mut read = BytesMut::with_capacity(PREFACE.len());
+    match rt::timeout_at::<R, _>(deadline, sniff(&mut stream, &mut read)).await {
+        Ok(Ok(Some(Protocol::Http2))) => http2::<R>(stream, read.freeze(), worker).await,
+        Ok(Ok(Some(Protocol::Http1))) => http1::serve::<R>(stream, read.freeze(), &worker).await,
+        Ok(Ok(None) | Err(_)) | Err(rt::Elapsed) => {
+            tracing::debug!("a client connection ended before it was known what it speaks");
+        }
+    }
+}
+
+/// Reads until it is known what the client speaks; `None` if it is neither.
+async fn sniff(
+    stream: &mut (impl tokio::io::AsyncRead + Unpin),
+    read: &mut BytesMut,
+) -> io::Result<Option<Protocol>> {
+    loop {
+        if stream.read_buf(read).await? == 0 {
+            return Ok(None);
+        }
+        let common = read
+            .iter()
+            .zip(PREFACE)
+            .take_while(|(read, expected)| read == expected)
+            .count();
+        if common == PREFACE.len() {
+            return Ok(Some(Protocol::Http2));
+        }
+        if common < read.len() {
+            // HTTP/1 begins with a method: letters (RFC 9112, section 3).
+            let method = read
+                .iter()
+                .all(|byte| !byte.is_ascii_control() || matches!(byte, b'\r' | b'\n'));
+            return Ok((read[0].is_ascii_uppercase() && method).then_some(Protocol::Http1));
+        }
+    }
+}
+
+async fn http2<R: Runtime>(stream: R::Stream, replay: Bytes, worker: Arc<Worker>) {
+    let calls_open = Arc::new(AtomicUsize::new(0));
+    let guard = PingGuard::new(worker.limits.pings, calls_open.clone());
+    let transport = Transport::new(stream, replay, Some(guard));
+    let reads = transport.reads();
+    let handshake = h2::server::Builder::new()
+        .initial_window_size(CALL_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .max_concurrent_streams(worker.limits.concurrent_streams_max)
+        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+        .handshake::<_, Bytes>(transport);
+    let Ok(Ok(mut connection)) = rt::timeout_at::<R, _>(Instant::now() + PREFACE_TIMEOUT, handshake).await
+    else {
+        return;
+    };
+    let mut keepalive = worker.limits.keepalive.and_then(|times| {
+        let pings = connection.ping_pong()?;
+        Some(Keepalive::<R>::new(pings, times, true, reads))
+    });
+    let mut shutdown = worker.shutdown.clone();
+    let client = Arc::new(ClientConnection {
+        worker,
+        pinned: Mutex::new(None),
+        calls_open: calls_open.clone(),
+    });
+    let mut phase = Phase::Serving;
+    loop {
+        let current = phase;
+        let mut next_phase = core::pin::pin!(shutdown.wait_for(move |now| *now > current));
+        let ended = poll_fn(|cx| {
+            if let Some(keepalive) = &mut keepalive
+                && keepalive
+                    .poll(cx, || calls_open.load(Ordering::Relaxed) > 0)
+                    .is_ready()
+            {
+                tracing::debug!("a client doesn't answer HTTP/2 keepalive pings; closing its connection");
+                return Poll::Ready(None);
+            }
+            loop {
+                match connection.poll_accept(cx) {
+                    Poll::Ready(Some(Ok((request, respond)))) => {
+                        let open = Open::new(&client.calls_open);
+                        let call = forward::forward::<R>(client.clone(), request, respond);
+                        rt::spawn::<R>(async move {
+                            call.await;
+                            drop(open);
+                        });
+                    }
+                    Poll::Ready(Some(Err(error))) => {
+                        tracing::debug!(error = %error, "a client connection has ended");
+                        return Poll::Ready(None);
+                    }
+                    Poll::Ready(None) => return Poll::Ready(None),
+                    Poll::Pending => break,
+                }
+            }
+            next_phase.as_mut().poll(cx).map(|now| now.ok().map(|now| *now))
+        })
+        .await;
+        match ended {
+            Some(Phase::Draining) => {
+                connection.graceful_shutdown();
+                phase = Phase::Draining;
+            }
+            Some(Phase::Ending | Phase::Serving) | None => return,
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The side that clients see.
+
+mod connection;
+mod guard;
+mod http1;
+mod worker;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use etcd_proxy_core::endpoints::ConnectionId;
+use etcd_proxy_core::http2::PingPolicyConfig;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+pub(crate) use guard::PingGuard;
+pub(crate) use worker::{Handle, WorkerGone, join, start};
+
+use crate::cli::{self, Endpoint};
+use crate::upstream::{Connection, Lane, Reports, Settings};
+
+/// Limits on what clients and members may send.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Largest message from a client, in bytes.
+    pub(crate) request_bytes_max: u64,
+    /// Largest message from a member, in bytes.
+    pub(crate) response_bytes_max: u64,
+    /// Calls that one client connection may have open.
+    pub(crate) concurrent_streams_max: u32,
+    /// How often clients may ping.
+    pub(crate) pings: PingPolicyConfig,
+    /// How clients are pinged.
+    pub(crate) keepalive: Option<cli::Keepalive>,
+}
+
+/// How far the process has come on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// It isn't on its way out.
+    Serving,
+    /// No new connections or calls; streams without an end are ended, other calls may finish.
+    Draining,
+    /// Everything ends now.
+    Ending,
+}
+
+impl Phase {
+    /// Whether calls that don't end by themselves must end.
+    pub(crate) fn is_ending(self) -> bool {
+        self > Self::Serving
+    }
+}
+
+/// What all connections of one worker thread share.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) lane: Arc<Lane>,
+    pub(crate) reports: Reports,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) endpoints: Arc<[Endpoint]>,
+    pub(crate) limits: Limits,
+    pub(crate) shutdown: watch::Receiver<Phase>,
+    /// Client connections that are open.
+    pub(crate) connections_open: Arc<AtomicUsize>,
+}
+
+/// One client connection, as its calls see it.
+#[derive(Debug)]
+pub(crate) struct ClientConnection {
+    pub(crate) worker: Arc<Worker>,
+    /// Where calls go that must all reach the same member.
+    pinned: Mutex<Option<Arc<Connection>>>,
+    calls_open: Arc<AtomicUsize>,
+}
+
+impl ClientConnection {
+    /// The connection that was pinned, while it can be used.
+    pub(crate) fn pinned(&self, avoid: Option<ConnectionId>) -> Option<Arc<Connection>> {
+        let mut pinned = self.pinned.lock();
+        if pinned
+            .as_ref()
+            .is_some_and(|pinned| pinned.is_closed() || Some(pinned.id()) == avoid)
+        {
+            *pinned = None;
+        }
+        pinned.clone()
+    }
+
+    /// Keeps calls that must reach one member on this connection's from now on.
+    pub(crate) fn pin(&self, connection: &Arc<Connection>) {
+        *self.pinned.lock() = Some(connection.clone());
+    }
+}
+
+/// Counts something as open for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    pub(crate) fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,120 @@
+//! Worker threads: each an executor of its own, with the client connections and the member connections it drives.
+
+use std::io;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+
+use tokio::sync::{mpsc, watch};
+
+use super::{Phase, Worker, connection};
+use crate::rt::{self, Runtime};
+use crate::upstream::Connect;
+
+/// Accepted sockets that may wait for a worker; the acceptor waits when there are more.
+const SOCKETS_MAX: usize = 256;
+
+/// What the rest of the process knows of a worker thread.
+pub(crate) struct Handle {
+    sockets: mpsc::Sender<TcpStream>,
+    connections_open: Arc<AtomicUsize>,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Handle {
+    /// Client connections that it has open.
+    pub(crate) fn load(&self) -> usize {
+        self.connections_open.load(Ordering::Relaxed)
+    }
+
+    /// Hands it an accepted socket.
+    ///
+    /// # Errors
+    /// When the worker is gone.
+    pub(crate) async fn adopt(&self, socket: TcpStream) -> Result<(), WorkerGone> {
+        self.sockets.send(socket).await.map_err(|_| WorkerGone)
+    }
+
+    /// Takes it apart: the worker ends once the sender is dropped and its connections are closed.
+    pub(crate) fn stop(self) -> (JoinHandle<io::Result<()>>, mpsc::Sender<TcpStream>) {
+        (self.thread, self.sockets)
+    }
+}
+
+/// Waits for a worker's end.
+///
+/// # Errors
+/// When it couldn't run, or panicked.
+pub(crate) fn join(thread: JoinHandle<io::Result<()>>) -> io::Result<()> {
+    thread
+        .join()
+        .unwrap_or_else(|_| Err(io::Error::other("a worker thread panicked")))
+}
+
+/// A worker thread has ended before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a worker thread has ended")]
+pub(crate) struct WorkerGone;
+
+/// Starts worker number `number`. It takes the orders for its member connections from `orders`, and holds `alive`
+/// until it ends.
+///
+/// # Errors
+/// The operating system's.
+pub(crate) fn start<R: Runtime>(
+    number: usize,
+    worker: Worker,
+    orders: mpsc::UnboundedReceiver<Connect>,
+    alive: mpsc::Sender<()>,
+) -> io::Result<Handle> {
+    let (sockets, inbox) = mpsc::channel(SOCKETS_MAX);
+    let connections_open = worker.connections_open.clone();
+    let thread = thread::Builder::new()
+        .name(format!("worker-{number}"))
+        .spawn(move || {
+            let ended = R::block_on(run::<R>(worker, inbox, orders));
+            drop(alive);
+            ended
+        })?;
+    Ok(Handle {
+        sockets,
+        connections_open,
+        thread,
+    })
+}
+
+async fn run<R: Runtime>(
+    worker: Worker,
+    mut sockets: mpsc::Receiver<TcpStream>,
+    mut orders: mpsc::UnboundedReceiver<Connect>,
+) {
+    let mut shutdown = worker.shutdown.clone();
+    let worker = Arc::new(worker);
+    let orderly = worker.clone();
+    rt::spawn::<R>(async move {
+        while let Some(order) = orders.recv().await {
+            rt::spawn::<R>(order.run::<R>(orderly.settings.clone(), orderly.reports.clone()));
+        }
+    });
+    while let Some(socket) = sockets.recv().await {
+        match R::adopt(socket) {
+            Ok(stream) => rt::spawn::<R>(connection::serve::<R>(stream, worker.clone())),
+            Err(error) => tracing::warn!(error = %error, "an accepted connection can't be used"),
+        }
+    }
+    drained::<R>(&worker, &mut shutdown).await;
+}
+
+/// Waits until no client connection is left, or no more time for it.
+async fn drained<R: Runtime>(worker: &Worker, shutdown: &mut watch::Receiver<Phase>) {
+    const LOOK_EVERY: core::time::Duration = core::time::Duration::from_millis(5);
+    while worker.connections_open.load(Ordering::Relaxed) > 0 {
+        let until = std::time::Instant::now() + LOOK_EVERY;
+        if let Ok(Ok(_)) =
+            rt::timeout_at::<R, _>(until, shutdown.wait_for(|phase| *phase == Phase::Ending)).await
+        {
+            return;
+        }
+    }
+}

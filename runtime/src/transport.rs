@@ -1,0 +1,158 @@
+//! A socket as HTTP/2 sees it, on both sides of the proxy.
+
+use core::pin::Pin;
+use core::task::{Context, Poll, ready};
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::server::PingGuard;
+
+/// Writes up to this size are kept back until the flush, in bytes: frame headers then travel in one
+/// system call with the payload behind them.
+const HELD_BYTES_MAX: usize = 4 * 1024;
+
+/// Counts the reads that brought something: the sign of life of the peer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ReadCount(Arc<AtomicU64>);
+
+impl ReadCount {
+    /// A number that has changed if something was read since it was last asked for.
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Wraps a socket for the `h2` crate.
+///
+/// - It counts reads, so that silence can be told from life.
+/// - It gathers small writes until `h2` flushes. `h2` copies payloads below 1 KiB behind their frame headers
+///   when the IO isn't vectored, which is what small messages want; a larger payload goes out together with
+///   everything gathered before it in one vectored write.
+/// - On the side of clients it carries the [`PingGuard`].
+#[derive(Debug)]
+pub(crate) struct Transport<S> {
+    stream: S,
+    reads: ReadCount,
+    /// Bytes that were read from the stream before it was known to be HTTP/2.
+    replay: Bytes,
+    held: BytesMut,
+    guard: Option<PingGuard>,
+}
+
+impl<S> Transport<S> {
+    pub(crate) fn new(stream: S, replay: Bytes, guard: Option<PingGuard>) -> Self {
+        Self {
+            stream,
+            reads: ReadCount::default(),
+            replay,
+            held: BytesMut::new(),
+            guard,
+        }
+    }
+
+    pub(crate) fn reads(&self) -> ReadCount {
+        self.reads.clone()
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Transport<S> {
+    fn poll_write_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.held.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.held))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.held.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Once the guard has condemned the connection: its GOAWAY goes out at the next frame boundary, and then
+    /// nothing more does.
+    fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(goodbye) = self.guard.as_mut().and_then(PingGuard::goodbye) else {
+            return Poll::Pending;
+        };
+        self.held.extend_from_slice(&goodbye);
+        ready!(self.poll_write_held(cx))?;
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn condemned(&self) -> bool {
+        self.guard.as_ref().is_some_and(PingGuard::condemned)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Transport<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.condemned() {
+            // Nothing filled in: the end of the stream.
+            return self.poll_goodbye(cx);
+        }
+        let before = buf.filled().len();
+        let this = &mut *self;
+        if this.replay.is_empty() {
+            ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        } else {
+            let len = this.replay.len().min(buf.remaining());
+            buf.put_slice(&this.replay.split_to(len));
+        }
+        let read = &buf.filled()[before..];
+        if !read.is_empty() {
+            this.reads.0.fetch_add(1, Ordering::Relaxed);
+            if let Some(guard) = &mut this.guard {
+                guard.received(read);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Transport<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.condemned() && self.guard.as_ref().is_some_and(PingGuard::at_boundary) {
+            ready!(self.poll_goodbye(cx))?;
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        let this = &mut *self;
+        let accepted = if this.held.len() + buf.len() <= HELD_BYTES_MAX {
+            this.held.extend_from_slice(buf);
+            buf.len()
+        } else {
+            loop {
+                let slices = [IoSlice::new(&this.held), IoSlice::new(buf)];
+                let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, &slices))?;
+                if written == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                let from_held = written.min(this.held.len());
+                this.held.advance(from_held);
+                if written > from_held {
+                    break written - from_held;
+                }
+            }
+        };
+        if let Some(guard) = &mut this.guard {
+            guard.sent(&buf[..accepted]);
+        }
+        Poll::Ready(Ok(accepted))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_write_held(cx))?;
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_write_held(cx))?;
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,151 @@
+//! The proxy's own calls to a member: a [`Connection`] as the transport of tonic's generated clients.
+
+use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Poll, ready};
+use std::sync::Arc;
+
+use bytes::{Buf as _, Bytes};
+use etcd_proxy_core::endpoints::Health;
+use etcd_proxy_proto::health::HealthCheckRequest;
+use etcd_proxy_proto::health::health_check_response::ServingStatus;
+use etcd_proxy_proto::health::health_client::HealthClient;
+use h2::{RecvStream, SendStream};
+use http::uri::Scheme;
+use http::{Request, Response, Uri};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt as _;
+use tonic::Code;
+use tonic::metadata::MetadataValue;
+use tower_service::Service;
+
+use super::connection::{Connection, OpenCall};
+
+/// Most bytes of a request the proxy makes itself: they are small, and the request isn't flow controlled here.
+const REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// A tonic channel over one connection. It neither reconnects nor retries.
+#[derive(Clone, Debug)]
+pub(crate) struct Channel(Arc<Connection>);
+
+/// Why an own call got no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ChannelError {
+    /// The connection takes no new calls.
+    #[error("the connection takes no new calls")]
+    Refused,
+    /// The request can't be sent.
+    #[error("the request can't be sent")]
+    Request,
+    /// The connection or the stream ended.
+    #[error("the connection ended")]
+    Ended,
+}
+
+impl Channel {
+    pub(crate) fn new(connection: Arc<Connection>) -> Self {
+        Self(connection)
+    }
+
+    /// The base of the URI that tonic's generated clients need.
+    pub(crate) fn origin(&self) -> Uri {
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(Scheme::HTTP);
+        parts.authority = Some(self.0.authority().clone());
+        parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
+        Uri::from_parts(parts).unwrap_or_default()
+    }
+}
+
+impl Service<Request<tonic::body::Body>> for Channel {
+    type Response = Response<ResponseBody>;
+    type Error = ChannelError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ChannelError>> {
+        if self.0.is_open() {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Ready(Err(ChannelError::Refused))
+        }
+    }
+
+    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        let connection = self.0.clone();
+        Box::pin(async move {
+            let (head, body) = request.into_parts();
+            let limited = http_body_util::Limited::new(body, REQUEST_BYTES_MAX);
+            let body = limited
+                .collect()
+                .await
+                .map_err(|_| ChannelError::Request)?
+                .to_bytes();
+            let (response, mut stream, open) = connection
+                .open_call(Request::from_parts(head, ()), false)
+                .map_err(|_refused| ChannelError::Refused)?;
+            stream.send_data(body, true).map_err(|_| ChannelError::Ended)?;
+            let response = response.await.map_err(|_| ChannelError::Ended)?;
+            Ok(response.map(|body| ResponseBody {
+                body,
+                _request: stream,
+                _open: open,
+            }))
+        })
+    }
+}
+
+/// The body of an answer to an own call.
+pub(crate) struct ResponseBody {
+    body: RecvStream,
+    _request: SendStream<Bytes>,
+    _open: OpenCall,
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = h2::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        if let Some(data) = ready!(self.body.poll_data(cx)) {
+            let data = data?;
+            self.body.flow_control().release_capacity(data.remaining())?;
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        let trailers = ready!(self.body.poll_trailers(cx))?;
+        Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+    }
+}
+
+/// Asks a member whether it serves and knows a leader. `None` if the connection failed meanwhile.
+///
+/// An etcd server checks `hasleader` before anything else and answers health checks without credentials.
+pub(crate) async fn probe(connection: Arc<Connection>) -> Option<Health> {
+    let channel = Channel::new(connection.clone());
+    let origin = channel.origin();
+    let mut request = tonic::Request::new(HealthCheckRequest::default());
+    request
+        .metadata_mut()
+        .insert("hasleader", MetadataValue::from_static("true"));
+    match HealthClient::with_origin(channel, origin).check(request).await {
+        Ok(answer) if answer.get_ref().status == ServingStatus::NotServing as i32 => Some(Health::Unfit),
+        Ok(_) => Some(Health::Fit),
+        Err(_) if connection.is_closed() => None,
+        Err(status) => Some(judge(&status)),
+    }
+}
+
+/// An error is an answer too: one that isn't about the member's state shows that it lives.
+fn judge(status: &tonic::Status) -> Health {
+    match status.code() {
+        // `etcdserver: no leader`, and on 3.5 `etcdserver: rpc not supported for learner`.
+        Code::Unavailable => Health::Unfit,
+        // The latter from 3.6 on.
+        Code::FailedPrecondition => Health::Unfit,
+        // What came was no gRPC answer, or none at all.
+        Code::Unknown | Code::Internal | Code::Cancelled => Health::Unfit,
+        _ => Health::Fit,
+    }
+}

@@ -1,0 +1,316 @@
+//! Drives the core's endpoint machine: carries out its actions and tells it what happened.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use etcd_proxy_core::endpoints::{
+    Action, Actions, Config, ConnectionId, EndpointId, Endpoints, Event, Lane as For,
+};
+use etcd_proxy_core::time;
+use tokio::sync::{Notify, mpsc};
+
+use super::connection::Connection;
+use super::lane::Lane;
+use super::{Settings, channel};
+use crate::cli::Endpoint;
+use crate::rt::{self, Runtime};
+
+/// Reports that may wait for the control task. Senders wait when it is full; it never is for long, a report
+/// is handled in microseconds and there are a few per second.
+const REPORTS_MAX: usize = 1024;
+
+/// What workers and connections tell the control task.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// A connection was established.
+    Connected(Arc<Connection>),
+    /// Anything else, in the machine's words.
+    Event(Event),
+}
+
+/// Where reports go.
+pub(crate) type Reports = mpsc::Sender<Report>;
+
+/// An order to establish a connection on the thread that will use it.
+#[derive(Debug)]
+pub(crate) struct Connect {
+    pub(crate) connection: ConnectionId,
+    pub(crate) target: Endpoint,
+    /// Notified when the connection isn't wanted any more before it is established.
+    pub(crate) cancel: Arc<Notify>,
+}
+
+impl Connect {
+    /// Carries the order out on the current thread: connects, reports, and drives the connection to its end.
+    pub(crate) async fn run<R: Runtime>(self, settings: Arc<Settings>, reports: Reports) {
+        let opened = {
+            let mut cancelled = core::pin::pin!(self.cancel.notified());
+            let mut open = core::pin::pin!(Connection::open::<R>(
+                self.connection,
+                self.target.clone(),
+                &settings
+            ));
+            core::future::poll_fn(|cx| {
+                if cancelled.as_mut().poll(cx).is_ready() {
+                    return core::task::Poll::Ready(None);
+                }
+                open.as_mut().poll(cx).map(Some)
+            })
+            .await
+        };
+        let report = match opened {
+            None => return,
+            Some(Err(error)) => {
+                tracing::debug!(endpoint = %self.target, error = %error, "connecting to an endpoint failed");
+                Report::Event(Event::ConnectFailed(self.connection))
+            }
+            Some(Ok((connection, driver))) => {
+                let reports = reports.clone();
+                rt::spawn::<R>(async move {
+                    let graceful = driver.run().await;
+                    let event = Event::Lost {
+                        connection: self.connection,
+                        graceful,
+                    };
+                    // Nobody listens any more once the process is ending.
+                    let _ = reports.send(Report::Event(event)).await;
+                });
+                Report::Connected(connection)
+            }
+        };
+        let _ = reports.send(report).await;
+    }
+}
+
+/// What the control task knows of a connection.
+#[derive(Debug)]
+struct Known {
+    /// Not to be kept alive by being known.
+    connection: Weak<Connection>,
+    reads_seen: u64,
+}
+
+/// The control task's state.
+pub(crate) struct Control {
+    machine: Endpoints,
+    targets: HashMap<String, Endpoint>,
+    started: Instant,
+    settings: Arc<Settings>,
+    lanes: Vec<Arc<Lane>>,
+    /// Where orders for the workers go.
+    workers: Vec<mpsc::UnboundedSender<Connect>>,
+    reports: Reports,
+    inbox: mpsc::Receiver<Report>,
+    connecting: HashMap<ConnectionId, Arc<Notify>>,
+    connections: HashMap<ConnectionId, Known>,
+}
+
+impl Control {
+    /// A control task for these endpoints, and one lane and mailbox per worker. Orders in a mailbox are at most
+    /// one per worker at a time, so the mailboxes need no bound of their own.
+    pub(crate) fn new(
+        config: Config,
+        seed: u64,
+        endpoints: &[Endpoint],
+        settings: Arc<Settings>,
+        lanes: Vec<Arc<Lane>>,
+        workers: Vec<mpsc::UnboundedSender<Connect>>,
+    ) -> Self {
+        let (reports, inbox) = mpsc::channel(REPORTS_MAX);
+        let targets: HashMap<String, Endpoint> = endpoints
+            .iter()
+            .map(|endpoint| (endpoint.to_string(), endpoint.clone()))
+            .collect();
+        let addresses = endpoints
+            .iter()
+            .map(|endpoint| endpoint.to_string().into_boxed_str());
+        Self {
+            machine: Endpoints::new(config, seed, addresses),
+            targets,
+            started: Instant::now(),
+            settings,
+            lanes,
+            workers,
+            reports,
+            inbox,
+            connecting: HashMap::new(),
+            connections: HashMap::new(),
+        }
+    }
+
+    /// Where reports to this task go.
+    pub(crate) fn reports(&self) -> Reports {
+        self.reports.clone()
+    }
+
+    /// Runs for as long as the process does.
+    pub(crate) async fn run<R: Runtime>(mut self) {
+        let mut actions = Actions::new();
+        self.step::<R>(Event::Start, &mut actions);
+        loop {
+            let next = match self.machine.next_timeout() {
+                Some(at) => {
+                    let at = self.started + core::time::Duration::from_nanos(at.as_nanos());
+                    rt::timeout_at::<R, _>(at, self.inbox.recv()).await
+                }
+                None => Ok(self.inbox.recv().await),
+            };
+            match next {
+                Ok(Some(Report::Connected(connection))) => self.connected::<R>(connection, &mut actions),
+                Ok(Some(Report::Event(event))) => {
+                    if let Event::ConnectFailed(id) | Event::Lost { connection: id, .. } = &event {
+                        self.connecting.remove(id);
+                        self.connections.remove(id);
+                    }
+                    self.step::<R>(event, &mut actions);
+                }
+                // Never: this task holds a sender itself.
+                Ok(None) => return,
+                Err(rt::Elapsed) => {
+                    self.report_activity::<R>(&mut actions);
+                    self.step::<R>(Event::Timeout, &mut actions);
+                }
+            }
+        }
+    }
+
+    fn now(&self) -> time::Instant {
+        time::Instant::ZERO + self.started.elapsed()
+    }
+
+    fn step<R: Runtime>(&mut self, event: Event, actions: &mut Actions) {
+        self.machine.handle(self.now(), event, actions);
+        for action in actions.drain(..) {
+            self.carry_out::<R>(action);
+        }
+    }
+
+    fn connected<R: Runtime>(&mut self, connection: Arc<Connection>, actions: &mut Actions) {
+        let id = connection.id();
+        if self.connecting.remove(&id).is_none() {
+            // The machine gave it up while the report was on its way.
+            return connection.close();
+        }
+        let reads_seen = connection.reads();
+        self.connections.insert(
+            id,
+            Known {
+                connection: Arc::downgrade(&connection),
+                reads_seen,
+            },
+        );
+        self.step::<R>(Event::Connected(id), actions);
+        // Only now: a candidate is kept alive by its probe, a worker's connection by its lane.
+        drop(connection);
+    }
+
+    fn report_activity<R: Runtime>(&mut self, actions: &mut Actions) {
+        let mut active = Vec::new();
+        for (id, known) in &mut self.connections {
+            let reads = known
+                .connection
+                .upgrade()
+                .map_or(known.reads_seen, |connection| connection.reads());
+            if core::mem::replace(&mut known.reads_seen, reads) != reads {
+                active.push(*id);
+            }
+        }
+        for id in active {
+            self.step::<R>(Event::Active(id), actions);
+        }
+    }
+
+    fn connection(&self, id: ConnectionId) -> Option<Arc<Connection>> {
+        self.connections.get(&id)?.connection.upgrade()
+    }
+
+    fn name(&self, endpoint: EndpointId) -> &str {
+        self.machine.address(endpoint).unwrap_or("removed")
+    }
+
+    fn carry_out<R: Runtime>(&mut self, action: Action) {
+        match action {
+            Action::Connect {
+                connection,
+                endpoint,
+                lane,
+            } => self.connect::<R>(connection, endpoint, lane),
+            Action::Probe(id) => {
+                if let Some(connection) = self.connection(id) {
+                    let reports = self.reports.clone();
+                    rt::spawn::<R>(async move {
+                        if let Some(health) = channel::probe(connection).await {
+                            let _ = reports
+                                .send(Report::Event(Event::ProbeAnswered(id, health)))
+                                .await;
+                        }
+                    });
+                }
+            }
+            Action::Close(id, cause) => {
+                tracing::debug!(?cause, "closing a connection to a member");
+                if let Some(cancel) = self.connecting.remove(&id) {
+                    cancel.notify_one();
+                }
+                if let Some(connection) = self
+                    .connections
+                    .remove(&id)
+                    .and_then(|known| known.connection.upgrade())
+                {
+                    connection.close();
+                }
+            }
+            Action::Serve { worker, connection } => {
+                let connection = self.connection(connection);
+                self.lanes[worker as usize].set(connection);
+            }
+            Action::Withdraw { worker } => self.lanes[worker as usize].set(None),
+            Action::Chosen(endpoint) => tracing::info!(endpoint = self.name(endpoint), "using endpoint"),
+            Action::Hidden {
+                endpoint,
+                cause,
+                retry_in,
+            } => tracing::warn!(
+                endpoint = self.name(endpoint),
+                ?cause,
+                retry_in_ms = u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX),
+                "endpoint failed"
+            ),
+            Action::Restored(endpoint) => {
+                tracing::info!(endpoint = self.name(endpoint), "endpoint answers again")
+            }
+            Action::LeaderLost(endpoint) => {
+                tracing::warn!(
+                    endpoint = self.name(endpoint),
+                    "endpoint has no leader; asking the others"
+                );
+            }
+            Action::LeaderRegained(endpoint) => {
+                tracing::info!(endpoint = self.name(endpoint), "endpoint has a leader again");
+            }
+        }
+    }
+
+    fn connect<R: Runtime>(&mut self, connection: ConnectionId, endpoint: EndpointId, lane: For) {
+        let target = self
+            .machine
+            .address(endpoint)
+            .and_then(|address| self.targets.get(address))
+            .cloned();
+        // The machine only knows addresses that were made from `targets`.
+        let target = target.expect("an endpoint of the machine has a target");
+        let cancel = Arc::new(Notify::new());
+        self.connecting.insert(connection, cancel.clone());
+        let order = Connect {
+            connection,
+            target,
+            cancel,
+        };
+        match lane {
+            // A worker that is gone takes the process with it.
+            For::Worker(worker) => drop(self.workers[worker as usize].send(order)),
+            For::Candidate => rt::spawn::<R>(order.run::<R>(self.settings.clone(), self.reports.clone())),
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Connections to etcd members: which there are, and which one a call goes to.
+
+mod channel;
+mod connection;
+mod control;
+mod lane;
+
+use core::time::Duration;
+
+pub(crate) use connection::{Connection, OpenCall};
+pub(crate) use control::{Connect, Control, Report, Reports};
+pub(crate) use lane::{Lane, NoEndpoint};
+
+use crate::cli;
+
+/// Settings of upstream connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// How long a call waits for a member that can be reached.
+    pub(crate) dial_timeout: Duration,
+    /// HTTP/2 pings to members.
+    pub(crate) keepalive: Option<cli::Keepalive>,
+    /// Whether members are pinged while no call is open.
+    pub(crate) keepalive_without_calls: bool,
+}

@@ -1,0 +1,16 @@
+//! Members that die, freeze, lose their peers or vanish behind the network, under load.
+
+mod load;
+mod members;
+mod outage;
+mod poison;
+
+use etcd_proxy_tests::suite;
+
+fn main() {
+    let mut trials = Vec::new();
+    trials.extend(members::trials());
+    trials.extend(outage::trials());
+    trials.extend(poison::trials());
+    suite::main(trials, || ());
+}

@@ -1,0 +1,13 @@
+//! Start, stop, and what the command line says.
+
+mod command_line;
+mod shutdown;
+
+use etcd_proxy_tests::suite;
+
+fn main() {
+    let mut trials = Vec::new();
+    trials.extend(command_line::trials());
+    trials.extend(shutdown::trials());
+    suite::main(trials, || ());
+}

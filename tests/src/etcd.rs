@@ -1,0 +1,362 @@
+//! Real etcd clusters of one or three members, with the faults that the tests need.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::{
+    client::Client,
+    process::{Process, Signal},
+    relay::{Identify, Mode, Relay},
+    sockets::owner_of_local_port,
+    suite::{TempDir, eventually, free_port},
+};
+
+/// How long a cluster may take to start or to recover. Elections take one to two seconds.
+pub const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// The folder with `etcd`, `etcdctl` and `etcdutl`.
+///
+/// # Panics
+/// If there is none; the message says what to run. A test without an etcd must fail, not be skipped.
+#[must_use]
+pub fn bin_dir() -> PathBuf {
+    if let Some(dir) = std::env::var_os("ETCD_BIN_DIR") {
+        let dir = PathBuf::from(dir);
+        assert!(
+            dir.join("etcd").exists() && dir.join("etcdctl").exists(),
+            "ETCD_BIN_DIR={} holds no etcd and etcdctl; run scripts/get-etcd and use the folder it prints",
+            dir.display()
+        );
+        return dir;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent");
+    let dir = root.join("target/etcd/usr/bin");
+    assert!(
+        dir.join("etcd").exists() && dir.join("etcdctl").exists(),
+        "no etcd in {}; run scripts/get-etcd, or set ETCD_BIN_DIR to a folder with etcd, etcdctl and etcdutl",
+        dir.display()
+    );
+    dir
+}
+
+/// What a cluster is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// 1 or 3.
+    pub members: usize,
+    /// Flags added to every member's command line.
+    pub flags: Vec<String>,
+    /// Puts a relay in front of every member's client port.
+    pub client_relays: bool,
+    /// Peer URL to advertise instead of the real one (a single member only). Member and cluster ids
+    /// are hashes of it, so two clusters with the same one have the same ids.
+    pub peer_url: Option<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { members: 1, flags: Vec::new(), client_relays: false, peer_url: None }
+    }
+}
+
+impl Options {
+    /// Three members.
+    #[must_use]
+    pub fn three() -> Self {
+        Self { members: 3, ..Self::default() }
+    }
+
+    /// Adds a flag.
+    #[must_use]
+    pub fn flag(mut self, flag: &str) -> Self {
+        self.flags.push(flag.to_owned());
+        self
+    }
+}
+
+/// One member of a cluster.
+#[derive(Debug)]
+struct Member {
+    args: Vec<String>,
+    log: PathBuf,
+    client_port: u16,
+    client_relay: Option<Relay>,
+    peer_relay: Option<Relay>,
+    process: Option<Process>,
+}
+
+/// A running cluster. Dropping it kills the members and removes their data.
+#[derive(Debug)]
+pub struct Cluster {
+    members: Vec<Member>,
+    /// Process ids by member, for the relays between the members; 0 while a member is down.
+    pids: Arc<[AtomicU32]>,
+    dir: TempDir,
+}
+
+impl Cluster {
+    /// Starts a cluster and waits until it takes writes.
+    ///
+    /// # Panics
+    /// If it does not come up within [`START_LIMIT`].
+    pub async fn start(options: Options) -> Self {
+        assert!(matches!(options.members, 1 | 3), "1 or 3 members");
+        let dir = TempDir::new("etcd");
+        let count = options.members;
+        let pids: Arc<[AtomicU32]> = (0..count).map(|_| AtomicU32::new(0)).collect();
+        let peer_ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
+        let relay_ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
+        let peer_url = |index: usize| match &options.peer_url {
+            Some(url) => url.clone(),
+            None => format!("http://127.0.0.1:{}", relay_ports[index]),
+        };
+        let initial: Vec<String> =
+            (0..count).map(|index| format!("m{index}={}", peer_url(index))).collect();
+
+        let mut members = Vec::with_capacity(count);
+        for index in 0..count {
+            let client_port = free_port();
+            let mut args = vec![
+                format!("--name=m{index}"),
+                format!("--data-dir={}", dir.path().join(format!("m{index}")).display()),
+                format!("--listen-client-urls=http://127.0.0.1:{client_port}"),
+                format!("--advertise-client-urls=http://127.0.0.1:{client_port}"),
+                format!("--listen-peer-urls=http://127.0.0.1:{}", peer_ports[index]),
+                format!("--initial-advertise-peer-urls={}", peer_url(index)),
+                format!("--initial-cluster={}", initial.join(",")),
+                "--heartbeat-interval=100".to_owned(),
+                "--election-timeout=1000".to_owned(),
+                // The processes are killed, never the machine: the page cache is durable enough.
+                "--unsafe-no-fsync".to_owned(),
+                "--log-level=info".to_owned(),
+            ];
+            args.extend(options.flags.iter().cloned());
+            let peer_relay = if count > 1 {
+                let watched = Arc::clone(&pids);
+                let identify: Identify = Arc::new(move |from: SocketAddr| {
+                    let pids: Vec<u32> =
+                        watched.iter().map(|pid| pid.load(Ordering::Relaxed)).collect();
+                    owner_of_local_port(from, &pids)
+                });
+                let target = SocketAddr::from(([127, 0, 0, 1], peer_ports[index]));
+                Some(Relay::start(relay_ports[index], target, Some(identify)).await)
+            } else {
+                None
+            };
+            let client_relay = if options.client_relays {
+                let target = SocketAddr::from(([127, 0, 0, 1], client_port));
+                Some(Relay::start(free_port(), target, None).await)
+            } else {
+                None
+            };
+            members.push(Member {
+                args,
+                log: dir.path().join(format!("m{index}.log")),
+                client_port,
+                client_relay,
+                peer_relay,
+                process: None,
+            });
+        }
+        let mut cluster = Self { members, pids, dir };
+        for index in 0..count {
+            cluster.restart(index);
+        }
+        cluster.writable().await;
+        cluster
+    }
+
+    /// Number of members.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.members.len()
+    }
+
+    /// A folder for files of the test, removed with the cluster.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// `host:port` of a member's own client port.
+    #[must_use]
+    pub fn address(&self, index: usize) -> String {
+        format!("127.0.0.1:{}", self.members[index].client_port)
+    }
+
+    /// What a proxy is given: every member's client relay if there is one, else the member itself.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<String> {
+        (0..self.size())
+            .map(|index| match &self.members[index].client_relay {
+                Some(relay) => relay.address(),
+                None => self.address(index),
+            })
+            .collect()
+    }
+
+    /// Starts a member that is down. Does not wait until it serves.
+    pub fn restart(&mut self, index: usize) {
+        let program = bin_dir().join("etcd");
+        let member = &mut self.members[index];
+        assert!(member.process.is_none(), "member {index} runs");
+        let process = Process::start(&format!("etcd m{index}"), &program, &member.args, &member.log);
+        self.pids[index].store(process.pid(), Ordering::Relaxed);
+        member.process = Some(process);
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub fn kill(&mut self, index: usize) {
+        self.pids[index].store(0, Ordering::Relaxed);
+        self.members[index].process = None;
+    }
+
+    /// SIGSTOP: the member's sockets stay open and nothing answers.
+    pub fn freeze(&mut self, index: usize) {
+        self.process(index).signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&mut self, index: usize) {
+        self.process(index).signal(Signal::CONT);
+    }
+
+    /// Cuts a member off from the other members, in both directions. Clients still reach it.
+    ///
+    /// # Panics
+    /// In a cluster of one.
+    pub fn isolate(&self, index: usize, mode: Mode) {
+        for (target, member) in self.members.iter().enumerate() {
+            let relay = member.peer_relay.as_ref().expect("a cluster of three");
+            if target == index {
+                relay.set(mode);
+            } else {
+                relay.set_from(index, mode);
+            }
+        }
+    }
+
+    /// Undoes [`isolate`](Self::isolate).
+    pub fn heal(&self, index: usize) {
+        self.isolate(index, Mode::Forward);
+    }
+
+    /// The relay in front of a member's client port.
+    ///
+    /// # Panics
+    /// If the cluster was started without client relays.
+    #[must_use]
+    pub fn client_relay(&self, index: usize) -> &Relay {
+        let relay = self.members[index].client_relay.as_ref();
+        relay.expect("started with client_relays")
+    }
+
+    /// The members whose process runs, however it does.
+    pub fn running(&mut self) -> Vec<usize> {
+        let members = self.members.iter_mut().enumerate();
+        members
+            .filter_map(|(index, member)| {
+                let process = member.process.as_mut()?;
+                process.exit_status().is_none().then_some(index)
+            })
+            .collect()
+    }
+
+    /// Forgets processes that ended by themselves, so that [`restart`](Self::restart) works.
+    pub fn reap(&mut self) {
+        let running = self.running();
+        for index in 0..self.size() {
+            if !running.contains(&index) {
+                self.kill(index);
+            }
+        }
+    }
+
+    /// A member's process.
+    ///
+    /// # Panics
+    /// If the member is down.
+    pub fn process(&mut self, index: usize) -> &mut Process {
+        let process = self.members[index].process.as_mut();
+        process.expect("the member was started")
+    }
+
+    /// Waits until a write through some running member is acknowledged.
+    ///
+    /// # Panics
+    /// After [`START_LIMIT`].
+    pub async fn writable(&mut self) {
+        eventually("the cluster takes writes", START_LIMIT, async || {
+            for index in self.running() {
+                if let Ok(client) = Client::connect(&self.address(index)).await {
+                    // A delete of a key that is not there leaves the revision alone, and is still a
+                    // write that needs a quorum.
+                    let attempt = client.delete(b"\0e2e-ready");
+                    if let Ok(Ok(_)) = tokio::time::timeout(Duration::from_secs(2), attempt).await {
+                        return Some(());
+                    }
+                }
+            }
+            None
+        })
+        .await;
+    }
+
+    /// Waits until every running member answers a linearizable read.
+    ///
+    /// # Panics
+    /// After [`START_LIMIT`].
+    pub async fn all_serve(&mut self) {
+        for index in self.running() {
+            let address = self.address(index);
+            let what = format!("member {index} serves");
+            eventually(&what, START_LIMIT, async || {
+                let client = Client::connect(&address).await.ok()?;
+                let read = tokio::time::timeout(Duration::from_secs(2), client.get(b"\0e2e-ready"));
+                read.await.ok()?.ok().map(|_| ())
+            })
+            .await;
+        }
+    }
+
+    /// The member id of each member, by index.
+    ///
+    /// # Panics
+    /// If a member does not answer within [`START_LIMIT`].
+    pub async fn ids(&self) -> Vec<u64> {
+        let mut ids = Vec::with_capacity(self.size());
+        for index in 0..self.size() {
+            let address = self.address(index);
+            ids.push(
+                eventually(&format!("status of member {index}"), START_LIMIT, async || {
+                    let client = Client::connect(&address).await.ok()?;
+                    let status = client.status().await.ok()?;
+                    Some(status.header?.member_id)
+                })
+                .await,
+            );
+        }
+        ids
+    }
+
+    /// The index of the leader, as the running member `ask` sees it.
+    ///
+    /// # Panics
+    /// If it sees none within [`START_LIMIT`].
+    pub async fn leader_seen_by(&self, ask: usize, ids: &[u64]) -> usize {
+        let address = self.address(ask);
+        eventually("a leader", START_LIMIT, async || {
+            let client = Client::connect(&address).await.ok()?;
+            let status = client.status().await.ok()?;
+            ids.iter().position(|id| *id == status.leader)
+        })
+        .await
+    }
+}
