@@ -126,7 +126,7 @@ impl Driver {
                 .pick(which, open)
                 .map(|connection| Event::Lost { connection, graceful }),
             Step::ProbeAnswered { which, fit } => self
-                .pick(which, |view| view.probe_sent.is_some())
+                .pick(which, |view| view.probe_sent.is_some() || view.draining)
                 .map(|id| Event::ProbeAnswered(id, health(fit))),
             Step::Replace(list) => Some(Event::Replace(addresses(&list).collect())),
             Step::Stale { which, kind, flag } => self.stale(which, kind, flag),

@@ -11,6 +11,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -25,6 +26,9 @@ use tokio::{
 };
 
 use crate::{suite::free_port, wire::frame};
+
+/// Enough for frames to leave a connection that nothing holds back.
+const FLUSH_TIME: Duration = Duration::from_millis(30);
 
 /// One request as it reached the upstream.
 #[derive(Clone, Debug, Default)]
@@ -213,7 +217,7 @@ async fn answer(
             Step::Trailers(vec![("grpc-status", "0")]),
         ];
         let (_sender, half_closed) = watch::channel(true);
-        play(steps, respond, half_closed, &order).await;
+        play(steps, respond, half_closed, &order, |_| ()).await;
         return;
     }
     let recorded = Recorded {
@@ -235,8 +239,10 @@ async fn answer(
     };
     let (sender, half_closed) = watch::channel(false);
     // Receiving goes on after the answer is complete: a reset that comes later is recorded, too.
-    tokio::spawn(receive(body, sender, shared, index));
-    play(steps, respond, half_closed, &order).await;
+    tokio::spawn(receive(body, sender, Arc::clone(&shared), index));
+    // After a half-close only the sending side learns of a reset.
+    let given_up = |code| shared.update(index, |request| request.reset = Some(code));
+    play(steps, respond, half_closed, &order, given_up).await;
 }
 
 /// The answer to what a proxy may ask on its own.
@@ -292,6 +298,7 @@ async fn play(
     mut respond: SendResponse<Bytes>,
     mut half_closed: watch::Receiver<bool>,
     order: &watch::Sender<Order>,
+    given_up: impl FnOnce(u32) + Send,
 ) {
     let mut stream: Option<SendStream<Bytes>> = None;
     for step in steps {
@@ -322,6 +329,10 @@ async fn play(
                 stream.send_data(Bytes::new(), true)
             }
             Step::Reset(code) => {
+                if stream.is_some() {
+                    // h2 drops what is queued for a stream that is reset; let it out first.
+                    tokio::time::sleep(FLUSH_TIME).await;
+                }
                 let reason = Reason::from(code);
                 match stream.as_mut() {
                     Some(stream) => stream.send_reset(reason),
@@ -337,10 +348,14 @@ async fn play(
                 order.send_replace(Order::Hangup);
                 Ok(())
             }
-            Step::Never => match stream.as_mut() {
-                Some(stream) => std::future::poll_fn(|cx| stream.poll_reset(cx)).await.map(|_| ()),
-                None => std::future::poll_fn(|cx| respond.poll_reset(cx)).await.map(|_| ()),
-            },
+            Step::Never => {
+                let reset = match stream.as_mut() {
+                    Some(stream) => std::future::poll_fn(|cx| stream.poll_reset(cx)).await,
+                    None => std::future::poll_fn(|cx| respond.poll_reset(cx)).await,
+                };
+                given_up(reset.map_or(u32::MAX, u32::from));
+                return;
+            }
         };
         if done.is_err() {
             return;

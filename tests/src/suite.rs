@@ -74,19 +74,19 @@ where
     })
 }
 
-/// Runs the tests as `cargo test` would, one at a time, and ends the process with the right code.
+/// Runs the tests as `cargo test` would, and ends the process with the right code.
 ///
-/// One at a time because these tests start clusters and look at delays; two clusters that fight for
-/// two cores tell nothing about the proxy. `--test-threads` overrides it.
+/// `threads` tests run at a time, unless `--test-threads` is given. Tests that look at delays want
+/// 1: clusters that fight for two cores tell nothing about the proxy.
 ///
 /// `teardown` runs after the last test: it drops what the tests shared.
-pub fn main(trials: Vec<Trial>, teardown: impl FnOnce()) -> ! {
+pub fn main(threads: usize, trials: Vec<Trial>, teardown: impl FnOnce()) -> ! {
     // The report of a test has its panics; printed at once they would tear the list of tests apart.
     panic::set_hook(Box::new(|info| {
         PANICS.lock().unwrap_or_else(PoisonError::into_inner).push(info.to_string());
     }));
     let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(1);
+    arguments.test_threads.get_or_insert(threads);
     let conclusion = libtest_mimic::run(&arguments, trials);
     teardown();
     conclusion.exit()

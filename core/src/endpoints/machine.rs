@@ -128,11 +128,7 @@ impl Endpoints {
             Event::ConnectFailed(id) => self.gone(now, id, FailureCause::Connect, actions),
             Event::Draining(id) => self.draining(now, id, actions),
             Event::Lost { connection, graceful } => self.lost(now, connection, graceful, actions),
-            Event::Active(id) => {
-                if let Some(connection) = self.connections.get_mut(id) {
-                    connection.active = true;
-                }
-            }
+            Event::Active(id) => self.active(id),
             Event::ProbeAnswered(id, health) => self.probe_answered(now, id, health, actions),
             Event::Doubt(id) => self.doubt(now, id, actions),
             Event::Replace(addresses) => self.replace(now, addresses, actions),

@@ -23,7 +23,13 @@
 //! ```
 //!
 //! A failed endpoint is hidden and tried again with growing, jittered waits; when it answers it is a
-//! candidate again, but the endpoint in use is kept.
+//! candidate again, but the endpoint in use is kept. The waits go on growing until it has been well for a
+//! while: some answer, and fail as soon as they are used.
+//!
+//! Only connections that take new calls, or are about to, speak for their endpoint. Former ones stay for
+//! their open calls and are closed when they fall silent, but moving everyone for them would be wrong:
+//! they may be left from an earlier life of the member. Those that drain can't even be probed, as no call
+//! can be opened on them; they end with their last call, or when their member is found silent.
 
 mod machine;
 mod types;

@@ -35,8 +35,8 @@ pub struct Config {
     /// Time between the answer to a probe and the next probe of a connection; `None` turns periodic
     /// probes off, candidates are still probed once.
     pub probe_interval: Option<Duration>,
-    /// How long a probe may stay without answer while nothing else is read from its connection. What is
-    /// read counts as read up to a quarter of this later.
+    /// How long a probe may stay without answer while nothing else is read from its connection; what is
+    /// read counts as read up to a quarter of this later. A candidate must answer within this in any case.
     pub probe_timeout: Duration,
     /// Time between two searches for a better member while the one in use has no leader, at least 1 ms
     /// (less counts as that).

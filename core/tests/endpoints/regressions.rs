@@ -256,6 +256,21 @@ fn a_busy_connection_that_falls_silent_is_given_up_soon() {
     assert!(hand.now - silent_since <= config.probe_timeout * 5 / 4);
 }
 
+/// A candidate that sent something now and then, but no answer, was waited for without end.
+#[test]
+fn a_candidate_has_no_excuse_for_not_answering() {
+    let config = Config::default();
+    let mut hand = Hand::start(config, 1);
+    let candidate = hand.one(Lane::Candidate);
+    hand.tell(Event::Connected(candidate));
+    for _ in 0..4 {
+        hand.tell(Event::Active(candidate));
+        hand.timeout();
+    }
+    assert_eq!(hand.now, Instant::ZERO + config.probe_timeout);
+    assert_eq!(hand.hidden().expect("it didn't answer").0, FailureCause::Silent);
+}
+
 /// A zero made `Timeout` loop for ever.
 #[test]
 fn waits_of_zero_do_not_spin() {

@@ -33,5 +33,5 @@ fn main() {
     trials.extend(errors::trials());
     trials.extend(methods::trials());
     trials.extend(upstream::trials());
-    suite::main(trials, || ());
+    suite::main(2, trials, || ());
 }

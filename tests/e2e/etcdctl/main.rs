@@ -94,7 +94,7 @@ fn main() {
     trials.extend(leases::trials(&world));
     trials.extend(cluster::trials(&world));
     trials.extend(access::trials());
-    suite::main(trials, move || drop(world));
+    suite::main(1, trials, move || drop(world));
 }
 
 /// The world of a test that was started by [`shared`].

@@ -12,5 +12,5 @@ fn main() {
     trials.extend(members::trials());
     trials.extend(outage::trials());
     trials.extend(poison::trials());
-    suite::main(trials, || ());
+    suite::main(1, trials, || ());
 }

@@ -49,6 +49,14 @@ impl World {
     /// At most two members died (the one that got it, and one for a retry), and all is well after
     /// they were started again.
     async fn check(mut self) {
+        // A process that is hit answers no more some time before it is gone: it prints its stack.
+        let died = |cluster: &mut Cluster| 3 - cluster.running().len();
+        eventually("the number of dead members stays the same for a second", SOON, async || {
+            let before = died(&mut self.cluster);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            (died(&mut self.cluster) == before).then_some(())
+        })
+        .await;
         let alive = self.cluster.running();
         assert!(!alive.is_empty(), "the request killed all three members");
         eprintln!("the request killed {} of 3 members", 3 - alive.len());

@@ -74,5 +74,5 @@ fn main() {
     trials.extend(limits::trials(&upstream));
     trials.extend(pings::trials(&upstream));
     trials.extend(unread::trials());
-    suite::main(trials, move || drop(upstream));
+    suite::main(1, trials, move || drop(upstream));
 }

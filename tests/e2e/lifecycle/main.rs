@@ -9,5 +9,5 @@ fn main() {
     let mut trials = Vec::new();
     trials.extend(command_line::trials());
     trials.extend(shutdown::trials());
-    suite::main(trials, || ());
+    suite::main(2, trials, || ());
 }

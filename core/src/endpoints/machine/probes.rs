@@ -49,6 +49,15 @@ impl Endpoints {
         actions.push(Action::Probe(id));
     }
 
+    /// Bytes were read. A candidate has nothing to do but to answer its probe, so they don't excuse it.
+    pub(super) fn active(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(id)
+            && connection.lane != Lane::Candidate
+        {
+            connection.active = true;
+        }
+    }
+
     pub(super) fn probe_unanswered(&mut self, now: Instant, id: ConnectionId, actions: &mut Actions) {
         let Some(connection) = self.connections.get_mut(id) else {
             return;

@@ -98,6 +98,11 @@ impl Oracle {
         {
             assert_eq!(actions, [], "an event about what is gone changes nothing");
         }
+        if let Event::ProbeAnswered(id, _) = event
+            && self.views.get(id).is_some_and(|view| view.draining)
+        {
+            assert_eq!(actions, [], "what drains says nothing of its endpoint");
+        }
         let mut batch = Batch::default();
         self.take_in(now, event, machine, &mut batch);
         for action in actions {
@@ -150,11 +155,14 @@ impl Oracle {
                 view.draining = true;
                 view.probe_sent = None;
             }
-            Event::Active(id) | Event::Doubt(id) => {
-                if let (Some(view), Event::Active(_)) = (self.views.get_mut(id), event) {
+            Event::Active(id) => {
+                // A candidate has nothing to do but to answer.
+                let busy = |view: &&mut View| view.lane != Lane::Candidate;
+                if let Some(view) = self.views.get_mut(id).filter(busy) {
                     view.heard_at = now;
                 }
             }
+            Event::Doubt(_) => {}
             Event::ProbeAnswered(id, health) => {
                 if let Some(view) = self.views.get_mut(id) {
                     view.probe_sent = None;
@@ -283,6 +291,13 @@ impl Oracle {
             self.views.keys().filter(used).count() <= self.serving.len() + self.known.len(),
             "too many connections"
         );
+        for (id, view) in &self.views {
+            let sent = view.probe_sent.filter(|_| view.lane == Lane::Candidate);
+            assert!(
+                sent.is_none_or(|at| now <= at + self.config.probe_timeout + SLACK),
+                "candidate {id:?} should have been given up"
+            );
+        }
         for known in self.known.values() {
             assert!(
                 known.candidate.is_some() || known.hidden_until.is_none_or(|at| now <= at + SLACK),
@@ -291,7 +306,8 @@ impl Oracle {
             );
         }
         let visible = self.known.values().any(|known| known.hidden_until.is_none());
-        let asking = self.known.values().any(|known| known.candidate.is_some());
+        let asked = |known: &Known| known.candidate.is_some() && known.hidden_until.is_none();
+        let asking = self.known.values().any(asked);
         assert!(
             !self.started || self.current.is_some() || asking || !visible,
             "nothing is in use and nobody is asked"
