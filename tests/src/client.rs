@@ -28,7 +28,9 @@ impl Client {
     /// # Errors
     /// When no HTTP/2 connection comes about.
     pub async fn connect(address: &str) -> io::Result<Self> {
-        Ok(Self { wire: Wire::connect(address).await? })
+        Ok(Self {
+            wire: Wire::connect(address).await?,
+        })
     }
 
     async fn unary<Q, R>(&self, path: &str, request: &Q) -> Answer<R>
@@ -57,7 +59,10 @@ impl Client {
     /// # Errors
     /// With all that came back.
     pub async fn get(&self, key: &[u8]) -> Answer<pb::RangeResponse> {
-        let request = pb::RangeRequest { key: key.to_vec().into(), ..Default::default() };
+        let request = pb::RangeRequest {
+            key: key.to_vec().into(),
+            ..Default::default()
+        };
         self.range(&request).await
     }
 
@@ -74,7 +79,10 @@ impl Client {
     /// # Errors
     /// With all that came back.
     pub async fn delete(&self, key: &[u8]) -> Answer<pb::DeleteRangeResponse> {
-        let request = pb::DeleteRangeRequest { key: key.to_vec().into(), ..Default::default() };
+        let request = pb::DeleteRangeRequest {
+            key: key.to_vec().into(),
+            ..Default::default()
+        };
         self.unary("/etcdserverpb.KV/DeleteRange", &request).await
     }
 
@@ -83,6 +91,7 @@ impl Client {
     /// # Errors
     /// With all that came back.
     pub async fn status(&self) -> Answer<pb::StatusResponse> {
-        self.unary("/etcdserverpb.Maintenance/Status", &pb::StatusRequest::default()).await
+        self.unary("/etcdserverpb.Maintenance/Status", &pb::StatusRequest::default())
+            .await
     }
 }

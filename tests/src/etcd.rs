@@ -36,7 +36,9 @@ pub fn bin_dir() -> PathBuf {
         );
         return dir;
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ has a parent");
     let dir = root.join("target/etcd/usr/bin");
     assert!(
         dir.join("etcd").exists() && dir.join("etcdctl").exists(),
@@ -62,7 +64,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { members: 1, flags: Vec::new(), client_relays: false, peer_url: None }
+        Self {
+            members: 1,
+            flags: Vec::new(),
+            client_relays: false,
+            peer_url: None,
+        }
     }
 }
 
@@ -70,7 +77,10 @@ impl Options {
     /// Three members.
     #[must_use]
     pub fn three() -> Self {
-        Self { members: 3, ..Self::default() }
+        Self {
+            members: 3,
+            ..Self::default()
+        }
     }
 
     /// Adds a flag.
@@ -117,8 +127,9 @@ impl Cluster {
             Some(url) => url.clone(),
             None => format!("http://127.0.0.1:{}", relay_ports[index]),
         };
-        let initial: Vec<String> =
-            (0..count).map(|index| format!("m{index}={}", peer_url(index))).collect();
+        let initial: Vec<String> = (0..count)
+            .map(|index| format!("m{index}={}", peer_url(index)))
+            .collect();
 
         let mut members = Vec::with_capacity(count);
         for index in 0..count {
@@ -141,8 +152,7 @@ impl Cluster {
             let peer_relay = if count > 1 {
                 let watched = Arc::clone(&pids);
                 let identify: Identify = Arc::new(move |from: SocketAddr| {
-                    let pids: Vec<u32> =
-                        watched.iter().map(|pid| pid.load(Ordering::Relaxed)).collect();
+                    let pids: Vec<u32> = watched.iter().map(|pid| pid.load(Ordering::Relaxed)).collect();
                     owner_of_local_port(from, &pids)
                 });
                 let target = SocketAddr::from(([127, 0, 0, 1], peer_ports[index]));

@@ -21,13 +21,19 @@ impl Etcdctl {
     /// For `host:port`.
     #[must_use]
     pub fn new(address: &str) -> Self {
-        Self { address: address.to_owned(), user: None }
+        Self {
+            address: address.to_owned(),
+            user: None,
+        }
     }
 
     /// The same with `--user=NAME:PASSWORD`.
     #[must_use]
     pub fn user(&self, user: &str) -> Self {
-        Self { user: Some(user.to_owned()), ..self.clone() }
+        Self {
+            user: Some(user.to_owned()),
+            ..self.clone()
+        }
     }
 
     fn args(&self, args: &[&str]) -> Vec<String> {

@@ -52,7 +52,9 @@ impl Recorded {
     #[must_use]
     pub fn values(&self, name: &str) -> Vec<String> {
         let named = self.headers.iter().filter(|(header, _)| header == name);
-        named.map(|(_, value)| String::from_utf8_lossy(value).into_owned()).collect()
+        named
+            .map(|(_, value)| String::from_utf8_lossy(value).into_owned())
+            .collect()
     }
 }
 
@@ -68,6 +70,8 @@ pub enum Step {
     Raw(Bytes),
     /// Waits until the client half-closed.
     HalfClosed,
+    /// Waits until the value is `true`.
+    Gate(watch::Receiver<bool>),
     /// Trailers, after which the stream has ended. Without `Headers` before it: trailers-only.
     Trailers(Vec<(&'static str, &'static str)>),
     /// An empty DATA frame with END_STREAM: the end without trailers.
@@ -107,7 +111,9 @@ pub struct Fake {
 
 impl fmt::Debug for Fake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fake").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Fake")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -116,10 +122,10 @@ impl Fake {
     ///
     /// # Panics
     /// If it cannot listen.
-    pub async fn start(
-        script: impl Fn(usize, &Recorded) -> Vec<Step> + Send + Sync + 'static,
-    ) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", free_port())).await.expect("fake's port");
+    pub async fn start(script: impl Fn(usize, &Recorded) -> Vec<Step> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", free_port()))
+            .await
+            .expect("fake's port");
         let address = listener.local_addr().expect("bound address");
         let shared = Arc::new(Shared {
             script: Arc::new(script),
@@ -127,7 +133,11 @@ impl Fake {
             count: AtomicUsize::new(0),
         });
         let task = tokio::spawn(accept(listener, Arc::clone(&shared)));
-        Self { address, shared, task }
+        Self {
+            address,
+            shared,
+            task,
+        }
     }
 
     /// Plays the same answer to every call.
@@ -144,7 +154,11 @@ impl Fake {
     /// Every request so far but those for `Maintenance/Status` and `Health/Check`.
     #[must_use]
     pub fn requests(&self) -> Vec<Recorded> {
-        self.shared.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared
+            .requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -249,8 +263,12 @@ async fn answer(
 fn of_a_healthy_member(path: &str) -> Option<Bytes> {
     match path {
         "/etcdserverpb.Maintenance/Status" => {
-            let header =
-                pb::ResponseHeader { cluster_id: 1, member_id: 1, revision: 1, raft_term: 2 };
+            let header = pb::ResponseHeader {
+                cluster_id: 1,
+                member_id: 1,
+                revision: 1,
+                raft_term: 2,
+            };
             let status = pb::StatusResponse {
                 header: Some(header),
                 version: "3.5.30".to_owned(),
@@ -268,12 +286,7 @@ fn of_a_healthy_member(path: &str) -> Option<Bytes> {
     }
 }
 
-async fn receive(
-    mut body: RecvStream,
-    half_closed: watch::Sender<bool>,
-    shared: Arc<Shared>,
-    index: usize,
-) {
+async fn receive(mut body: RecvStream, half_closed: watch::Sender<bool>, shared: Arc<Shared>, index: usize) {
     while let Some(chunk) = body.data().await {
         match chunk {
             Ok(bytes) => {
@@ -303,9 +316,9 @@ async fn play(
     let mut stream: Option<SendStream<Bytes>> = None;
     for step in steps {
         let done = match step {
-            Step::Headers(headers) => {
-                respond.send_response(head(&headers), false).map(|opened| stream = Some(opened))
-            }
+            Step::Headers(headers) => respond
+                .send_response(head(&headers), false)
+                .map(|opened| stream = Some(opened)),
             Step::Message(message) => {
                 let stream = stream.as_mut().expect("Headers come first");
                 stream.send_data(frame(&message), false)
@@ -316,6 +329,12 @@ async fn play(
             }
             Step::HalfClosed => {
                 if half_closed.wait_for(|done| *done).await.is_err() {
+                    return;
+                }
+                Ok(())
+            }
+            Step::Gate(mut gate) => {
+                if gate.wait_for(|open| *open).await.is_err() {
                     return;
                 }
                 Ok(())
@@ -370,7 +389,10 @@ fn head(headers: &[(&'static str, &'static str)]) -> Response<()> {
         *response.status_mut() = status.parse().expect("a status of three digits");
     }
     let content_type = HeaderValue::from_static("application/grpc");
-    response.headers_mut().entry(http::header::CONTENT_TYPE).or_insert(content_type);
+    response
+        .headers_mut()
+        .entry(http::header::CONTENT_TYPE)
+        .or_insert(content_type);
     response
 }
 

@@ -132,7 +132,10 @@ impl RawClient {
     pub async fn connect(address: &str) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, received: VecDeque::new() })
+        Ok(Self {
+            stream,
+            received: VecDeque::new(),
+        })
     }
 
     /// Connects and sends the preface with empty settings. The peer's settings are acknowledged
@@ -212,6 +215,11 @@ impl RawClient {
         }
         let payload = self.received.drain(..9 + length).skip(9).collect();
         let stream = u32::from_be_bytes([s1, s2, s3, s4]) & 0x7fff_ffff;
-        Some(Frame { kind, flags, stream, payload })
+        Some(Frame {
+            kind,
+            flags,
+            stream,
+            payload,
+        })
     }
 }

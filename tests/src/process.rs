@@ -229,13 +229,7 @@ impl Output {
 /// # Panics
 /// If it can't be started.
 #[must_use]
-pub fn run(
-    program: &Path,
-    args: &[String],
-    env: &[(&str, &str)],
-    stdin: &str,
-    limit: Duration,
-) -> Output {
+pub fn run(program: &Path, args: &[String], env: &[(&str, &str)], stdin: &str, limit: Duration) -> Output {
     use io::Write as _;
 
     assert!(program.exists(), "{} does not exist", program.display());
@@ -248,8 +242,8 @@ pub fn run(
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let mut child = spawn(command)
-        .unwrap_or_else(|error| panic!("cannot start setpriv (package util-linux): {error}"));
+    let mut child =
+        spawn(command).unwrap_or_else(|error| panic!("cannot start setpriv (package util-linux): {error}"));
     let input = stdin.to_owned();
     let mut to_child = child.stdin.take().expect("stdin is piped");
     let feeder = thread::spawn(move || {

@@ -31,7 +31,9 @@ pub struct Proxy {
 
 impl std::fmt::Debug for Proxy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Proxy").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Proxy")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -99,7 +101,12 @@ impl Proxy {
         if std::env::var_os("ETCD_PROXY_BIN").is_some_and(|value| value == "relay") {
             let target: SocketAddr = endpoints[0].parse().expect("host:port of a member");
             let relay = Relay::start(port, target, None).await;
-            return Self { address, process: None, _relay: Some(relay), _dir: dir };
+            return Self {
+                address,
+                process: None,
+                _relay: Some(relay),
+                _dir: dir,
+            };
         }
         let mut args = vec![
             "start".to_owned(),
@@ -111,7 +118,12 @@ impl Proxy {
         args.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let log = dir.path().join("proxy.log");
         let process = Process::start("etcd-proxy", &binary(), &args, &log);
-        Self { address, process: Some(process), _relay: None, _dir: dir }
+        Self {
+            address,
+            process: Some(process),
+            _relay: None,
+            _dir: dir,
+        }
     }
 
     /// `host:port` on which it listens.
@@ -125,7 +137,9 @@ impl Proxy {
     /// # Panics
     /// If a plain relay takes the proxy's place.
     pub fn process(&mut self) -> &mut Process {
-        self.process.as_mut().expect("this test needs a proxy, not ETCD_PROXY_BIN=relay")
+        self.process
+            .as_mut()
+            .expect("this test needs a proxy, not ETCD_PROXY_BIN=relay")
     }
 
     /// What it has printed. Empty for a plain relay.

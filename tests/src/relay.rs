@@ -1,13 +1,6 @@
 //! A TCP relay that can be told to stall, close or refuse connections, also by where they come from.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    io,
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -61,7 +54,9 @@ pub struct Relay {
 
 impl fmt::Debug for Relay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Relay").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Relay")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -75,7 +70,11 @@ impl Relay {
         let address = listener.local_addr().expect("bound address");
         let (policy, watched) = watch::channel(Policy::default());
         let task = tokio::spawn(accept(listener, address, target, identify, watched));
-        Self { address, policy, task }
+        Self {
+            address,
+            policy,
+            task,
+        }
     }
 
     /// Where it listens, as `host:port`.

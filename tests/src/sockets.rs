@@ -50,8 +50,7 @@ mod tests {
     #[test]
     fn finds_this_process() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
-        let client =
-            TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        let client = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
         let local = client.local_addr().expect("address");
         assert_eq!(owner_of_local_port(local, &[0, std::process::id()]), Some(1));
         assert_eq!(owner_of_local_port(local, &[0, 1_000_000_000]), None);

@@ -83,7 +83,10 @@ where
 pub fn main(threads: usize, trials: Vec<Trial>, teardown: impl FnOnce()) -> ! {
     // The report of a test has its panics; printed at once they would tear the list of tests apart.
     panic::set_hook(Box::new(|info| {
-        PANICS.lock().unwrap_or_else(PoisonError::into_inner).push(info.to_string());
+        PANICS
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(info.to_string());
     }));
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(threads);
@@ -96,11 +99,7 @@ pub fn main(threads: usize, trials: Vec<Trial>, teardown: impl FnOnce()) -> ! {
 ///
 /// # Panics
 /// If that takes longer than `limit`; the message says `what` was waited for.
-pub async fn eventually<T>(
-    what: &str,
-    limit: Duration,
-    mut probe: impl AsyncFnMut() -> Option<T>,
-) -> T {
+pub async fn eventually<T>(what: &str, limit: Duration, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = probe().await {
@@ -171,7 +170,9 @@ impl Drop for TempDir {
 #[must_use]
 pub fn free_port() -> u16 {
     static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| {
-        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.subsec_nanos());
+        let nanos = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| time.subsec_nanos());
         AtomicU16::new(((nanos / 1000 + process::id() * 131) % 20_000) as u16)
     });
     for _ in 0..20_000 {

@@ -64,7 +64,8 @@ impl Default for Config {
             probe_timeout: Duration::from_millis(2500),
             challenge_interval: Duration::from_secs(1),
             backoff_min: Duration::from_millis(50),
-            backoff_max: Duration::from_secs(5),
+            // Short: a member in use may fail while the others are still hidden but well again.
+            backoff_max: Duration::from_secs(1),
             graceful_age_min: Duration::from_secs(1),
             endpoints_max: 1024,
         }

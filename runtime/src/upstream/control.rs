@@ -159,6 +159,9 @@ impl Control {
             match next {
                 Ok(Some(Report::Connected(connection))) => self.connected::<R>(connection, &mut actions),
                 Ok(Some(Report::Event(event))) => {
+                    if matches!(event, Event::Doubt(_)) {
+                        self.report_activity::<R>(&mut actions);
+                    }
                     if let Event::ConnectFailed(id) | Event::Lost { connection: id, .. } = &event {
                         self.connecting.remove(id);
                         self.connections.remove(id);

@@ -3,11 +3,10 @@
 use etcd_proxy_proto::{
     authpb::{Permission, UserAddOptions},
     etcdserverpb::{
-        AuthDisableRequest, AuthEnableRequest, AuthRoleAddRequest, AuthRoleDeleteRequest,
-        AuthRoleGetRequest, AuthRoleGrantPermissionRequest, AuthRoleListRequest,
-        AuthRoleRevokePermissionRequest, AuthStatusRequest, AuthUserAddRequest,
-        AuthUserChangePasswordRequest, AuthUserDeleteRequest, AuthUserGetRequest,
-        AuthUserGrantRoleRequest, AuthUserListRequest, AuthUserRevokeRoleRequest,
+        AuthDisableRequest, AuthEnableRequest, AuthRoleAddRequest, AuthRoleDeleteRequest, AuthRoleGetRequest,
+        AuthRoleGrantPermissionRequest, AuthRoleListRequest, AuthRoleRevokePermissionRequest,
+        AuthStatusRequest, AuthUserAddRequest, AuthUserChangePasswordRequest, AuthUserDeleteRequest,
+        AuthUserGetRequest, AuthUserGrantRoleRequest, AuthUserListRequest, AuthUserRevokeRoleRequest,
         AuthenticateRequest,
     },
 };
@@ -28,7 +27,11 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn auth(method: &str, request: &(impl prost::Message + std::fmt::Debug)) -> Case {
-    Case::unary(&format!("{request:?}"), &format!("/etcdserverpb.Auth/{method}"), request)
+    Case::unary(
+        &format!("{request:?}"),
+        &format!("/etcdserverpb.Auth/{method}"),
+        request,
+    )
 }
 
 fn add_user(name: &str, password: &str) -> Case {
@@ -41,22 +44,40 @@ fn add_user(name: &str, password: &str) -> Case {
 }
 
 fn grant_role(user: &str, role: &str) -> Case {
-    let request = AuthUserGrantRoleRequest { user: user.to_owned(), role: role.to_owned() };
+    let request = AuthUserGrantRoleRequest {
+        user: user.to_owned(),
+        role: role.to_owned(),
+    };
     auth("UserGrantRole", &request)
 }
 
 fn add_role(name: &str) -> Case {
-    auth("RoleAdd", &AuthRoleAddRequest { name: name.to_owned() })
+    auth(
+        "RoleAdd",
+        &AuthRoleAddRequest {
+            name: name.to_owned(),
+        },
+    )
 }
 
 fn permit(role: &str, kind: i32, key: &'static str, range_end: &'static str) -> Case {
-    let perm = Permission { perm_type: kind, key: key.into(), range_end: range_end.into() };
-    let request = AuthRoleGrantPermissionRequest { name: role.to_owned(), perm: Some(perm) };
+    let perm = Permission {
+        perm_type: kind,
+        key: key.into(),
+        range_end: range_end.into(),
+    };
+    let request = AuthRoleGrantPermissionRequest {
+        name: role.to_owned(),
+        perm: Some(perm),
+    };
     auth("RoleGrantPermission", &request)
 }
 
 fn authenticate(name: &str, password: &str) -> Case {
-    let request = AuthenticateRequest { name: name.to_owned(), password: password.to_owned() };
+    let request = AuthenticateRequest {
+        name: name.to_owned(),
+        password: password.to_owned(),
+    };
     auth("Authenticate", &request)
 }
 
@@ -76,7 +97,13 @@ async fn users_and_roles() {
         auth("AuthEnable", &AuthEnableRequest {}),
     )
     .await;
-    for (user, password) in [("u", "pw"), ("u", "pw"), ("", "pw"), ("empty", ""), ("root", "pw")] {
+    for (user, password) in [
+        ("u", "pw"),
+        ("u", "pw"),
+        ("", "pw"),
+        ("empty", ""),
+        ("root", "pw"),
+    ] {
         pair.check(add_user(user, password)).await;
     }
     let no_password = AuthUserAddRequest {
@@ -100,33 +127,57 @@ async fn users_and_roles() {
     for role in ["r", "r", "", "root"] {
         pair.check(add_role(role)).await;
     }
-    for (kind, key, end) in
-        [(0, "a", "b"), (1, "a", ""), (2, "", "\0"), (9, "x", ""), (0, "b", "a"), (0, "", "")]
-    {
+    for (kind, key, end) in [
+        (0, "a", "b"),
+        (1, "a", ""),
+        (2, "", "\0"),
+        (9, "x", ""),
+        (0, "b", "a"),
+        (0, "", ""),
+    ] {
         pair.check(permit("r", kind, key, end)).await;
         pair.check(permit("none", kind, key, end)).await;
     }
-    let no_permission = AuthRoleGrantPermissionRequest { name: name("r"), perm: None };
-    pair.error(3, "etcdserver: permission not given", auth("RoleGrantPermission", &no_permission))
-        .await;
-    for (user, role) in [("u", "r"), ("u", "r"), ("u", "none"), ("none", "r"), ("", ""), ("u", "root")] {
+    let no_permission = AuthRoleGrantPermissionRequest {
+        name: name("r"),
+        perm: None,
+    };
+    pair.error(
+        3,
+        "etcdserver: permission not given",
+        auth("RoleGrantPermission", &no_permission),
+    )
+    .await;
+    for (user, role) in [
+        ("u", "r"),
+        ("u", "r"),
+        ("u", "none"),
+        ("none", "r"),
+        ("", ""),
+        ("u", "root"),
+    ] {
         pair.check(grant_role(user, role)).await;
     }
     for user in ["u", "none", "", "root", "nopw"] {
-        pair.check(auth("UserGet", &AuthUserGetRequest { name: name(user) })).await;
+        pair.check(auth("UserGet", &AuthUserGetRequest { name: name(user) }))
+            .await;
         let change = AuthUserChangePasswordRequest {
             name: name(user),
             password: name("new"),
             ..Default::default()
         };
         pair.check(auth("UserChangePassword", &change)).await;
-        let revoke = AuthUserRevokeRoleRequest { name: name(user), role: name("r") };
+        let revoke = AuthUserRevokeRoleRequest {
+            name: name(user),
+            role: name("r"),
+        };
         pair.check(auth("UserRevokeRole", &revoke)).await;
         pair.check(auth("UserRevokeRole", &revoke)).await;
     }
     pair.check(auth("UserList", &AuthUserListRequest {})).await;
     for role in ["r", "none", "", "root"] {
-        pair.check(auth("RoleGet", &AuthRoleGetRequest { role: name(role) })).await;
+        pair.check(auth("RoleGet", &AuthRoleGetRequest { role: name(role) }))
+            .await;
         let revoke = AuthRoleRevokePermissionRequest {
             role: name(role),
             key: "a".into(),
@@ -137,10 +188,12 @@ async fn users_and_roles() {
     }
     pair.check(auth("RoleList", &AuthRoleListRequest {})).await;
     for role in ["r", "r", "none"] {
-        pair.check(auth("RoleDelete", &AuthRoleDeleteRequest { role: name(role) })).await;
+        pair.check(auth("RoleDelete", &AuthRoleDeleteRequest { role: name(role) }))
+            .await;
     }
     for user in ["u", "u", "none", ""] {
-        pair.check(auth("UserDelete", &AuthUserDeleteRequest { name: name(user) })).await;
+        pair.check(auth("UserDelete", &AuthUserDeleteRequest { name: name(user) }))
+            .await;
     }
     pair.ok(auth("AuthStatus", &AuthStatusRequest {})).await;
     pair.check(auth("AuthDisable", &AuthDisableRequest {})).await;
@@ -152,9 +205,23 @@ async fn users_and_roles() {
 }
 
 const METHODS: [&str; 17] = [
-    "AuthEnable", "AuthDisable", "AuthStatus", "Authenticate", "UserAdd", "UserGet", "UserList",
-    "UserDelete", "UserChangePassword", "UserGrantRole", "UserRevokeRole", "RoleAdd", "RoleGet",
-    "RoleList", "RoleDelete", "RoleGrantPermission", "RoleRevokePermission",
+    "AuthEnable",
+    "AuthDisable",
+    "AuthStatus",
+    "Authenticate",
+    "UserAdd",
+    "UserGet",
+    "UserList",
+    "UserDelete",
+    "UserChangePassword",
+    "UserGrantRole",
+    "UserRevokeRole",
+    "RoleAdd",
+    "RoleGet",
+    "RoleList",
+    "RoleDelete",
+    "RoleGrantPermission",
+    "RoleRevokePermission",
 ];
 
 /// A pair with authentication on: `root` may everything, `user` may read `open/` and write `own`.
@@ -220,12 +287,21 @@ async fn auth_on() {
         ("root", &[("token", "{root}")]),
         ("root as bearer", &[("token", "Bearer {root}")]),
         ("user in authorization", &[("authorization", "{user}")]),
-        ("root in authorization, as bearer", &[("authorization", "Bearer {root}")]),
-        ("both, token counts", &[("token", "{user}"), ("authorization", "{root}")]),
+        (
+            "root in authorization, as bearer",
+            &[("authorization", "Bearer {root}")],
+        ),
+        (
+            "both, token counts",
+            &[("token", "{user}"), ("authorization", "{root}")],
+        ),
         ("two tokens", &[("token", "{user}"), ("token", "{root}")]),
         ("bad token", &[("token", "abcdefgh.1")]),
         ("empty token", &[("token", "")]),
-        ("bad token, good authorization", &[("token", "bad"), ("authorization", "{root}")]),
+        (
+            "bad token, good authorization",
+            &[("token", "bad"), ("authorization", "{root}")],
+        ),
     ];
     for (path, message) in requests {
         for (who, metadata) in identities {
@@ -238,12 +314,21 @@ async fn auth_on() {
     }
     streams(&mut pair).await;
     // Tokens end with a change of permissions; with authentication they lose their meaning.
-    pair.check(auth("AuthDisable", &AuthDisableRequest {}).as_user("user")).await;
-    pair.ok(permit("role", 0, "secret", "").as_user("root")).await;
-    pair.check(Case::bytes("newly allowed", "/etcdserverpb.KV/Range", &b"\x0a\x06secret"[..]).as_user("user"))
+    pair.check(auth("AuthDisable", &AuthDisableRequest {}).as_user("user"))
         .await;
-    pair.ok(auth("AuthDisable", &AuthDisableRequest {}).as_user("root")).await;
-    pair.ok(Case::bytes("off", "/etcdserverpb.KV/Range", &b"\x0a\x06secret"[..])).await;
+    pair.ok(permit("role", 0, "secret", "").as_user("root")).await;
+    pair.check(
+        Case::bytes("newly allowed", "/etcdserverpb.KV/Range", &b"\x0a\x06secret"[..]).as_user("user"),
+    )
+    .await;
+    pair.ok(auth("AuthDisable", &AuthDisableRequest {}).as_user("root"))
+        .await;
+    pair.ok(Case::bytes(
+        "off",
+        "/etcdserverpb.KV/Range",
+        &b"\x0a\x06secret"[..],
+    ))
+    .await;
     pair.check(Case::bytes("off", "/etcdserverpb.KV/Range", &b"\x0a\x06secret"[..]).as_user("user"))
         .await;
     pair.finish();
@@ -251,8 +336,12 @@ async fn auth_on() {
 
 /// The streams, with and without permission.
 async fn streams(pair: &mut Pair) {
-    pair.ok(Case::bytes("grant 8", "/etcdserverpb.Lease/LeaseGrant", &b"\x08\x3c\x10\x08"[..])
-        .as_user("root"))
+    pair.ok(Case::bytes(
+        "grant 8",
+        "/etcdserverpb.Lease/LeaseGrant",
+        &b"\x08\x3c\x10\x08"[..],
+    )
+    .as_user("root"))
         .await;
     for user in ["", "user", "root"] {
         let by = |case: Case| if user.is_empty() { case } else { case.as_user(user) };
@@ -263,17 +352,28 @@ async fn streams(pair: &mut Pair) {
         ] {
             let steps = vec![Step::Send(message.into()), Step::Receive(1)];
             let name = format!("watch {what} by {user}");
-            pair.check(by(Case::stream(&name, "/etcdserverpb.Watch/Watch", steps))).await;
+            pair.check(by(Case::stream(&name, "/etcdserverpb.Watch/Watch", steps)))
+                .await;
         }
-        let steps = vec![Step::Send((&b"\x08\x08"[..]).into()), Step::HalfClose, Step::Finish];
+        let steps = vec![
+            Step::Send((&b"\x08\x08"[..]).into()),
+            Step::HalfClose,
+            Step::Finish,
+        ];
         let name = format!("keep alive by {user}");
-        pair.check(by(Case::stream(&name, "/etcdserverpb.Lease/LeaseKeepAlive", steps))).await;
+        pair.check(by(Case::stream(
+            &name,
+            "/etcdserverpb.Lease/LeaseKeepAlive",
+            steps,
+        )))
+        .await;
         let steps = vec![Step::Send((&b"\x0a\x01e"[..]).into()), Step::HalfClose];
         // Only a refusal ends; who may observe waits for a leader.
         if user != "root" {
             let steps = [steps, vec![Step::Finish]].concat();
             let name = format!("observe by {user}");
-            pair.check(by(Case::stream(&name, "/v3electionpb.Election/Observe", steps))).await;
+            pair.check(by(Case::stream(&name, "/v3electionpb.Election/Observe", steps)))
+                .await;
         }
     }
     let steps = vec![Step::Send(bytes::Bytes::new()), Step::HalfClose, Step::Finish];

@@ -19,13 +19,21 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 async fn grant(pair: &mut Pair, id: i64) {
     let request = LeaseGrantRequest { ttl: 600, id };
-    pair.ok(Case::unary("grant", "/etcdserverpb.Lease/LeaseGrant", &request)).await;
+    pair.ok(Case::unary("grant", "/etcdserverpb.Lease/LeaseGrant", &request))
+        .await;
 }
 
 fn campaign(lease: i64, value: &str) -> Case {
-    let request =
-        CampaignRequest { name: "e".into(), lease, value: value.to_owned().into() };
-    Case::unary(&format!("campaign {value}"), "/v3electionpb.Election/Campaign", &request)
+    let request = CampaignRequest {
+        name: "e".into(),
+        lease,
+        value: value.to_owned().into(),
+    };
+    Case::unary(
+        &format!("campaign {value}"),
+        "/v3electionpb.Election/Campaign",
+        &request,
+    )
 }
 
 async fn election() {
@@ -37,13 +45,22 @@ async fn election() {
     let ask = || Case::unary("leader", "/v3electionpb.Election/Leader", &leader);
     pair.check(ask()).await;
     let elected = pair.ok(campaign(11, "first")).await;
-    let key = CampaignResponse::decode(elected.messages[0].clone()).expect("an answer").leader;
+    let key = CampaignResponse::decode(elected.messages[0].clone())
+        .expect("an answer")
+        .leader;
     let key: LeaderKey = key.expect("a leader key");
     pair.ok(ask()).await;
 
     let proclaim = |leader: Option<LeaderKey>| {
-        let request = ProclaimRequest { leader, value: "changed".into() };
-        Case::unary(&format!("{request:?}"), "/v3electionpb.Election/Proclaim", &request)
+        let request = ProclaimRequest {
+            leader,
+            value: "changed".into(),
+        };
+        Case::unary(
+            &format!("{request:?}"),
+            "/v3electionpb.Election/Proclaim",
+            &request,
+        )
     };
     let resign = |leader: Option<LeaderKey>| {
         let request = ResignRequest { leader };
@@ -69,8 +86,14 @@ async fn election() {
     for leader in [
         None,
         Some(LeaderKey::default()),
-        Some(LeaderKey { rev: 1, ..key.clone() }),
-        Some(LeaderKey { lease: 99, ..key.clone() }),
+        Some(LeaderKey {
+            rev: 1,
+            ..key.clone()
+        }),
+        Some(LeaderKey {
+            lease: 99,
+            ..key.clone()
+        }),
         Some(key),
     ] {
         pair.check(proclaim(leader.clone())).await;
@@ -90,7 +113,10 @@ async fn lock() {
         grant(&mut pair, id).await;
     }
     let lock = |lease| {
-        let request = LockRequest { name: "l".into(), lease };
+        let request = LockRequest {
+            name: "l".into(),
+            lease,
+        };
         Case::unary(&format!("lock by {lease}"), "/v3lockpb.Lock/Lock", &request)
     };
     let unlock = |key: &'static str| {
@@ -100,7 +126,10 @@ async fn lock() {
     pair.ok(lock(21)).await;
     pair.ok(lock(21)).await;
     // The second waits until the first lets go. Its own stream is the one that is read last.
-    let request = LockRequest { name: "l".into(), lease: 22 };
+    let request = LockRequest {
+        name: "l".into(),
+        lease: 22,
+    };
     pair.check(Case::stream(
         "wait for the lock",
         "/v3lockpb.Lock/Lock",
@@ -129,8 +158,14 @@ async fn lock() {
 fn queued() -> Case {
     use etcd_proxy_proto::etcdserverpb::{WatchCreateRequest, WatchRequest, watch_request::RequestUnion};
 
-    let create = WatchCreateRequest { key: "l/16".into(), start_revision: 1, ..Default::default() };
-    let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+    let create = WatchCreateRequest {
+        key: "l/16".into(),
+        start_revision: 1,
+        ..Default::default()
+    };
+    let request = WatchRequest {
+        request_union: Some(RequestUnion::CreateRequest(create)),
+    };
     Case::stream(
         "the second is in the queue",
         "/etcdserverpb.Watch/Watch",

@@ -6,15 +6,24 @@ use libtest_mimic::Trial;
 use crate::pair::{Case, Pair, Step};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![trial("unknown_methods", unknown_methods), trial("odd_headers", odd_headers)]
+    vec![
+        trial("unknown_methods", unknown_methods),
+        trial("odd_headers", odd_headers),
+    ]
 }
 
 async fn unknown_methods() {
     let mut pair = Pair::start("unknown methods", Options::default()).await;
     for (path, message) in [
-        ("/etcdserverpb.KV/Nothing", Some("unknown method Nothing for service etcdserverpb.KV")),
+        (
+            "/etcdserverpb.KV/Nothing",
+            Some("unknown method Nothing for service etcdserverpb.KV"),
+        ),
         ("/no.such.Service/Method", Some("unknown service no.such.Service")),
-        ("/etcdserverpb.KV/range", Some("unknown method range for service etcdserverpb.KV")),
+        (
+            "/etcdserverpb.KV/range",
+            Some("unknown method range for service etcdserverpb.KV"),
+        ),
         ("/etcdserverpb.KV/", None),
         ("/etcdserverpb.KV", None),
         ("/", None),

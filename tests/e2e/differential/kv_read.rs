@@ -23,8 +23,19 @@ pub(crate) fn trials() -> Vec<Trial> {
 async fn fixture(group: &'static str) -> Pair {
     let mut pair = Pair::start(group, Options::default()).await;
     for (key, value) in [
-        ("a", "5"), ("b", "1"), ("c", "4"), ("d", ""), ("b", "2"), ("a", "3"), ("ab", "x"),
-        ("abc", "y"), ("e", "5"), ("b", "0"), ("\u{0}", "zero"), ("\u{7f}", "high"), ("c", "9"),
+        ("a", "5"),
+        ("b", "1"),
+        ("c", "4"),
+        ("d", ""),
+        ("b", "2"),
+        ("a", "3"),
+        ("ab", "x"),
+        ("abc", "y"),
+        ("e", "5"),
+        ("b", "0"),
+        ("\u{0}", "zero"),
+        ("\u{7f}", "high"),
+        ("c", "9"),
     ] {
         pair.put(key, value).await;
     }
@@ -32,14 +43,25 @@ async fn fixture(group: &'static str) -> Pair {
 }
 
 fn range(key: &[u8], end: &[u8]) -> RangeRequest {
-    RangeRequest { key: key.to_vec().into(), range_end: end.to_vec().into(), ..Default::default() }
+    RangeRequest {
+        key: key.to_vec().into(),
+        range_end: end.to_vec().into(),
+        ..Default::default()
+    }
 }
 
 async fn combinations() {
     let mut pair = fixture("range combinations").await;
     let keys: [(&[u8], &[u8]); 9] = [
-        (b"a", b""), (b"a", b"c"), (b"a", b"\0"), (b"\0", b"\0"), (b"none", b""),
-        (b"c", b"a"), (b"a", b"a"), (b"\xff", b""), (b"b", b"b\0"),
+        (b"a", b""),
+        (b"a", b"c"),
+        (b"a", b"\0"),
+        (b"\0", b"\0"),
+        (b"none", b""),
+        (b"c", b"a"),
+        (b"a", b"a"),
+        (b"\xff", b""),
+        (b"b", b"b\0"),
     ];
     let limits = [0, 1, 2, 100, -1, i64::MIN, i64::MAX];
     let revisions = [0, 0, 0, 2, 5, 9, 13, 14, 15, 1_000_000, -1, i64::MIN, i64::MAX];
@@ -47,7 +69,9 @@ async fn combinations() {
     // A fixed sequence: the same combinations in every run.
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let mut pick = move |below: usize| {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         ((random >> 33) % below as u64) as usize
     };
     for number in 0..COMBINATIONS {
@@ -68,18 +92,27 @@ async fn combinations() {
             max_create_revision: bounds[pick(bounds.len())],
             ..range(key, end)
         };
-        pair.check(Case::unary(&format!("{number}: {request:?}"), RANGE, &request)).await;
+        pair.check(Case::unary(&format!("{number}: {request:?}"), RANGE, &request))
+            .await;
     }
     pair.finish();
 }
 
 async fn cases() {
     let mut pair = fixture("range cases").await;
-    pair.error(3, "etcdserver: key is not provided", Case::unary("no key", RANGE, &range(b"", b""))).await;
+    pair.error(
+        3,
+        "etcdserver: key is not provided",
+        Case::unary("no key", RANGE, &range(b"", b"")),
+    )
+    .await;
     let all = range(b"\0", b"\0");
     let read = pair.ok(Case::unary("all", RANGE, &all)).await;
     assert_eq!(read.messages.len(), 1);
-    let future = RangeRequest { revision: 1000, ..all.clone() };
+    let future = RangeRequest {
+        revision: 1000,
+        ..all.clone()
+    };
     pair.error(
         11,
         "etcdserver: mvcc: required revision is a future revision",
@@ -95,34 +128,53 @@ async fn cases() {
     between.extend_from_slice(&range(b"a", b"").encode_to_vec());
     pair.ok(Case::bytes("unknown field first", RANGE, between)).await;
     // A field twice: the last one counts.
-    pair.ok(Case::bytes("field twice", RANGE, &b"\x0a\x01a\x0a\x01b"[..])).await;
+    pair.ok(Case::bytes("field twice", RANGE, &b"\x0a\x01a\x0a\x01b"[..]))
+        .await;
     // Empty, garbage, and a length that runs over the end.
-    pair.error(3, "etcdserver: key is not provided", Case::bytes("empty", RANGE, &b""[..])).await;
-    pair.code(13, Case::bytes("garbage", RANGE, &b"\xff\xff\xff\xff"[..])).await;
-    pair.code(13, Case::bytes("cut inside a field", RANGE, &b"\x0a\x10abc"[..])).await;
-    pair.code(13, Case::bytes("wrong wire type", RANGE, &b"\x08\x01"[..])).await;
+    pair.error(
+        3,
+        "etcdserver: key is not provided",
+        Case::bytes("empty", RANGE, &b""[..]),
+    )
+    .await;
+    pair.code(13, Case::bytes("garbage", RANGE, &b"\xff\xff\xff\xff"[..]))
+        .await;
+    pair.code(13, Case::bytes("cut inside a field", RANGE, &b"\x0a\x10abc"[..]))
+        .await;
+    pair.code(13, Case::bytes("wrong wire type", RANGE, &b"\x08\x01"[..]))
+        .await;
 
     // The frame around the message.
     let framed = |prefix: &[u8], body: &[u8]| [prefix, body].concat();
     let good = range(b"a", b"").encode_to_vec();
     let raw = |name: &str, bytes: Vec<u8>| {
-        Case::stream(name, RANGE, vec![Step::Raw(bytes.into()), Step::HalfClose, Step::Finish])
+        Case::stream(
+            name,
+            RANGE,
+            vec![Step::Raw(bytes.into()), Step::HalfClose, Step::Finish],
+        )
     };
-    pair.check(raw("compressed flag", framed(b"\x01\0\0\0\x03", &good))).await;
-    pair.check(
-        raw("compressed with gzip", framed(b"\x01\0\0\0\x03", &good)).with("grpc-encoding", "gzip"),
-    )
-    .await;
-    pair.check(
-        raw("unknown encoding", framed(b"\x01\0\0\0\x03", &good)).with("grpc-encoding", "brotli"),
-    )
-    .await;
+    pair.check(raw("compressed flag", framed(b"\x01\0\0\0\x03", &good)))
+        .await;
+    pair.check(raw("compressed with gzip", framed(b"\x01\0\0\0\x03", &good)).with("grpc-encoding", "gzip"))
+        .await;
+    pair.check(raw("unknown encoding", framed(b"\x01\0\0\0\x03", &good)).with("grpc-encoding", "brotli"))
+        .await;
     pair.check(raw("flag 2", framed(b"\x02\0\0\0\x03", &good))).await;
-    pair.check(raw("message longer than its length", framed(b"\0\0\0\0\x01", &good))).await;
-    pair.check(raw("message shorter than its length", framed(b"\0\0\0\0\x09", &good))).await;
+    pair.check(raw(
+        "message longer than its length",
+        framed(b"\0\0\0\0\x01", &good),
+    ))
+    .await;
+    pair.check(raw(
+        "message shorter than its length",
+        framed(b"\0\0\0\0\x09", &good),
+    ))
+    .await;
     pair.check(raw("half a prefix", b"\0\0".to_vec())).await;
     pair.check(raw("nothing", Vec::new())).await;
-    pair.check(raw("announces 1 GiB", framed(b"\0\x40\0\0\0", &good))).await;
+    pair.check(raw("announces 1 GiB", framed(b"\0\x40\0\0\0", &good)))
+        .await;
     let twice = [framed(b"\0\0\0\0\x03", &good), framed(b"\0\0\0\0\x03", &good)].concat();
     pair.check(raw("two messages in a unary call", twice)).await;
     let split = Case::stream(
@@ -146,7 +198,8 @@ async fn cases() {
     );
     pair.check(early).await;
 
-    pair.check(Case::unary("RangeStream", "/etcdserverpb.KV/RangeStream", &all)).await;
+    pair.check(Case::unary("RangeStream", "/etcdserverpb.KV/RangeStream", &all))
+        .await;
     pair.finish();
 }
 
@@ -154,15 +207,21 @@ async fn cases() {
 async fn large() {
     let mut pair = Pair::start("range large", Options::default()).await;
     for number in 0..9 {
-        let value: String =
-            (0..1_000_000).map(|index| char::from(b'a' + ((index * 7 + number) % 26) as u8)).collect();
+        let value: String = (0..1_000_000)
+            .map(|index| char::from(b'a' + ((index * 7 + number) % 26) as u8))
+            .collect();
         pair.put(&format!("large/{number}"), &value).await;
     }
     let all = range(b"large/", b"large0");
     let read = pair.ok(Case::unary("9 MB", RANGE, &all)).await;
     assert!(read.messages[0].len() > 9_000_000);
-    let serializable = RangeRequest { serializable: true, ..all.clone() };
-    pair.ok(Case::unary("9 MB, serializable", RANGE, &serializable)).await;
-    pair.check(Case::unary("RangeStream", "/etcdserverpb.KV/RangeStream", &all)).await;
+    let serializable = RangeRequest {
+        serializable: true,
+        ..all.clone()
+    };
+    pair.ok(Case::unary("9 MB, serializable", RANGE, &serializable))
+        .await;
+    pair.check(Case::unary("RangeStream", "/etcdserverpb.KV/RangeStream", &all))
+        .await;
     pair.finish();
 }

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use etcd_proxy_proto::etcdserverpb::{
-    Compare, CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, PutRequest, RangeRequest,
-    RequestOp, TxnRequest, compare::TargetUnion, request_op::Request,
+    CompactionRequest, Compare, DeleteRangeRequest, LeaseGrantRequest, PutRequest, RangeRequest, RequestOp,
+    TxnRequest, compare::TargetUnion, request_op::Request,
 };
 use etcd_proxy_tests::{etcd::Options, suite::trial};
 use libtest_mimic::Trial;
@@ -58,50 +58,97 @@ async fn everything(pair: &mut Pair) {
 async fn put_and_delete() {
     let mut pair = Pair::start("put and delete", Options::default()).await;
     let grant = LeaseGrantRequest { ttl: 600, id: 77 };
-    pair.ok(Case::unary("lease 77", "/etcdserverpb.Lease/LeaseGrant", &grant)).await;
+    pair.ok(Case::unary("lease 77", "/etcdserverpb.Lease/LeaseGrant", &grant))
+        .await;
     for (key, value) in [("a", "1"), ("a", ""), ("b", "2"), ("\0", "zero"), ("b\0c", "x")] {
         for prev_kv in [false, true] {
-            let request = PutRequest { prev_kv, ..put(key, value) };
+            let request = PutRequest {
+                prev_kv,
+                ..put(key, value)
+            };
             pair.ok(Case::unary(&format!("{request:?}"), PUT, &request)).await;
         }
     }
-    let leased = PutRequest { lease: 77, ..put("a", "leased") };
+    let leased = PutRequest {
+        lease: 77,
+        ..put("a", "leased")
+    };
     pair.ok(Case::unary("with lease", PUT, &leased)).await;
-    let keep = PutRequest { ignore_lease: true, prev_kv: true, ..put("a", "keeps its lease") };
+    let keep = PutRequest {
+        ignore_lease: true,
+        prev_kv: true,
+        ..put("a", "keeps its lease")
+    };
     pair.ok(Case::unary("ignore_lease", PUT, &keep)).await;
-    let touch = PutRequest { ignore_value: true, lease: 77, prev_kv: true, ..put("b", "") };
+    let touch = PutRequest {
+        ignore_value: true,
+        lease: 77,
+        prev_kv: true,
+        ..put("b", "")
+    };
     pair.ok(Case::unary("ignore_value", PUT, &touch)).await;
     for (request, code, message) in [
         (put("", "v"), 3, "etcdserver: key is not provided"),
         (
-            PutRequest { ignore_value: true, ..put("a", "v") },
+            PutRequest {
+                ignore_value: true,
+                ..put("a", "v")
+            },
             3,
             "etcdserver: value is provided",
         ),
         (
-            PutRequest { ignore_lease: true, lease: 77, ..put("a", "v") },
+            PutRequest {
+                ignore_lease: true,
+                lease: 77,
+                ..put("a", "v")
+            },
             3,
             "etcdserver: lease is provided",
         ),
         (
-            PutRequest { ignore_value: true, ..put("none", "") },
+            PutRequest {
+                ignore_value: true,
+                ..put("none", "")
+            },
             3,
             "etcdserver: key not found",
         ),
         (
-            PutRequest { ignore_lease: true, ..put("none", "v") },
+            PutRequest {
+                ignore_lease: true,
+                ..put("none", "v")
+            },
             3,
             "etcdserver: key not found",
         ),
-        (PutRequest { lease: 78, ..put("a", "v") }, 5, "etcdserver: requested lease not found"),
-        (PutRequest { lease: -1, ..put("a", "v") }, 5, "etcdserver: requested lease not found"),
         (
-            PutRequest { lease: i64::MAX, ..put("a", "v") },
+            PutRequest {
+                lease: 78,
+                ..put("a", "v")
+            },
+            5,
+            "etcdserver: requested lease not found",
+        ),
+        (
+            PutRequest {
+                lease: -1,
+                ..put("a", "v")
+            },
+            5,
+            "etcdserver: requested lease not found",
+        ),
+        (
+            PutRequest {
+                lease: i64::MAX,
+                ..put("a", "v")
+            },
             5,
             "etcdserver: requested lease not found",
         ),
     ] {
-        pair.error(code, message, Case::unary(&format!("{request:?}"), PUT, &request)).await;
+        pair.error(code, message, Case::unary(&format!("{request:?}"), PUT, &request))
+            .await;
     }
     let mut unknown = put("u", "v").encode_to_vec();
     unknown.extend_from_slice(b"\xf2\x3f\x03xyz");
@@ -110,23 +157,36 @@ async fn put_and_delete() {
     everything(&mut pair).await;
 
     for (key, end, prev_kv) in [
-        ("none", "", true), ("a", "", false), ("a", "", true), ("b", "b\0", true), ("c", "a", true),
+        ("none", "", true),
+        ("a", "", false),
+        ("a", "", true),
+        ("b", "b\0", true),
+        ("c", "a", true),
         ("u", "\0", true),
     ] {
-        let request = DeleteRangeRequest { prev_kv, ..delete(key, end) };
-        pair.ok(Case::unary(&format!("{request:?}"), DELETE, &request)).await;
+        let request = DeleteRangeRequest {
+            prev_kv,
+            ..delete(key, end)
+        };
+        pair.ok(Case::unary(&format!("{request:?}"), DELETE, &request))
+            .await;
     }
     let nothing = Case::unary("no key", DELETE, &delete("", ""));
     pair.error(3, "etcdserver: key is not provided", nothing).await;
     everything(&mut pair).await;
-    let all = DeleteRangeRequest { prev_kv: true, ..delete("\0", "\0") };
+    let all = DeleteRangeRequest {
+        prev_kv: true,
+        ..delete("\0", "\0")
+    };
     pair.ok(Case::unary("delete everything", DELETE, &all)).await;
     everything(&mut pair).await;
     pair.finish();
 }
 
 fn op(request: Request) -> RequestOp {
-    RequestOp { request: Some(request) }
+    RequestOp {
+        request: Some(request),
+    }
 }
 
 fn put_op(key: &str, value: &str) -> RequestOp {
@@ -142,7 +202,10 @@ fn delete_op(key: &str, end: &str) -> RequestOp {
 }
 
 fn success(ops: Vec<RequestOp>) -> TxnRequest {
-    TxnRequest { success: ops, ..Default::default() }
+    TxnRequest {
+        success: ops,
+        ..Default::default()
+    }
 }
 
 /// A transaction in a transaction in a transaction.
@@ -162,11 +225,17 @@ async fn txn() {
         ("empty", TxnRequest::default()),
         ("range", success(vec![range_op("a", ""), range_op("\0", "\0")])),
         ("put and read", success(vec![put_op("t", "1"), range_op("t", "")])),
-        ("read, delete", success(vec![range_op("t", ""), delete_op("t", "")])),
+        (
+            "read, delete",
+            success(vec![range_op("t", ""), delete_op("t", "")]),
+        ),
         ("nested", nested(2, put_op("n", "2"))),
         ("nested deep", nested(20, put_op("n", "20"))),
         ("delete a range", success(vec![delete_op("a", "c")])),
-        ("overlapping ranges", success(vec![range_op("a", "z"), range_op("b", "y")])),
+        (
+            "overlapping ranges",
+            success(vec![range_op("a", "z"), range_op("b", "y")]),
+        ),
     ] {
         pair.ok(Case::unary(name, TXN, &request)).await;
     }
@@ -175,14 +244,27 @@ async fn txn() {
     let duplicate = "etcdserver: duplicate key given in txn request";
     let many = "etcdserver: too many operations in txn request";
     let many_ops = |count: usize| -> Vec<RequestOp> {
-        (0..count).map(|number| put_op(&format!("m{number}"), "x")).collect()
+        (0..count)
+            .map(|number| put_op(&format!("m{number}"), "x"))
+            .collect()
     };
-    let compare_no_key = Compare { target_union: Some(TargetUnion::Version(1)), ..Default::default() };
+    let compare_no_key = Compare {
+        target_union: Some(TargetUnion::Version(1)),
+        ..Default::default()
+    };
     for (name, request, code, message) in [
-        ("empty op in success", success(vec![empty_op.clone()]), 3, key_not_found),
+        (
+            "empty op in success",
+            success(vec![empty_op.clone()]),
+            3,
+            key_not_found,
+        ),
         (
             "empty op in failure",
-            TxnRequest { failure: vec![empty_op.clone()], ..Default::default() },
+            TxnRequest {
+                failure: vec![empty_op.clone()],
+                ..Default::default()
+            },
             3,
             key_not_found,
         ),
@@ -193,17 +275,36 @@ async fn txn() {
         ("nested put without key", nested(4, put_op("", "x")), 3, no_key),
         (
             "compare without key",
-            TxnRequest { compare: vec![compare_no_key], ..Default::default() },
+            TxnRequest {
+                compare: vec![compare_no_key],
+                ..Default::default()
+            },
             3,
             no_key,
         ),
-        ("same key twice", success(vec![put_op("d", "1"), put_op("d", "2")]), 3, duplicate),
-        ("put and delete", success(vec![put_op("d", "1"), delete_op("c", "e")]), 3, duplicate),
+        (
+            "same key twice",
+            success(vec![put_op("d", "1"), put_op("d", "2")]),
+            3,
+            duplicate,
+        ),
+        (
+            "put and delete",
+            success(vec![put_op("d", "1"), delete_op("c", "e")]),
+            3,
+            duplicate,
+        ),
         ("129 operations", success(many_ops(129)), 3, many),
         (
             "129 compares",
             TxnRequest {
-                compare: vec![Compare { key: "a".into(), ..Default::default() }; 129],
+                compare: vec![
+                    Compare {
+                        key: "a".into(),
+                        ..Default::default()
+                    };
+                    129
+                ],
                 ..Default::default()
             },
             3,
@@ -211,7 +312,10 @@ async fn txn() {
         ),
         (
             "unknown lease",
-            success(vec![op(Request::RequestPut(PutRequest { lease: 5, ..put("l", "x") }))]),
+            success(vec![op(Request::RequestPut(PutRequest {
+                lease: 5,
+                ..put("l", "x")
+            }))]),
             5,
             "etcdserver: requested lease not found",
         ),
@@ -227,9 +331,15 @@ async fn txn() {
     ] {
         pair.error(code, message, Case::unary(name, TXN, &request)).await;
     }
-    pair.ok(Case::unary("128 operations", TXN, &success(many_ops(128)))).await;
+    pair.ok(Case::unary("128 operations", TXN, &success(many_ops(128))))
+        .await;
     // A transaction with an operation of a later version, and a put of the same key in both branches.
-    pair.check(Case::bytes("unknown operation", TXN, &b"\x12\x03\x9a\x01\x00"[..])).await;
+    pair.check(Case::bytes(
+        "unknown operation",
+        TXN,
+        &b"\x12\x03\x9a\x01\x00"[..],
+    ))
+    .await;
     let both = TxnRequest {
         success: vec![put_op("both", "1")],
         failure: vec![put_op("both", "2")],
@@ -278,7 +388,8 @@ async fn txn_combinations() {
                     success: vec![put_op("yes", "1")],
                     failure: vec![range_op("yes", "")],
                 };
-                pair.check(Case::unary(&format!("{request:?}"), TXN, &request)).await;
+                pair.check(Case::unary(&format!("{request:?}"), TXN, &request))
+                    .await;
             }
         }
     }
@@ -293,12 +404,18 @@ async fn compact() {
     }
     let request = |revision, physical| CompactionRequest { revision, physical };
     pair.ok(Case::unary("5", COMPACT, &request(5, false))).await;
-    pair.ok(Case::unary("7, physical", COMPACT, &request(7, true))).await;
+    pair.ok(Case::unary("7, physical", COMPACT, &request(7, true)))
+        .await;
     let compacted = "etcdserver: mvcc: required revision has been compacted";
     let future = "etcdserver: mvcc: required revision is a future revision";
     for (revision, message) in [
-        (0, compacted), (-1, compacted), (3, compacted), (7, compacted), (i64::MIN, compacted),
-        (1000, future), (i64::MAX, future),
+        (0, compacted),
+        (-1, compacted),
+        (3, compacted),
+        (7, compacted),
+        (i64::MIN, compacted),
+        (1000, future),
+        (i64::MAX, future),
     ] {
         for physical in [false, true] {
             let name = format!("{revision}, physical {physical}");
@@ -307,10 +424,22 @@ async fn compact() {
         }
     }
     for revision in 1..=11 {
-        let read = RangeRequest { revision, ..range("a", "") };
-        pair.check(Case::unary(&format!("read at {revision}"), RANGE, &read)).await;
-        let serializable = RangeRequest { serializable: true, ..read };
-        pair.check(Case::unary(&format!("stale read at {revision}"), RANGE, &serializable)).await;
+        let read = RangeRequest {
+            revision,
+            ..range("a", "")
+        };
+        pair.check(Case::unary(&format!("read at {revision}"), RANGE, &read))
+            .await;
+        let serializable = RangeRequest {
+            serializable: true,
+            ..read
+        };
+        pair.check(Case::unary(
+            &format!("stale read at {revision}"),
+            RANGE,
+            &serializable,
+        ))
+        .await;
     }
     pair.finish();
 }

@@ -1,8 +1,8 @@
 //! The Lease service.
 
 use etcd_proxy_proto::etcdserverpb::{
-    LeaseGrantRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest,
-    LeaseTimeToLiveRequest, PutRequest,
+    LeaseGrantRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest,
+    PutRequest,
 };
 use etcd_proxy_tests::{etcd::Options, suite::trial};
 use libtest_mimic::Trial;
@@ -24,7 +24,11 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn grant(ttl: i64, id: i64) -> Case {
-    Case::unary(&format!("grant {id} for {ttl} s"), GRANT, &LeaseGrantRequest { ttl, id })
+    Case::unary(
+        &format!("grant {id} for {ttl} s"),
+        GRANT,
+        &LeaseGrantRequest { ttl, id },
+    )
 }
 
 fn revoke(id: i64) -> Case {
@@ -37,13 +41,20 @@ async fn lease() {
         pair.check(grant(ttl, id)).await;
     }
     pair.ok(grant(600, 0).mask(mask::granted_id)).await;
-    pair.error(9, "etcdserver: lease already exists", grant(600, 1)).await;
-    pair.error(11, "etcdserver: too large lease TTL", grant(9_000_000_001, 9)).await;
+    pair.error(9, "etcdserver: lease already exists", grant(600, 1))
+        .await;
+    pair.error(11, "etcdserver: too large lease TTL", grant(9_000_000_001, 9))
+        .await;
     pair.check(grant(i64::MAX, 9)).await;
     pair.check(grant(0, 10)).await;
     pair.check(grant(-1, 11)).await;
     for key in ["x", "y", "z"] {
-        let put = PutRequest { key: key.into(), value: "v".into(), lease: 1, ..Default::default() };
+        let put = PutRequest {
+            key: key.into(),
+            value: "v".into(),
+            lease: 1,
+            ..Default::default()
+        };
         pair.ok(Case::unary("attach", "/etcdserverpb.KV/Put", &put)).await;
     }
     for id in [1, 3, 4711, 0, -1, i64::MIN] {
@@ -61,17 +72,26 @@ async fn lease() {
     let list = Case::unary("list", LEASES, &LeaseLeasesRequest {}).mask(long_lived);
     pair.ok(list).await;
 
-    pair.error(5, "etcdserver: requested lease not found", revoke(4711)).await;
-    pair.error(5, "etcdserver: requested lease not found", revoke(0)).await;
+    pair.error(5, "etcdserver: requested lease not found", revoke(4711))
+        .await;
+    pair.error(5, "etcdserver: requested lease not found", revoke(0))
+        .await;
     pair.ok(revoke(1)).await;
     pair.check(revoke(1)).await;
-    pair.ok(Case::bytes("everything", "/etcdserverpb.KV/Range", &b"\x0a\x01\0\x12\x01\0"[..])).await;
+    pair.ok(Case::bytes(
+        "everything",
+        "/etcdserverpb.KV/Range",
+        &b"\x0a\x01\0\x12\x01\0"[..],
+    ))
+    .await;
     for path in [GRANT, REVOKE, TIME_TO_LIVE, LEASES] {
-        pair.check(Case::bytes("garbage", path, &b"\xff\xff\xff"[..])).await;
-        pair.check(
-            Case::bytes("empty", path, &b""[..])
-                .mask(if path == LEASES { long_lived } else { mask::granted_id }),
-        )
+        pair.check(Case::bytes("garbage", path, &b"\xff\xff\xff"[..]))
+            .await;
+        pair.check(Case::bytes("empty", path, &b""[..]).mask(if path == LEASES {
+            long_lived
+        } else {
+            mask::granted_id
+        }))
         .await;
     }
     pair.finish();
@@ -100,36 +120,76 @@ async fn keep_alive() {
     let reply = pair
         .ok(stream(
             "many at once, then half-close",
-            vec![ask(1), ask(2), ask(1), ask(99), ask(3), ask(1), Step::HalfClose, Step::Finish],
+            vec![
+                ask(1),
+                ask(2),
+                ask(1),
+                ask(99),
+                ask(3),
+                ask(1),
+                Step::HalfClose,
+                Step::Finish,
+            ],
         ))
         .await;
     assert_eq!(reply.messages.len(), 6, "one answer for each, in order");
-    pair.ok(stream("half-close without a request", vec![Step::HalfClose, Step::Finish])).await;
+    pair.ok(stream(
+        "half-close without a request",
+        vec![Step::HalfClose, Step::Finish],
+    ))
+    .await;
     pair.ok(stream(
         "half-close later",
-        vec![ask(1), Step::Receive(1), ask(2), Step::Receive(1), Step::HalfClose, Step::Finish],
+        vec![
+            ask(1),
+            Step::Receive(1),
+            ask(2),
+            Step::Receive(1),
+            Step::HalfClose,
+            Step::Finish,
+        ],
     ))
     .await;
     // No lease: TTL 0, and the stream goes on.
     let seen = pair
-        .check(stream("unknown, then known", vec![ask(99), Step::Receive(1), ask(1), Step::Receive(1)]))
+        .check(stream(
+            "unknown, then known",
+            vec![ask(99), Step::Receive(1), ask(1), Step::Receive(1)],
+        ))
         .await;
-    assert!(matches!(seen[..], [Seen::Message(_), Seen::Message(_)]), "{seen:?}");
+    assert!(
+        matches!(seen[..], [Seen::Message(_), Seen::Message(_)]),
+        "{seen:?}"
+    );
     pair.check(stream(
         "revoked in between",
-        vec![ask(3), Step::Receive(1), Step::Aside(Box::new(revoke(3))), ask(3), Step::Receive(1)],
+        vec![
+            ask(3),
+            Step::Receive(1),
+            Step::Aside(Box::new(revoke(3))),
+            ask(3),
+            Step::Receive(1),
+        ],
     ))
     .await;
     pair.check(stream("id 0", vec![ask(0), Step::Receive(1)])).await;
     pair.check(stream("id -1", vec![ask(-1), Step::Receive(1)])).await;
     pair.check(stream(
         "garbage ends the stream",
-        vec![ask(1), Step::Receive(1), Step::Send((&b"\xff\xff"[..]).into()), Step::Finish],
+        vec![
+            ask(1),
+            Step::Receive(1),
+            Step::Send((&b"\xff\xff"[..]).into()),
+            Step::Finish,
+        ],
     ))
     .await;
     pair.check(stream(
         "unknown field",
-        vec![Step::Send((&b"\x08\x01\xf2\x3f\x03xyz"[..]).into()), Step::Receive(1)],
+        vec![
+            Step::Send((&b"\x08\x01\xf2\x3f\x03xyz"[..]).into()),
+            Step::Receive(1),
+        ],
     ))
     .await;
     pair.finish();

@@ -25,7 +25,9 @@ fn edited<M: Message + Default>(message: &Bytes, edit: impl FnOnce(&mut M)) -> B
 
 /// A lease id that the server made up out of the time. That there is one is still compared.
 pub(crate) fn granted_id(message: &Bytes) -> Bytes {
-    edited(message, |answer: &mut pb::LeaseGrantResponse| answer.id = answer.id.signum())
+    edited(message, |answer: &mut pb::LeaseGrantResponse| {
+        answer.id = answer.id.signum()
+    })
 }
 
 /// Seconds left of a lease depend on when they are asked for; compared is whether any are left.
@@ -66,7 +68,9 @@ pub(crate) fn progress(message: &Bytes) -> Bytes {
 
 /// The hash over the whole file covers raft's progress.
 pub(crate) fn file_hash(message: &Bytes) -> Bytes {
-    edited(message, |answer: &mut pb::HashResponse| answer.hash = answer.hash.min(1))
+    edited(message, |answer: &mut pb::HashResponse| {
+        answer.hash = answer.hash.min(1)
+    })
 }
 
 /// Ports differ.
@@ -82,7 +86,9 @@ pub(crate) fn client_urls(message: &Bytes) -> Bytes {
 /// Alarms come in no order.
 pub(crate) fn alarm_order(message: &Bytes) -> Bytes {
     edited(message, |answer: &mut pb::AlarmResponse| {
-        answer.alarms.sort_unstable_by_key(|alarm| (alarm.member_id, alarm.alarm));
+        answer
+            .alarms
+            .sort_unstable_by_key(|alarm| (alarm.member_id, alarm.alarm));
     })
 }
 

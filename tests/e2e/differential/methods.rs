@@ -37,7 +37,12 @@ async fn raw(address: &str, request: Request<()>, body: Bytes) -> String {
             .headers
             .iter()
             .map(|field| format!("header {field:?}"))
-            .chain(trailers.iter().flatten().map(|field| format!("trailer {field:?}")))
+            .chain(
+                trailers
+                    .iter()
+                    .flatten()
+                    .map(|field| format!("trailer {field:?}")),
+            )
             .collect();
         fields.sort_unstable();
         Ok::<_, h2::Error>(format!("{} {fields:?} {bytes} bytes", head.status))
@@ -52,12 +57,19 @@ async fn compare(request: impl Fn(&str) -> Request<()>, body: &'static [u8]) -> 
     let proxy = Proxy::start(&cluster.endpoints(), &[]).await;
     let member = cluster.address(0);
     eventually("the proxy answers", crate::pair::ANSWER_LIMIT, async || {
-        let client = etcd_proxy_tests::client::Client::connect(proxy.address()).await.ok()?;
+        let client = etcd_proxy_tests::client::Client::connect(proxy.address())
+            .await
+            .ok()?;
         client.get(b"a").await.ok()
     })
     .await;
     let direct = raw(&member, request(&member), Bytes::from_static(body)).await;
-    let proxied = raw(proxy.address(), request(proxy.address()), Bytes::from_static(body)).await;
+    let proxied = raw(
+        proxy.address(),
+        request(proxy.address()),
+        Bytes::from_static(body),
+    )
+    .await;
     assert_eq!(direct, proxied);
     direct
 }

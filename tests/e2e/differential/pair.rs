@@ -52,7 +52,11 @@ impl Case {
 
     /// A unary call with a message that need not be one.
     pub(crate) fn bytes(name: &str, path: &str, message: impl Into<Bytes>) -> Self {
-        Self::stream(name, path, vec![Step::Send(message.into()), Step::HalfClose, Step::Finish])
+        Self::stream(
+            name,
+            path,
+            vec![Step::Send(message.into()), Step::HalfClose, Step::Finish],
+        )
     }
 
     /// Any call. Without `Finish` at the end the client resets the stream after the last step.
@@ -106,7 +110,11 @@ struct Side {
 
 impl Side {
     fn new(address: &str) -> Self {
-        Self { address: address.to_owned(), wire: None, tokens: BTreeMap::new() }
+        Self {
+            address: address.to_owned(),
+            wire: None,
+            tokens: BTreeMap::new(),
+        }
     }
 
     /// The connection, opened again if the last call broke it.
@@ -124,8 +132,10 @@ impl Side {
             .iter()
             .map(|(name, value)| (name.clone(), self.with_tokens(value)))
             .collect();
-        let metadata: Vec<(&str, &str)> =
-            metadata.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let metadata: Vec<(&str, &str)> = metadata
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
         let opened = wire.open(&case.path, &metadata).await;
         let mut call = Some(opened.unwrap_or_else(|error| panic!("{}: {error}", case.name)));
         let mut seen = Vec::new();
@@ -140,13 +150,7 @@ impl Side {
         seen
     }
 
-    async fn step(
-        &mut self,
-        case: &Case,
-        step: &Step,
-        slot: &mut Option<Call>,
-        seen: &mut Vec<Seen>,
-    ) {
+    async fn step(&mut self, case: &Case, step: &Step, slot: &mut Option<Call>, seen: &mut Vec<Seen>) {
         let Some(call) = slot.as_mut() else { return };
         let sent = match step {
             Step::Send(message) => call.send(message.clone()).await,
@@ -237,8 +241,14 @@ impl Pair {
     /// Starts both. `group` is for the summary.
     pub(crate) async fn start(group: &'static str, options: Options) -> Self {
         // The same advertised peer address gives the same cluster and member ids; nobody dials it.
-        let options = Options { peer_url: Some("http://127.0.0.1:9".to_owned()), ..options };
-        let clusters = vec![Cluster::start(options.clone()).await, Cluster::start(options).await];
+        let options = Options {
+            peer_url: Some("http://127.0.0.1:9".to_owned()),
+            ..options
+        };
+        let clusters = vec![
+            Cluster::start(options.clone()).await,
+            Cluster::start(options).await,
+        ];
         Self::over(group, clusters).await
     }
 
@@ -251,7 +261,13 @@ impl Pair {
         let (first, last) = (&clusters[0], &clusters[clusters.len() - 1]);
         let proxy = Proxy::start(&last.endpoints(), &[]).await;
         let sides = [Side::new(&first.address(0)), Side::new(proxy.address())];
-        Self { group, _clusters: clusters, proxy, sides, cases: 0 }
+        Self {
+            group,
+            _clusters: clusters,
+            proxy,
+            sides,
+            cases: 0,
+        }
     }
 
     /// Runs a case on both and compares. Gives what the proxied one saw.
@@ -305,17 +321,24 @@ impl Pair {
     /// Puts a key through the proxy only, for a pair that is one cluster.
     pub(crate) async fn seed(&mut self, key: &str, value: &str) {
         let seen = self.sides[1].run(&put(key, value)).await;
-        assert!(matches!(&seen[..], [Seen::End(reply)] if reply.is_ok()), "{seen:?}");
+        assert!(
+            matches!(&seen[..], [Seen::End(reply)] if reply.is_ok()),
+            "{seen:?}"
+        );
     }
 
     /// Logs in on both sides; from then on `{name}` in metadata is that side's token.
     pub(crate) async fn log_in(&mut self, name: &str, password: &str) {
         for side in &mut self.sides {
-            let request =
-                pb::AuthenticateRequest { name: name.to_owned(), password: password.to_owned() };
+            let request = pb::AuthenticateRequest {
+                name: name.to_owned(),
+                password: password.to_owned(),
+            };
             let wire = side.wire().await;
-            let answer: pb::AuthenticateResponse =
-                wire.unary("/etcdserverpb.Auth/Authenticate", &[], &request).await.expect("log in");
+            let answer: pb::AuthenticateResponse = wire
+                .unary("/etcdserverpb.Auth/Authenticate", &[], &request)
+                .await
+                .expect("log in");
             side.wire = Some(wire);
             side.tokens.insert(name.to_owned(), answer.token);
         }

@@ -91,7 +91,10 @@ async fn gets_metadata() {
         let known = ["content-type", "te"];
         for (name, value) in &request.headers {
             let sent = metadata.iter().any(|(sent, _)| sent == name);
-            assert!(sent || known.contains(&name.as_str()), "{path}: added {name}: {value:?}");
+            assert!(
+                sent || known.contains(&name.as_str()),
+                "{path}: added {name}: {value:?}"
+            );
         }
     }
     // What a client left out stays out.
@@ -171,7 +174,10 @@ async fn gets_deadline() {
             panic!("no deadline or several arrived: {request:?}");
         };
         let (sent, arrived) = (timeout_nanos(timeout), timeout_nanos(forwarded));
-        assert!(arrived <= sent && arrived > sent / 2, "{timeout} became {forwarded}");
+        assert!(
+            arrived <= sent && arrived > sent / 2,
+            "{timeout} became {forwarded}"
+        );
     }
     // An upstream that does not keep it: the call ends all the same, on both sides.
     for path in [RANGE, PUT] {
@@ -180,7 +186,9 @@ async fn gets_deadline() {
         assert!(expected, "DEADLINE_EXCEEDED or CANCEL, not {reply:?}");
         eventually("the upstream's stream is reset", ANSWER_LIMIT, async || {
             let requests = fake.requests();
-            let mut stuck = requests.iter().filter(|request| request.values("x-never") == [path]);
+            let mut stuck = requests
+                .iter()
+                .filter(|request| request.values("x-never") == [path]);
             stuck.all(|request| request.reset.is_some()).then_some(())
         })
         .await;
@@ -197,12 +205,18 @@ async fn answers() {
             "custom headers and trailers",
             vec![
                 Step::Headers(vec![
-                    ("x-head", "1"), ("x-head", "2"), ("x-head-bin", "AAEC"), ("date", "today"),
+                    ("x-head", "1"),
+                    ("x-head", "2"),
+                    ("x-head-bin", "AAEC"),
+                    ("date", "today"),
                     ("server", "fake"),
                 ]),
                 Step::Message(Bytes::from_static(b"answer")),
                 Step::Trailers(vec![
-                    ("grpc-status", "0"), ("x-tail", "1"), ("x-tail", "2"), ("x-tail-bin", "AAEC"),
+                    ("grpc-status", "0"),
+                    ("x-tail", "1"),
+                    ("x-tail", "2"),
+                    ("x-tail-bin", "AAEC"),
                 ]),
             ],
         ),
@@ -227,14 +241,32 @@ async fn answers() {
                 ]),
             ],
         ),
-        ("an error after headers", vec![
-            Step::Headers(vec![("x-head", "1")]),
-            Step::Trailers(vec![("grpc-status", "5"), ("grpc-message", "")]),
-        ]),
-        ("an unknown code", vec![Step::Trailers(vec![("grpc-status", "99")])]),
-        ("a code that is no number", vec![Step::Trailers(vec![("grpc-status", "x")])]),
-        ("a long message", vec![Step::Trailers(vec![("grpc-status", "3"), ("grpc-message", long)])]),
-        ("no message", vec![Step::Headers(Vec::new()), Step::Trailers(vec![("grpc-status", "0")])]),
+        (
+            "an error after headers",
+            vec![
+                Step::Headers(vec![("x-head", "1")]),
+                Step::Trailers(vec![("grpc-status", "5"), ("grpc-message", "")]),
+            ],
+        ),
+        (
+            "an unknown code",
+            vec![Step::Trailers(vec![("grpc-status", "99")])],
+        ),
+        (
+            "a code that is no number",
+            vec![Step::Trailers(vec![("grpc-status", "x")])],
+        ),
+        (
+            "a long message",
+            vec![Step::Trailers(vec![("grpc-status", "3"), ("grpc-message", long)])],
+        ),
+        (
+            "no message",
+            vec![
+                Step::Headers(Vec::new()),
+                Step::Trailers(vec![("grpc-status", "0")]),
+            ],
+        ),
         (
             "a stream of messages, one of them empty and one in pieces",
             vec![
@@ -270,7 +302,13 @@ async fn answers() {
         let fake = Fake::playing(steps).await;
         let direct = Wire::connect(&fake.address()).await.expect("upstream");
         let (mut proxy, proxied) = in_front_of(&fake).await;
-        for path in [RANGE, PUT, WATCH, "/etcdserverpb.Maintenance/Snapshot", "/no.such.S/M"] {
+        for path in [
+            RANGE,
+            PUT,
+            WATCH,
+            "/etcdserverpb.Maintenance/Snapshot",
+            "/no.such.S/M",
+        ] {
             let expected = call(&direct, path, &[]).await;
             let seen = call(&proxied, path, &[]).await;
             assert_eq!(expected, seen, "{name}: {path}");
@@ -318,7 +356,10 @@ async fn resets() {
                 assert_eq!(expected, status(&seen), "{name}: {seen:?}");
                 // REFUSED_STREAM says that the call was not processed, so trying again is allowed.
                 let sent = fake.requests().len() - before;
-                assert!(sent == 1 || (code == 7 && !headers_first), "{name}: sent {sent} times");
+                assert!(
+                    sent == 1 || (code == 7 && !headers_first),
+                    "{name}: sent {sent} times"
+                );
             }
             proxy.assert_sound();
         }
@@ -393,7 +434,10 @@ async fn sees_cancel() {
         .await;
     };
     let reset = async |index: usize, what: &str| {
-        eventually(what, Duration::from_secs(3), async || fake.requests()[index].reset).await
+        eventually(what, Duration::from_secs(3), async || {
+            fake.requests()[index].reset
+        })
+        .await
     };
 
     let mut unary = wire.open(PUT, &[]).await.expect("a call");
@@ -425,7 +469,11 @@ async fn sees_cancel() {
     for index in 3..13 {
         reset(index, "a call of a dead connection is cancelled upstream").await;
     }
-    assert_eq!(fake.requests()[2].reset, None, "a call of another connection was cancelled");
+    assert_eq!(
+        fake.requests()[2].reset,
+        None,
+        "a call of another connection was cancelled"
+    );
     proxy.assert_sound();
 }
 
@@ -438,7 +486,10 @@ async fn sees_half_close() {
             Step::Trailers(vec![("grpc-status", "0")]),
         ],
         false => [
-            vec![Step::Headers(Vec::new()), Step::Message(Bytes::from_static(b"first"))],
+            vec![
+                Step::Headers(Vec::new()),
+                Step::Message(Bytes::from_static(b"first")),
+            ],
             vec![Step::HalfClosed, Step::Message(Bytes::from_static(b"then"))],
             vec![Step::Trailers(vec![("grpc-status", "0")])],
         ]

@@ -2,9 +2,8 @@
 
 use bytes::Bytes;
 use etcd_proxy_proto::etcdserverpb::{
-    CompactionRequest, DeleteRangeRequest, RequestOp, TxnRequest, WatchCancelRequest,
-    WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse,
-    request_op::Request, watch_request::RequestUnion,
+    CompactionRequest, DeleteRangeRequest, RequestOp, TxnRequest, WatchCancelRequest, WatchCreateRequest,
+    WatchProgressRequest, WatchRequest, WatchResponse, request_op::Request, watch_request::RequestUnion,
 };
 use etcd_proxy_tests::{etcd::Options, suite::trial};
 use libtest_mimic::Trial;
@@ -25,7 +24,13 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn request(union: RequestUnion) -> Step {
-    Step::Send(WatchRequest { request_union: Some(union) }.encode_to_vec().into())
+    Step::Send(
+        WatchRequest {
+            request_union: Some(union),
+        }
+        .encode_to_vec()
+        .into(),
+    )
 }
 
 fn create(create: WatchCreateRequest) -> Step {
@@ -53,7 +58,10 @@ fn aside(case: Case) -> Step {
 }
 
 fn delete(key: &str) -> Case {
-    let request = DeleteRangeRequest { key: key.to_owned().into(), ..Default::default() };
+    let request = DeleteRangeRequest {
+        key: key.to_owned().into(),
+        ..Default::default()
+    };
     Case::unary(&format!("delete {key}"), "/etcdserverpb.KV/DeleteRange", &request)
 }
 
@@ -67,7 +75,9 @@ fn answers(seen: &[Seen]) -> Vec<WatchResponse> {
         Seen::Message(message) => Some(message.clone()),
         _ => None,
     });
-    messages.map(|message| WatchResponse::decode(message).expect("a watch answer")).collect()
+    messages
+        .map(|message| WatchResponse::decode(message).expect("a watch answer"))
+        .collect()
 }
 
 async fn history(group: &'static str) -> Pair {
@@ -89,25 +99,89 @@ async fn creates() {
         ("from a key", on("a", "\0")),
         ("inverted", on("c", "a")),
         ("empty range", on("a", "a")),
-        ("at the current revision", WatchCreateRequest { start_revision: 13, ..on("a", "") }),
-        ("in the future", WatchCreateRequest { start_revision: 1000, ..on("a", "") }),
-        ("at the largest revision", WatchCreateRequest { start_revision: i64::MAX, ..on("a", "") }),
-        ("before the beginning", WatchCreateRequest { start_revision: -1, ..on("a", "") }),
-        ("long before", WatchCreateRequest { start_revision: i64::MIN, ..on("a", "") }),
-        ("own id", WatchCreateRequest { watch_id: 42, ..on("a", "") }),
-        ("negative id", WatchCreateRequest { watch_id: -42, ..on("a", "") }),
-        ("id -1", WatchCreateRequest { watch_id: -1, ..on("a", "") }),
-        ("unknown filter", WatchCreateRequest { filters: vec![7], ..on("a", "") }),
-        ("both filters", WatchCreateRequest { filters: vec![0, 1], ..on("a", "") }),
-        ("with everything", WatchCreateRequest {
-            progress_notify: true,
-            prev_kv: true,
-            fragment: true,
-            watch_id: 1 << 40,
-            ..on("a", "z")
-        }),
+        (
+            "at the current revision",
+            WatchCreateRequest {
+                start_revision: 13,
+                ..on("a", "")
+            },
+        ),
+        (
+            "in the future",
+            WatchCreateRequest {
+                start_revision: 1000,
+                ..on("a", "")
+            },
+        ),
+        (
+            "at the largest revision",
+            WatchCreateRequest {
+                start_revision: i64::MAX,
+                ..on("a", "")
+            },
+        ),
+        (
+            "before the beginning",
+            WatchCreateRequest {
+                start_revision: -1,
+                ..on("a", "")
+            },
+        ),
+        (
+            "long before",
+            WatchCreateRequest {
+                start_revision: i64::MIN,
+                ..on("a", "")
+            },
+        ),
+        (
+            "own id",
+            WatchCreateRequest {
+                watch_id: 42,
+                ..on("a", "")
+            },
+        ),
+        (
+            "negative id",
+            WatchCreateRequest {
+                watch_id: -42,
+                ..on("a", "")
+            },
+        ),
+        (
+            "id -1",
+            WatchCreateRequest {
+                watch_id: -1,
+                ..on("a", "")
+            },
+        ),
+        (
+            "unknown filter",
+            WatchCreateRequest {
+                filters: vec![7],
+                ..on("a", "")
+            },
+        ),
+        (
+            "both filters",
+            WatchCreateRequest {
+                filters: vec![0, 1],
+                ..on("a", "")
+            },
+        ),
+        (
+            "with everything",
+            WatchCreateRequest {
+                progress_notify: true,
+                prev_kv: true,
+                fragment: true,
+                watch_id: 1 << 40,
+                ..on("a", "z")
+            },
+        ),
     ] {
-        pair.check(stream(name, vec![create(request), Step::Receive(1)])).await;
+        pair.check(stream(name, vec![create(request), Step::Receive(1)]))
+            .await;
     }
     let reply = pair
         .check(stream(
@@ -115,15 +189,24 @@ async fn creates() {
             vec![
                 create(on("a", "")),
                 Step::Receive(1),
-                create(WatchCreateRequest { watch_id: 1, ..on("a", "") }),
+                create(WatchCreateRequest {
+                    watch_id: 1,
+                    ..on("a", "")
+                }),
                 Step::Receive(1),
-                create(WatchCreateRequest { watch_id: 1, ..on("b", "") }),
+                create(WatchCreateRequest {
+                    watch_id: 1,
+                    ..on("b", "")
+                }),
                 Step::Receive(1),
                 create(on("b", "")),
                 Step::Receive(1),
                 cancel(1),
                 Step::Receive(1),
-                create(WatchCreateRequest { watch_id: 1, ..on("b", "") }),
+                create(WatchCreateRequest {
+                    watch_id: 1,
+                    ..on("b", "")
+                }),
                 Step::Receive(1),
             ],
         ))
@@ -155,15 +238,40 @@ async fn events() {
     for (name, request) in [
         ("all of a", on("a", "")),
         ("all", on("\0", "\0")),
-        ("with previous values", WatchCreateRequest { prev_kv: true, ..on("a", "c") }),
-        ("no puts", WatchCreateRequest { filters: vec![0], ..on("a", "c") }),
-        ("no deletes", WatchCreateRequest { filters: vec![1], ..on("a", "c") }),
+        (
+            "with previous values",
+            WatchCreateRequest {
+                prev_kv: true,
+                ..on("a", "c")
+            },
+        ),
+        (
+            "no puts",
+            WatchCreateRequest {
+                filters: vec![0],
+                ..on("a", "c")
+            },
+        ),
+        (
+            "no deletes",
+            WatchCreateRequest {
+                filters: vec![1],
+                ..on("a", "c")
+            },
+        ),
     ] {
-        let request = WatchCreateRequest { start_revision: 2, ..request };
+        let request = WatchCreateRequest {
+            start_revision: 2,
+            ..request
+        };
         // The past comes in one answer; what follows comes one revision at a time. A filter that
         // leaves nothing leaves no answer: then the delete's is the next.
         let past = usize::from(name != "no puts");
-        let live = if name == "no deletes" || name == "no puts" { 1 } else { 2 };
+        let live = if name == "no deletes" || name == "no puts" {
+            1
+        } else {
+            2
+        };
         let mut steps = vec![create(request), Step::Receive(1 + past)];
         steps.extend([
             aside(put("a", "live")),
@@ -184,12 +292,20 @@ async fn events() {
             ..Default::default()
         })),
     });
-    let txn = TxnRequest { success: ops.to_vec(), ..Default::default() };
+    let txn = TxnRequest {
+        success: ops.to_vec(),
+        ..Default::default()
+    };
     let txn = Case::unary("txn", "/etcdserverpb.KV/Txn", &txn);
     let seen = pair
         .check(stream(
             "a transaction",
-            vec![create(on("p", "s")), Step::Receive(1), aside(txn), Step::Receive(1)],
+            vec![
+                create(on("p", "s")),
+                Step::Receive(1),
+                aside(txn),
+                Step::Receive(1),
+            ],
         ))
         .await;
     assert_eq!(answers(&seen)[1].events.len(), 3);
@@ -197,7 +313,10 @@ async fn events() {
     pair.check(stream(
         "a future revision",
         vec![
-            create(WatchCreateRequest { start_revision: 10_000, ..on("a", "") }),
+            create(WatchCreateRequest {
+                start_revision: 10_000,
+                ..on("a", "")
+            }),
             Step::Receive(1),
             aside(put("a", "too early")),
             // The answer to a cancel comes after any event that was to come.
@@ -207,7 +326,8 @@ async fn events() {
     ))
     .await;
     let lease = etcd_proxy_proto::etcdserverpb::LeaseGrantRequest { ttl: 600, id: 5 };
-    pair.ok(Case::unary("grant", "/etcdserverpb.Lease/LeaseGrant", &lease)).await;
+    pair.ok(Case::unary("grant", "/etcdserverpb.Lease/LeaseGrant", &lease))
+        .await;
     let attach = etcd_proxy_proto::etcdserverpb::PutRequest {
         key: "leased".into(),
         value: "x".into(),
@@ -218,7 +338,10 @@ async fn events() {
     pair.check(stream(
         "a lease is revoked",
         vec![
-            create(WatchCreateRequest { prev_kv: true, ..on("leased", "") }),
+            create(WatchCreateRequest {
+                prev_kv: true,
+                ..on("leased", "")
+            }),
             Step::Receive(1),
             aside(Case::unary("attach", "/etcdserverpb.KV/Put", &attach)),
             Step::Receive(1),
@@ -253,7 +376,10 @@ async fn ends() {
     pair.check(stream(
         "half-close in one go",
         vec![
-            create(WatchCreateRequest { start_revision: 2, ..on("a", "") }),
+            create(WatchCreateRequest {
+                start_revision: 2,
+                ..on("a", "")
+            }),
             Step::HalfClose,
             Step::Receive(2),
         ],
@@ -269,10 +395,18 @@ async fn ends() {
         ],
     ))
     .await;
-    let compaction = CompactionRequest { revision: 8, physical: true };
-    pair.ok(Case::unary("compact", "/etcdserverpb.KV/Compact", &compaction)).await;
+    let compaction = CompactionRequest {
+        revision: 8,
+        physical: true,
+    };
+    pair.ok(Case::unary("compact", "/etcdserverpb.KV/Compact", &compaction))
+        .await;
     for revision in [1, 7, 8, 9] {
-        let request = WatchCreateRequest { start_revision: revision, prev_kv: true, ..on("a", "") };
+        let request = WatchCreateRequest {
+            start_revision: revision,
+            prev_kv: true,
+            ..on("a", "")
+        };
         pair.check(stream(
             &format!("from {revision} after compaction at 8"),
             vec![create(request), Step::Receive(2)],
@@ -288,12 +422,25 @@ async fn fragments() {
     for number in 0..4 {
         pair.put(&format!("big{number}"), &"x".repeat(1_000_000)).await;
     }
-    let all = WatchCreateRequest { start_revision: 2, fragment: true, ..on("big", "bih") };
-    let seen =
-        pair.check(stream("with fragments", vec![create(all.clone()), Step::Receive(3)])).await;
+    let all = WatchCreateRequest {
+        start_revision: 2,
+        fragment: true,
+        ..on("big", "bih")
+    };
+    let seen = pair
+        .check(stream(
+            "with fragments",
+            vec![create(all.clone()), Step::Receive(3)],
+        ))
+        .await;
     assert!(answers(&seen)[1].fragment, "not fragmented");
-    let whole = WatchCreateRequest { fragment: false, ..all };
-    let seen = pair.check(stream("without", vec![create(whole), Step::Receive(2)])).await;
+    let whole = WatchCreateRequest {
+        fragment: false,
+        ..all
+    };
+    let seen = pair
+        .check(stream("without", vec![create(whole), Step::Receive(2)]))
+        .await;
     assert_eq!(answers(&seen)[1].events.len(), 4);
     pair.finish();
 }
@@ -304,7 +451,12 @@ async fn progress() {
     pair.put("a", "1").await;
     pair.check(stream(
         "on request",
-        vec![create(on("a", "")), Step::Receive(1), ask_progress(), Step::Receive(1)],
+        vec![
+            create(on("a", "")),
+            Step::Receive(1),
+            ask_progress(),
+            Step::Receive(1),
+        ],
     ))
     .await;
     pair.check(stream(
@@ -324,7 +476,10 @@ async fn progress() {
         .check(stream(
             "periodic",
             vec![
-                create(WatchCreateRequest { progress_notify: true, ..on("a", "") }),
+                create(WatchCreateRequest {
+                    progress_notify: true,
+                    ..on("a", "")
+                }),
                 Step::Receive(3),
             ],
         ))

@@ -13,12 +13,27 @@ pub(crate) fn trials() -> Vec<Trial> {
 async fn auth() {
     let world = World::start().await;
     let ctl = world.proxied();
-    assert_eq!(ctl.ok(&["user", "add", "root:rootpw"]).await, "User root created\n");
-    assert_eq!(ctl.ok(&["user", "add", "alice:alicepw"]).await, "User alice created\n");
+    assert_eq!(
+        ctl.ok(&["user", "add", "root:rootpw"]).await,
+        "User root created\n"
+    );
+    assert_eq!(
+        ctl.ok(&["user", "add", "alice:alicepw"]).await,
+        "User alice created\n"
+    );
     assert_eq!(ctl.ok(&["role", "add", "root"]).await, "Role root created\n");
     assert_eq!(ctl.ok(&["role", "add", "reader"]).await, "Role reader created\n");
-    ctl.ok(&["role", "grant-permission", "reader", "read", "open/", "--prefix=true"]).await;
-    ctl.ok(&["role", "grant-permission", "reader", "readwrite", "own"]).await;
+    ctl.ok(&[
+        "role",
+        "grant-permission",
+        "reader",
+        "read",
+        "open/",
+        "--prefix=true",
+    ])
+    .await;
+    ctl.ok(&["role", "grant-permission", "reader", "readwrite", "own"])
+        .await;
     ctl.ok(&["user", "grant-role", "root", "root"]).await;
     ctl.ok(&["user", "grant-role", "alice", "reader"]).await;
     ctl.ok(&["put", "open/a", "visible"]).await;
@@ -78,10 +93,7 @@ async fn auth() {
     .await;
 
     let ctl = ctl.user(root);
-    let changed = ctl.run_with_input(
-        &["user", "passwd", "alice", "--interactive=false"],
-        "newpw\n",
-    );
+    let changed = ctl.run_with_input(&["user", "passwd", "alice", "--interactive=false"], "newpw\n");
     let changed = changed.await;
     assert!(changed.is_ok(), "{changed:?}");
     world.same_as("alice:newpw", &["get", "open/a"]).await;

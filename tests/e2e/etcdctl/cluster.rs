@@ -35,14 +35,21 @@ async fn member_list(shared: Shared) {
     assert!(output.stdout.contains(", started, m0, "), "{output:?}");
     world.same(&["member", "remove", "1234"]).await;
     world.same(&["member", "promote", "1234"]).await;
-    world.same(&["member", "update", "1234", "--peer-urls=http://127.0.0.1:1"]).await;
+    world
+        .same(&["member", "update", "1234", "--peer-urls=http://127.0.0.1:1"])
+        .await;
 }
 
 /// The status without what names the endpoint and what moves by itself.
 fn without_address(text: &str) -> Value {
     let mut all: Value = serde_json::from_str(text).expect("JSON");
     let status = &mut all[0];
-    assert!(status["Endpoint"].as_str().is_some_and(|it| it.starts_with("127.0.0.1:")), "{status}");
+    assert!(
+        status["Endpoint"]
+            .as_str()
+            .is_some_and(|it| it.starts_with("127.0.0.1:")),
+        "{status}"
+    );
     status["Endpoint"].take();
     all
 }
@@ -78,7 +85,9 @@ async fn snapshot(shared: Shared) {
     let ctl = world.proxied();
     for index in 0..8 {
         let value = "x".repeat(100_000);
-        let output = ctl.run_with_input(&["put", &format!("snap/{index}")], &value).await;
+        let output = ctl
+            .run_with_input(&["put", &format!("snap/{index}")], &value)
+            .await;
         assert!(output.is_ok(), "{output:?}");
     }
     let mut statuses = Vec::new();
@@ -89,7 +98,10 @@ async fn snapshot(shared: Shared) {
         let status = etcdutl(&["snapshot", "status", path, "-w=json"]).await;
         statuses.push(serde_json::from_str::<Value>(&status).expect("JSON"));
     }
-    assert!(statuses[1]["totalKey"].as_u64().is_some_and(|keys| keys >= 8), "{statuses:?}");
+    assert!(
+        statuses[1]["totalKey"].as_u64().is_some_and(|keys| keys >= 8),
+        "{statuses:?}"
+    );
     // `etcdutl` checks the SHA-256 at the file's end; the hash is over all keys and values.
     for field in ["hash", "revision", "totalKey"] {
         assert_eq!(statuses[0][field], statuses[1][field], "{field}");
@@ -108,7 +120,9 @@ async fn alarm(shared: Shared) {
     assert_eq!(world.proxied().ok(&["alarm", "list"]).await, "");
     let status = world.proxied().ok(&["endpoint", "status", "-w=json"]).await;
     let status: Value = serde_json::from_str(&status).expect("JSON");
-    let member = status[0]["Status"]["header"]["member_id"].as_u64().expect("a member id");
+    let member = status[0]["Status"]["header"]["member_id"]
+        .as_u64()
+        .expect("a member id");
     // etcdctl cannot raise an alarm; the API can.
     let client = Client::connect(world.proxy.address()).await.expect("proxy");
     let raise = pb::AlarmRequest {
@@ -116,13 +130,21 @@ async fn alarm(shared: Shared) {
         member_id: member,
         alarm: pb::AlarmType::Nospace.into(),
     };
-    let raised: pb::AlarmResponse =
-        client.wire.unary("/etcdserverpb.Maintenance/Alarm", &[], &raise).await.expect("alarm");
+    let raised: pb::AlarmResponse = client
+        .wire
+        .unary("/etcdserverpb.Maintenance/Alarm", &[], &raise)
+        .await
+        .expect("alarm");
     assert_eq!(raised.alarms.len(), 1);
     let list = world.same(&["alarm", "list"]).await;
     assert_eq!(list.stdout, format!("memberID:{member} alarm:NOSPACE \n"));
     let failed = world.same(&["put", "alarm", "x"]).await;
-    assert!(failed.stderr.contains("etcdserver: mvcc: database space exceeded"), "{failed:?}");
+    assert!(
+        failed
+            .stderr
+            .contains("etcdserver: mvcc: database space exceeded"),
+        "{failed:?}"
+    );
     world.proxied().ok(&["alarm", "disarm"]).await;
     assert_eq!(world.direct().ok(&["alarm", "list"]).await, "");
     world.proxied().ok(&["put", "alarm", "x"]).await;
@@ -168,10 +190,11 @@ async fn move_leader() {
                 let expected = format!("Leadership transferred from {:x} to {id}\n", ids[leader]);
                 assert_eq!(output.stdout, expected, "{case}");
             } else {
-                let request = pb::MoveLeaderRequest { target_id: ids[target] };
+                let request = pb::MoveLeaderRequest {
+                    target_id: ids[target],
+                };
                 let path = "/etcdserverpb.Maintenance/MoveLeader";
-                let moved: Result<pb::MoveLeaderResponse, _> =
-                    client.wire.unary(path, &[], &request).await;
+                let moved: Result<pb::MoveLeaderResponse, _> = client.wire.unary(path, &[], &request).await;
                 assert!(moved.is_ok(), "{case}: {moved:?}");
             }
             for member in 0..3 {

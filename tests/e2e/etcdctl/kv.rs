@@ -21,18 +21,31 @@ async fn put_and_get(shared: Shared) {
     assert_eq!(ctl.ok(&["put", "pg", "first"]).await, "OK\n");
     assert_eq!(ctl.ok(&["get", "pg"]).await, "pg\nfirst\n");
     assert_eq!(world.direct().ok(&["get", "pg"]).await, "pg\nfirst\n");
-    assert_eq!(ctl.ok(&["put", "pg", "second", "--prev-kv"]).await, "OK\npg\nfirst\n");
+    assert_eq!(
+        ctl.ok(&["put", "pg", "second", "--prev-kv"]).await,
+        "OK\npg\nfirst\n"
+    );
     // The value from standard input, with bytes that are not text.
     let output = ctl.run_with_input(&["put", "pg/stdin"], "a\u{1}b\nc").await;
     assert!(output.is_ok(), "{output:?}");
-    assert_eq!(ctl.ok(&["get", "pg/stdin", "--print-value-only"]).await, "a\u{1}b\nc\n");
+    assert_eq!(
+        ctl.ok(&["get", "pg/stdin", "--print-value-only"]).await,
+        "a\u{1}b\nc\n"
+    );
     assert_eq!(ctl.ok(&["get", "pg/none"]).await, "");
 }
 
 async fn get_in_every_way(shared: Shared) {
     let world = world(&shared);
     let ctl = world.proxied();
-    for (key, value) in [("a", "3"), ("b", "1"), ("c", "2"), ("b", "4"), ("d", ""), ("a", "0")] {
+    for (key, value) in [
+        ("a", "3"),
+        ("b", "1"),
+        ("c", "2"),
+        ("b", "4"),
+        ("d", ""),
+        ("a", "0"),
+    ] {
         ctl.ok(&["put", &format!("gw/{key}"), value]).await;
     }
     let header = ctl.ok(&["get", "gw/d", "-w=fields"]).await;
@@ -80,7 +93,14 @@ async fn get_in_every_way(shared: Shared) {
         world.same(command).await;
     }
     // Not only alike: right.
-    let sorted = ["get", "gw/", "--prefix", "--sort-by=VALUE", "--order=DESCEND", "--keys-only"];
+    let sorted = [
+        "get",
+        "gw/",
+        "--prefix",
+        "--sort-by=VALUE",
+        "--order=DESCEND",
+        "--keys-only",
+    ];
     assert_eq!(ctl.ok(&sorted).await, "gw/b\n\ngw/c\n\ngw/a\n\ngw/d\n\n");
     let failed = world.same(&["get", "gw/", "--prefix", &future]).await;
     assert_eq!(
@@ -93,7 +113,10 @@ async fn put_options(shared: Shared) {
     let world = world(&shared);
     let ctl = world.proxied();
     let lease = crate::leases::grant(&ctl, 600).await;
-    assert_eq!(ctl.ok(&["put", "po", "v", &format!("--lease={lease}")]).await, "OK\n");
+    assert_eq!(
+        ctl.ok(&["put", "po", "v", &format!("--lease={lease}")]).await,
+        "OK\n"
+    );
     assert_eq!(ctl.ok(&["put", "po", "w", "--ignore-lease"]).await, "OK\n");
     assert_eq!(ctl.ok(&["put", "po", "--ignore-value"]).await, "OK\n");
     assert_eq!(ctl.ok(&["get", "po"]).await, "po\nw\n");
@@ -145,7 +168,10 @@ async fn txn(shared: Shared) {
     let (direct, proxied) = (world.direct(), world.proxied());
     let direct = direct.run_with_input(&["txn"], script).await;
     let proxied = proxied.run_with_input(&["txn"], script).await;
-    assert_eq!(last_line(&proxied), "Error: etcdserver: duplicate key given in txn request");
+    assert_eq!(
+        last_line(&proxied),
+        "Error: etcdserver: duplicate key given in txn request"
+    );
     assert_eq!(last_line(&direct), last_line(&proxied));
     assert_eq!(direct.code, proxied.code);
 }
@@ -161,12 +187,17 @@ async fn compaction(shared: Shared) {
         .expect("a revision in the header");
     let compacted = ctl.ok(&["compaction", &revision.to_string(), "--physical"]).await;
     assert_eq!(compacted, format!("compacted revision {revision}\n"));
-    let read = world.same(&["get", "comp", &format!("--rev={}", revision - 1)]).await;
+    let read = world
+        .same(&["get", "comp", &format!("--rev={}", revision - 1)])
+        .await;
     assert_eq!(
         last_line(&read),
         "Error: etcdserver: mvcc: required revision has been compacted"
     );
-    assert_eq!(ctl.ok(&["get", "comp", &format!("--rev={revision}")]).await, "comp\n2\n");
+    assert_eq!(
+        ctl.ok(&["get", "comp", &format!("--rev={revision}")]).await,
+        "comp\n2\n"
+    );
     world.same(&["compaction", &revision.to_string()]).await;
     world.same(&["compaction", "999999999"]).await;
 }

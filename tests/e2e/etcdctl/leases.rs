@@ -35,10 +35,17 @@ async fn lease(shared: Shared) {
     ctl.ok(&["put", "lease/b", "x", &format!("--lease={id}")]).await;
 
     let ttl = ctl.ok(&["lease", "timetolive", &id, "--keys"]).await;
-    assert!(ttl.starts_with(&format!("lease {id} granted with TTL(600s), remaining(")), "{ttl}");
+    assert!(
+        ttl.starts_with(&format!("lease {id} granted with TTL(600s), remaining(")),
+        "{ttl}"
+    );
     // A lease's keys have no order.
     let keys = ["[lease/a lease/b]", "[lease/b lease/a]"];
-    assert!(keys.iter().any(|keys| ttl.contains(&format!("attached keys({keys})"))), "{ttl}");
+    assert!(
+        keys.iter()
+            .any(|keys| ttl.contains(&format!("attached keys({keys})"))),
+        "{ttl}"
+    );
 
     let once = ctl.ok(&["lease", "keep-alive", "--once", &id]).await;
     assert_eq!(once, format!("lease {id} keepalived with TTL(600)\n"));
@@ -48,12 +55,18 @@ async fn lease(shared: Shared) {
     assert!(proxied.contains(&id), "{proxied:?}");
     assert_eq!(proxied, list(world.direct().ok(&["lease", "list"]).await));
 
-    assert_eq!(ctl.ok(&["lease", "revoke", &id]).await, format!("lease {id} revoked\n"));
+    assert_eq!(
+        ctl.ok(&["lease", "revoke", &id]).await,
+        format!("lease {id} revoked\n")
+    );
     assert_eq!(world.direct().ok(&["get", "lease/", "--prefix"]).await, "");
 
     // What is gone looks gone.
     let failed = world.same(&["lease", "revoke", &id]).await;
-    assert!(last_line(&failed).contains("etcdserver: requested lease not found"), "{failed:?}");
+    assert!(
+        last_line(&failed).contains("etcdserver: requested lease not found"),
+        "{failed:?}"
+    );
     world.same(&["lease", "timetolive", &id]).await;
     world.same(&["lease", "keep-alive", "--once", &id]).await;
     world.same(&["lease", "keep-alive", &id]).await;
@@ -70,7 +83,11 @@ async fn lease_keep_alive(shared: Shared) {
     let line = format!("lease {id} keepalived with TTL(3)\n");
     // One heartbeat a second; seven of them are more than two lifetimes.
     eventually("seven heartbeats", SOON, async || {
-        assert!(keeper.exit_status().is_none(), "keep-alive ended: {}", keeper.log());
+        assert!(
+            keeper.exit_status().is_none(),
+            "keep-alive ended: {}",
+            keeper.log()
+        );
         (keeper.log().matches(&line).count() >= 7).then_some(())
     })
     .await;
@@ -88,7 +105,12 @@ async fn lock(shared: Shared) {
     let ctl = world.proxied();
     let output = ctl.ok(&["lock", "lk", "echo", "held"]).await;
     assert_eq!(output, "held\n");
-    let key_of = |log: String| log.lines().next().map(str::to_owned).filter(|key| !key.is_empty());
+    let key_of = |log: String| {
+        log.lines()
+            .next()
+            .map(str::to_owned)
+            .filter(|key| !key.is_empty())
+    };
 
     let mut first = ctl.start(&["lock", "lk"], &world.cluster.dir().join("lk1.log"));
     let first_key = eventually("the first holds the lock", SOON, async || key_of(first.log())).await;
@@ -101,8 +123,7 @@ async fn lock(shared: Shared) {
     .await;
     assert_eq!(key_of(second.log()), None, "two hold the lock");
     first.signal(Signal::INT);
-    let second_key =
-        eventually("the second holds the lock", SOON, async || key_of(second.log())).await;
+    let second_key = eventually("the second holds the lock", SOON, async || key_of(second.log())).await;
     assert_ne!(first_key, second_key);
 }
 
@@ -111,8 +132,10 @@ async fn elect(shared: Shared) {
     let ctl = world.proxied();
     let dir = world.cluster.dir();
     let mut leader = ctl.start(&["elect", "el", "alice"], &dir.join("el1.log"));
-    eventually("alice is elected", SOON, async || leader.log().contains("\nalice\n").then_some(()))
-        .await;
+    eventually("alice is elected", SOON, async || {
+        leader.log().contains("\nalice\n").then_some(())
+    })
+    .await;
     let listener = ctl.start(&["elect", "--listen", "el"], &dir.join("el2.log"));
     eventually("the listener sees alice", SOON, async || {
         listener.log().contains("\nalice\n").then_some(())

@@ -94,7 +94,9 @@ async fn watch_compacted(shared: Shared) {
     let rev = format!("--rev={}", revision - 1);
     let output = world.same(&["watch", "wc", &rev]).await;
     assert!(
-        output.stderr.contains("mvcc: required revision has been compacted"),
+        output
+            .stderr
+            .contains("mvcc: required revision has been compacted"),
         "{output:?}"
     );
 }

@@ -99,7 +99,14 @@ impl Load {
             .map(|number| tokio::spawn(read(proxy.to_owned(), number, Arc::clone(&stop))))
             .collect();
         let watcher = tokio::spawn(watch(proxy.to_owned(), Arc::clone(&watch_until)));
-        let load = Self { stop, reads, writers, readers, watcher, watch_until };
+        let load = Self {
+            stop,
+            reads,
+            writers,
+            readers,
+            watcher,
+            watch_until,
+        };
         progress(&client, 50).await;
         load
     }
@@ -155,7 +162,10 @@ impl Load {
             unavailable += writer.unavailable;
         }
         let unknown = state.len() - acknowledged;
-        assert!(unknown <= unavailable, "{unknown} writes were applied that nobody sent");
+        assert!(
+            unknown <= unavailable,
+            "{unknown} writes were applied that nobody sent"
+        );
 
         let revision = all.header.expect("a header").revision;
         self.watch_until.store(revision, Ordering::Relaxed);
@@ -183,11 +193,15 @@ async fn progress(client: &Client, by: i64) {
         Some(read.await.ok()?.ok()?.header?.revision)
     };
     let mut first = None;
-    eventually(&format!("{by} more writes"), Duration::from_secs(40), async || {
-        let now = revision().await?;
-        let first = *first.get_or_insert(now);
-        (now >= first + by).then_some(())
-    })
+    eventually(
+        &format!("{by} more writes"),
+        Duration::from_secs(40),
+        async || {
+            let now = revision().await?;
+            let first = *first.get_or_insert(now);
+            (now >= first + by).then_some(())
+        },
+    )
     .await;
 }
 
@@ -249,7 +263,11 @@ async fn read(address: String, number: usize, stop: Arc<AtomicBool>) -> Seen {
             seen.wrong.push("cannot connect to the proxy".to_owned());
             break;
         };
-        let request = RangeRequest { key: "seed".into(), serializable, ..Default::default() };
+        let request = RangeRequest {
+            key: "seed".into(),
+            serializable,
+            ..Default::default()
+        };
         let start = Instant::now();
         let metadata = [("grpc-timeout", "10S")];
         let range = wire.unary::<_, RangeResponse>("/etcdserverpb.KV/Range", &metadata, &request);
@@ -284,7 +302,10 @@ async fn read(address: String, number: usize, stop: Arc<AtomicBool>) -> Seen {
 /// UNAVAILABLE as clients do.
 async fn watch(address: String, until: Arc<std::sync::atomic::AtomicI64>) -> Watched {
     let mut connection = Connection { address, wire: None };
-    let mut watched = Watched { last_revision: 0, ..Watched::default() };
+    let mut watched = Watched {
+        last_revision: 0,
+        ..Watched::default()
+    };
     while watched.last_revision < until.load(Ordering::Relaxed) {
         let Some(wire) = connection.wire().await else {
             watched.wrong.push("cannot connect to the proxy".to_owned());
@@ -308,7 +329,10 @@ async fn watch_once(
     watched: &mut Watched,
     until: &std::sync::atomic::AtomicI64,
 ) -> Result<(), Reply> {
-    let broken = |error: String| Reply { error: Some(error), ..Reply::default() };
+    let broken = |error: String| Reply {
+        error: Some(error),
+        ..Reply::default()
+    };
     let opened = wire.open("/etcdserverpb.Watch/Watch", &[]).await;
     let mut call = opened.map_err(|error| broken(error.to_string()))?;
     let create = WatchCreateRequest {
@@ -317,7 +341,9 @@ async fn watch_once(
         start_revision: watched.last_revision + 1,
         ..Default::default()
     };
-    let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+    let request = WatchRequest {
+        request_union: Some(RequestUnion::CreateRequest(create)),
+    };
     // If sending fails the stream is over, and its end tells why.
     let _ = call.send(request.encode_to_vec().into()).await;
     while let Some(message) = call.message().await {
@@ -330,7 +356,9 @@ async fn watch_once(
             let Some(kv) = event.kv else { continue };
             let key = String::from_utf8_lossy(&kv.key).into_owned();
             if kv.mod_revision <= watched.last_revision || kind != EventType::Put {
-                watched.wrong.push(format!("{kind:?} of {key} at {}", kv.mod_revision));
+                watched
+                    .wrong
+                    .push(format!("{kind:?} of {key} at {}", kv.mod_revision));
             }
             watched.last_revision = kv.mod_revision;
             *watched.events.entry(key).or_default() += 1;

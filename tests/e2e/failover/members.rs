@@ -51,7 +51,10 @@ pub(crate) fn trials() -> Vec<Trial> {
     ] {
         trials.push(trial(name, move || survives(fault, role)));
     }
-    trials.push(trial("harness_isolates_exactly_one", harness_isolates_exactly_one));
+    trials.push(trial(
+        "harness_isolates_exactly_one",
+        harness_isolates_exactly_one,
+    ));
     trials.push(trial("rolling_restart", rolling_restart));
     trials
 }
@@ -75,17 +78,25 @@ async fn lead(cluster: &Cluster, ids: &[u64], target: usize) {
             return Some(());
         }
         let client = Client::connect(&cluster.address(leader)).await.ok()?;
-        let request = MoveLeaderRequest { target_id: ids[target] };
+        let request = MoveLeaderRequest {
+            target_id: ids[target],
+        };
         let path = "/etcdserverpb.Maintenance/MoveLeader";
         // It may fail if leadership has just moved by itself: looked at again.
-        let _ = client.wire.unary::<_, MoveLeaderResponse>(path, &[], &request).await;
+        let _ = client
+            .wire
+            .unary::<_, MoveLeaderResponse>(path, &[], &request)
+            .await;
         None
     })
     .await;
 }
 
 async fn survives(fault: Fault, role: Role) {
-    let options = Options { client_relays: true, ..Options::three() };
+    let options = Options {
+        client_relays: true,
+        ..Options::three()
+    };
     let mut cluster = Cluster::start(options).await;
     cluster.all_serve().await;
     let ids = cluster.ids().await;
@@ -96,7 +107,11 @@ async fn survives(fault: Fault, role: Role) {
         Role::Follower => (member + 1) % 3,
     };
     lead(&cluster, &ids, leader).await;
-    assert_eq!(in_use(&proxy, &ids).await, member, "the proxy changed members without a reason");
+    assert_eq!(
+        in_use(&proxy, &ids).await,
+        member,
+        "the proxy changed members without a reason"
+    );
 
     let load = Load::start(proxy.address(), Reads::Succeed).await;
     match fault {
@@ -136,15 +151,18 @@ async fn harness_isolates_exactly_one() {
     })
     .await;
     let address = cluster.address(old);
-    eventually("the isolated member sees no leader", Duration::from_secs(20), async || {
-        let status = Client::connect(&address).await.ok()?.status().await.ok()?;
-        (status.leader == 0).then_some(())
-    })
+    eventually(
+        "the isolated member sees no leader",
+        Duration::from_secs(20),
+        async || {
+            let status = Client::connect(&address).await.ok()?.status().await.ok()?;
+            (status.leader == 0).then_some(())
+        },
+    )
     .await;
     cluster.heal(old);
     eventually("it is back", Duration::from_secs(20), async || {
-        (cluster.leader_seen_by(old, &ids).await == cluster.leader_seen_by(a, &ids).await)
-            .then_some(())
+        (cluster.leader_seen_by(old, &ids).await == cluster.leader_seen_by(a, &ids).await).then_some(())
     })
     .await;
     cluster.all_serve().await;

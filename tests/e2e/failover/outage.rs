@@ -35,7 +35,9 @@ async fn no_endpoint(mode: Mode) {
     let dead = Relay::start(free_port(), "127.0.0.1:9".parse().expect("address"), None).await;
     dead.set(mode);
     let mut proxy = Proxy::start(&[dead.address()], &["--dial-timeout=2s"]).await;
-    let wire = Wire::connect(proxy.address()).await.expect("the proxy listens without an upstream");
+    let wire = Wire::connect(proxy.address())
+        .await
+        .expect("the proxy listens without an upstream");
     for path in [
         "/etcdserverpb.KV/Put",
         "/etcdserverpb.KV/Range",
@@ -47,13 +49,22 @@ async fn no_endpoint(mode: Mode) {
         let start = Instant::now();
         let reply = within(path, SOON, wire.call(path, &[], &[Bytes::new()])).await;
         assert_eq!(reply.code(), Some(14), "{path}: {reply:?}");
-        assert!(!reply.message().unwrap_or_default().is_empty(), "{path}: says nothing: {reply:?}");
+        assert!(
+            !reply.message().unwrap_or_default().is_empty(),
+            "{path}: says nothing: {reply:?}"
+        );
         // Not a matter of speed: without the bound it would hang, or take TCP's two minutes.
-        assert!(start.elapsed() < Duration::from_secs(6), "{path} took {:?}", start.elapsed());
+        assert!(
+            start.elapsed() < Duration::from_secs(6),
+            "{path} took {:?}",
+            start.elapsed()
+        );
     }
     // A caller who wants to wait less, waits less.
     let metadata = [("grpc-timeout", "200m")];
-    let reply = wire.call("/etcdserverpb.KV/Range", &metadata, &[Bytes::new()]).await;
+    let reply = wire
+        .call("/etcdserverpb.KV/Range", &metadata, &[Bytes::new()])
+        .await;
     assert!(matches!(reply.code(), Some(4 | 14)), "{reply:?}");
     proxy.assert_sound();
 }
@@ -72,7 +83,9 @@ async fn proxy_before_etcd() {
     cluster.kill(0);
     let mut proxy = Proxy::start(&cluster.endpoints(), &["--dial-timeout=1s"]).await;
     let client = Client::connect(proxy.address()).await.expect("proxy");
-    let early = within("an answer", SOON, client.get(b"k")).await.expect_err("nobody is there");
+    let early = within("an answer", SOON, client.get(b"k"))
+        .await
+        .expect_err("nobody is there");
     assert_eq!(early.code(), Some(14), "{early:?}");
     cluster.restart(0);
     answers(&proxy).await;
@@ -107,14 +120,20 @@ async fn whole_cluster_restart() {
 
 /// There is no other member to go to: calls fail in bounded time, and work again when it is back.
 async fn only_endpoint_black_holed() {
-    let options = Options { client_relays: true, ..Options::default() };
+    let options = Options {
+        client_relays: true,
+        ..Options::default()
+    };
     let cluster = Cluster::start(options).await;
     let mut proxy = Proxy::start(&cluster.endpoints(), &["--dial-timeout=2s"]).await;
     answers(&proxy).await;
     let wire = Wire::connect(proxy.address()).await.expect("proxy");
     // A stream that is open when it happens must not stay open for ever.
     let mut watch = wire.open("/etcdserverpb.Watch/Watch", &[]).await.expect("watch");
-    watch.send(Bytes::from_static(b"\x0a\x03\x0a\x01k")).await.expect("create");
+    watch
+        .send(Bytes::from_static(b"\x0a\x03\x0a\x01k"))
+        .await
+        .expect("create");
     assert!(watch.message().await.is_some(), "created");
     cluster.client_relay(0).set(Mode::BlackHole);
     let ended = within("the open watch ends", SOON, watch.finish()).await;
@@ -138,7 +157,10 @@ async fn twenty_restarts_then_idle() {
         // Something is open on each incarnation.
         let wire = Wire::connect(proxy.address()).await.expect("proxy");
         let mut watch = wire.open("/etcdserverpb.Watch/Watch", &[]).await.expect("watch");
-        watch.send(Bytes::from_static(b"\x0a\x03\x0a\x01k")).await.expect("create");
+        watch
+            .send(Bytes::from_static(b"\x0a\x03\x0a\x01k"))
+            .await
+            .expect("create");
         assert!(within("created", SOON, watch.message()).await.is_some());
         cluster.kill(0);
         let ended = within("the watch ends", SOON, watch.finish()).await;
@@ -153,7 +175,9 @@ async fn twenty_restarts_then_idle() {
     let ticks = process.cpu_ticks() - before;
     // A busy loop takes 300 ticks; looking after one endpoint once a second takes next to none.
     assert!(ticks < 30, "an idle proxy took {ticks} ticks of 10 ms in 3 s");
-    let open = std::fs::read_dir(format!("/proc/{}/fd", process.pid())).expect("proc").count();
+    let open = std::fs::read_dir(format!("/proc/{}/fd", process.pid()))
+        .expect("proc")
+        .count();
     assert!(open < 100, "{open} open files after 20 restarts");
     proxy.assert_sound();
 }

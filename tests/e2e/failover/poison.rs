@@ -51,11 +51,15 @@ impl World {
     async fn check(mut self) {
         // A process that is hit answers no more some time before it is gone: it prints its stack.
         let died = |cluster: &mut Cluster| 3 - cluster.running().len();
-        eventually("the number of dead members stays the same for a second", SOON, async || {
-            let before = died(&mut self.cluster);
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            (died(&mut self.cluster) == before).then_some(())
-        })
+        eventually(
+            "the number of dead members stays the same for a second",
+            SOON,
+            async || {
+                let before = died(&mut self.cluster);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                (died(&mut self.cluster) == before).then_some(())
+            },
+        )
         .await;
         let alive = self.cluster.running();
         assert!(!alive.is_empty(), "the request killed all three members");
@@ -83,7 +87,10 @@ async fn message(path: &'static str, message: &'static [u8]) {
     let world = World::start().await;
     let wire = Wire::connect(world.proxy.address()).await.expect("proxy");
     let reply = within(path, SOON, wire.call(path, &[], &[Bytes::from_static(message)])).await;
-    assert!(reply.code().is_some_and(|code| code != 0), "no answer but an error: {reply:?}");
+    assert!(
+        reply.code().is_some_and(|code| code != 0),
+        "no answer but an error: {reply:?}"
+    );
     world.check().await;
 }
 
@@ -103,10 +110,14 @@ async fn client_api_version() {
         .body(())
         .expect("request");
     let (response, mut send) = client.send_request(request, false).expect("send");
-    send.send_data(Bytes::from_static(b"\0\0\0\0\x03\x0a\x01k"), true).expect("send");
+    send.send_data(Bytes::from_static(b"\0\0\0\0\x03\x0a\x01k"), true)
+        .expect("send");
     let answer = within("an answer", SOON, response).await;
     if let Ok(answer) = answer {
-        let status = answer.headers().get("grpc-status").map(|status| status.as_bytes().to_vec());
+        let status = answer
+            .headers()
+            .get("grpc-status")
+            .map(|status| status.as_bytes().to_vec());
         assert!(matches!(status.as_deref(), Some(b"3" | b"14")), "{answer:?}");
     }
     driver.abort();

@@ -64,7 +64,10 @@ async fn garbage(proxy: Proxy) {
     for mut client in open {
         // Whether it is answered or not, it does not stay open for ever.
         let (_, ended) = client.read_to_end(SILENCE_LIMIT).await;
-        assert!(ended, "a connection that sent garbage is still open after {SILENCE_LIMIT:?}");
+        assert!(
+            ended,
+            "a connection that sent garbage is still open after {SILENCE_LIMIT:?}"
+        );
     }
     unharmed(proxy).await;
 }
@@ -77,28 +80,69 @@ async fn broken_frames(proxy: Proxy) {
         ("DATA on an idle stream", frames::encode(kind::DATA, 0, 1, b"x")),
         ("HEADERS on stream 0", headers(END_HEADERS, 0, &call)),
         ("HEADERS on an even stream", headers(END_HEADERS, 2, &call)),
-        ("HEADERS that are no HPACK", headers(END_HEADERS, 1, &noise(1, 100))),
-        ("an index into nothing", headers(END_HEADERS, 1, &[0xff, 0xff, 0xff, 0xff, 0x7f])),
-        ("CONTINUATION without HEADERS", frames::encode(kind::CONTINUATION, 4, 1, &call)),
+        (
+            "HEADERS that are no HPACK",
+            headers(END_HEADERS, 1, &noise(1, 100)),
+        ),
+        (
+            "an index into nothing",
+            headers(END_HEADERS, 1, &[0xff, 0xff, 0xff, 0xff, 0x7f]),
+        ),
+        (
+            "CONTINUATION without HEADERS",
+            frames::encode(kind::CONTINUATION, 4, 1, &call),
+        ),
         ("PING of 3 bytes", frames::encode(kind::PING, 0, 0, b"abc")),
-        ("SETTINGS of 5 bytes", frames::encode(kind::SETTINGS, 0, 0, b"abcde")),
+        (
+            "SETTINGS of 5 bytes",
+            frames::encode(kind::SETTINGS, 0, 0, b"abcde"),
+        ),
         ("SETTINGS on a stream", frames::encode(kind::SETTINGS, 0, 1, &[])),
-        ("a window of more than 2^31", frames::encode(kind::SETTINGS, 0, 0, b"\0\x04\xff\xff\xff\xff")),
-        ("WINDOW_UPDATE by 0", frames::encode(kind::WINDOW_UPDATE, 0, 0, &[0; 4])),
-        ("RST_STREAM of an idle stream", frames::encode(kind::RST_STREAM, 0, 9, &[0; 4])),
+        (
+            "a window of more than 2^31",
+            frames::encode(kind::SETTINGS, 0, 0, b"\0\x04\xff\xff\xff\xff"),
+        ),
+        (
+            "WINDOW_UPDATE by 0",
+            frames::encode(kind::WINDOW_UPDATE, 0, 0, &[0; 4]),
+        ),
+        (
+            "RST_STREAM of an idle stream",
+            frames::encode(kind::RST_STREAM, 0, 9, &[0; 4]),
+        ),
         ("a frame of 16 MiB", b"\xff\xff\xff\0\0\0\0\0\x01".to_vec()),
-        ("window overflow", frames::encode(kind::WINDOW_UPDATE, 0, 0, b"\x7f\xff\xff\xff").repeat(3)),
-        ("a header name in capitals", headers(
-            END_HEADERS | END_STREAM,
-            1,
-            &frames::call_headers("/etcdserverpb.KV/Range", &[("X-Upper", "1")]),
-        )),
-        ("no pseudo headers", headers(END_HEADERS | END_STREAM, 1, &frames::block(&[("a", "b")]))),
-        ("a path that is none", headers(END_HEADERS | END_STREAM, 1, &frames::call_headers("\u{1} x", &[]))),
-        ("more DATA than content-length", [
-            headers(END_HEADERS, 1, &frames::call_headers("/etcdserverpb.KV/Range", &[("content-length", "1")])),
-            frames::encode(kind::DATA, END_STREAM, 1, b"\0\0\0\0\0"),
-        ].concat()),
+        (
+            "window overflow",
+            frames::encode(kind::WINDOW_UPDATE, 0, 0, b"\x7f\xff\xff\xff").repeat(3),
+        ),
+        (
+            "a header name in capitals",
+            headers(
+                END_HEADERS | END_STREAM,
+                1,
+                &frames::call_headers("/etcdserverpb.KV/Range", &[("X-Upper", "1")]),
+            ),
+        ),
+        (
+            "no pseudo headers",
+            headers(END_HEADERS | END_STREAM, 1, &frames::block(&[("a", "b")])),
+        ),
+        (
+            "a path that is none",
+            headers(END_HEADERS | END_STREAM, 1, &frames::call_headers("\u{1} x", &[])),
+        ),
+        (
+            "more DATA than content-length",
+            [
+                headers(
+                    END_HEADERS,
+                    1,
+                    &frames::call_headers("/etcdserverpb.KV/Range", &[("content-length", "1")]),
+                ),
+                frames::encode(kind::DATA, END_STREAM, 1, b"\0\0\0\0\0"),
+            ]
+            .concat(),
+        ),
     ];
     for (name, bytes) in attacks {
         let mut client = RawClient::open(proxy.address()).await.expect("connection");
@@ -117,16 +161,25 @@ async fn broken_frames(proxy: Proxy) {
 
 async fn http1(proxy: Proxy) {
     for (request, expected) in [
-        ("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "HTTP/1.1 404"),
-        ("GET /v3/kv/range HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "HTTP/1.1 404"),
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+            "HTTP/1.1 404",
+        ),
+        (
+            "GET /v3/kv/range HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+            "HTTP/1.1 404",
+        ),
         (
             "POST /etcdserverpb.KV/Range HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\
              Connection: close\r\n\r\n{}",
             "HTTP/1.1 4",
         ),
         ("HEAD / HTTP/1.0\r\n\r\n", "HTTP/1."),
-        ("GET / HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings, close\r\n\
-          HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n", "HTTP/1.1 404"),
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings, close\r\n\
+          HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
+            "HTTP/1.1 404",
+        ),
         ("GET  / HTTP/9.9\r\n\r\n", "HTTP/1.1 4"),
         ("GET / HTTP/1.1\r\nbroken header\r\n\r\n", "HTTP/1.1 400"),
     ] {
@@ -193,7 +246,10 @@ async fn headers_in_drips(proxy: Proxy) {
 async fn endless_headers(proxy: Proxy) {
     let mut client = RawClient::open(proxy.address()).await.expect("connection");
     let first = frames::call_headers("/etcdserverpb.KV/Range", &[]);
-    client.send(&frames::encode(kind::HEADERS, 0, 1, &first)).await.expect("send");
+    client
+        .send(&frames::encode(kind::HEADERS, 0, 1, &first))
+        .await
+        .expect("send");
     let more = frames::block(&[("x-filler", &"y".repeat(10_000))]);
     let more = frames::encode(kind::CONTINUATION, 0, 1, &more);
     let mut sent = 0_u64;
@@ -211,7 +267,9 @@ async fn endless_headers(proxy: Proxy) {
 
 /// This one kills the existing proxy.
 async fn empty_operation(proxy: Proxy) {
-    let client = etcd_proxy_tests::client::Client::connect(proxy.address()).await.expect("proxy");
+    let client = etcd_proxy_tests::client::Client::connect(proxy.address())
+        .await
+        .expect("proxy");
     for message in [&b"\x12\x00"[..], b"\x1a\x00", b"\x12\x04\x22\x02\x12\x00"] {
         let messages = [bytes::Bytes::copy_from_slice(message)];
         let reply = client.wire.call("/etcdserverpb.KV/Txn", &[], &messages).await;

@@ -23,7 +23,12 @@ const LIMIT: usize = 100;
 pub(crate) fn trials(upstream: &Upstream) -> Vec<Trial> {
     vec![
         trial("stream_flood", stream_flood),
-        attack(upstream, "streams_queue_at_the_limit", &["--max-concurrent-streams=5"], queue),
+        attack(
+            upstream,
+            "streams_queue_at_the_limit",
+            &["--max-concurrent-streams=5"],
+            queue,
+        ),
         attack(upstream, "reset_storm", &[], reset_storm),
         attack(upstream, "connection_storm", &[], connection_storm),
         attack(upstream, "settings_and_ping_flood", &[], control_flood),
@@ -44,7 +49,9 @@ async fn stream_flood() {
     let flag = format!("--max-concurrent-streams={LIMIT}");
     let mut proxy = Proxy::start(&[fake.address()], &[&flag]).await;
     let mut flood = RawClient::open(proxy.address()).await.expect("connection");
-    let settings = flood.find(|frame| frame.kind == kind::SETTINGS && frame.flags & 1 == 0).await;
+    let settings = flood
+        .find(|frame| frame.kind == kind::SETTINGS && frame.flags & 1 == 0)
+        .await;
     let settings = settings.expect("the proxy's settings").payload;
     let announced = settings.chunks_exact(6).find(|entry| entry[..2] == [0, 3]);
     let announced = announced.map(|entry| u32::from_be_bytes([entry[2], entry[3], entry[4], entry[5]]));
@@ -52,15 +59,20 @@ async fn stream_flood() {
 
     let watches = || {
         let requests = fake.requests();
-        requests.iter().filter(|request| request.path.ends_with("/Watch")).count()
+        requests
+            .iter()
+            .filter(|request| request.path.ends_with("/Watch"))
+            .count()
     };
     let block = frames::call_headers("/etcdserverpb.Watch/Watch", &[]);
     for number in 0..FLOOD {
         if number == LIMIT as u32 {
             // So far all was allowed.
-            eventually("the allowed streams reach the upstream", ANSWER_LIMIT, async || {
-                (watches() == LIMIT).then_some(())
-            })
+            eventually(
+                "the allowed streams reach the upstream",
+                ANSWER_LIMIT,
+                async || (watches() == LIMIT).then_some(()),
+            )
             .await;
         }
         let open = frames::encode(kind::HEADERS, END_HEADERS, 2 * number + 1, &block);
@@ -77,7 +89,11 @@ async fn stream_flood() {
     assert!(reply.is_ok(), "{reply:?}");
     // All that arrived, dead or alive: a limit that lets the next one in for each that it refuses
     // would be none.
-    assert_eq!(watches(), LIMIT, "so many of {FLOOD} streams reached the upstream");
+    assert_eq!(
+        watches(),
+        LIMIT,
+        "so many of {FLOOD} streams reached the upstream"
+    );
     drop(flood);
     eventually("the flooder's calls are cancelled", ANSWER_LIMIT, async || {
         let requests = fake.requests();
@@ -94,7 +110,11 @@ async fn stream_flood() {
 async fn queue(proxy: Proxy) {
     let wire = Wire::connect(proxy.address()).await.expect("connection");
     // Let the proxy's settings arrive; before that a client may open as many as it likes.
-    assert!(wire.call("/etcdserverpb.KV/Put", &[], &[Bytes::from_static(b"\x0a\x01q")]).await.is_ok());
+    assert!(
+        wire.call("/etcdserverpb.KV/Put", &[], &[Bytes::from_static(b"\x0a\x01q")])
+            .await
+            .is_ok()
+    );
     let mut calls = tokio::task::JoinSet::new();
     for number in 0..500 {
         let wire = wire.clone();
@@ -112,7 +132,11 @@ async fn queue(proxy: Proxy) {
 
 /// Open and reset, open and reset (CVE-2023-44487). The connection may be thrown out.
 async fn reset_storm(proxy: Proxy) {
-    for path in ["/etcdserverpb.KV/Range", "/etcdserverpb.Watch/Watch", "/no.such.Service/M"] {
+    for path in [
+        "/etcdserverpb.KV/Range",
+        "/etcdserverpb.Watch/Watch",
+        "/no.such.Service/M",
+    ] {
         let mut storm = RawClient::open(proxy.address()).await.expect("connection");
         let block = frames::call_headers(path, &[]);
         for number in 0..30_000 {
@@ -155,9 +179,11 @@ async fn connection_storm(mut proxy: Proxy) {
             }
         }
     }
-    eventually("all connections are closed", Duration::from_secs(30), async || {
-        (open_files(&mut proxy) <= before + 10).then_some(())
-    })
+    eventually(
+        "all connections are closed",
+        Duration::from_secs(30),
+        async || (open_files(&mut proxy) <= before + 10).then_some(()),
+    )
     .await;
     unharmed(proxy).await;
 }

@@ -23,7 +23,11 @@ pub(crate) fn trials(upstream: &Upstream) -> Vec<Trial> {
 
 async fn put(wire: &Wire, key: &str, size: usize) -> (usize, Reply) {
     let value = Bytes::from(vec![b'v'; size]);
-    let request = PutRequest { key: key.to_owned().into(), value, ..Default::default() };
+    let request = PutRequest {
+        key: key.to_owned().into(),
+        value,
+        ..Default::default()
+    };
     let message = Bytes::from(request.encode_to_vec());
     let length = message.len();
     let messages = [message];
@@ -42,14 +46,23 @@ async fn max_send_bytes(proxy: Proxy) {
         let (length, reply) = put(&wire, "send/large", size).await;
         assert_eq!(reply.code(), Some(8), "{size}: {reply:?}");
         let text = reply.message().unwrap_or_default();
-        assert!(text.contains(&format!("message larger than max ({length} vs. ")), "{text:?}");
+        assert!(
+            text.contains(&format!("message larger than max ({length} vs. ")),
+            "{text:?}"
+        );
     }
     // The message is refused, not the connection; and nothing of it was written.
-    let read = RangeRequest { key: "send/large".into(), ..Default::default() };
+    let read = RangeRequest {
+        key: "send/large".into(),
+        ..Default::default()
+    };
     let read = [Bytes::from(read.encode_to_vec())];
     let reply = wire.call("/etcdserverpb.KV/Range", &[], &read).await;
     let answer = reply.into_message::<etcd_proxy_proto::etcdserverpb::RangeResponse>();
-    assert!(answer.expect("an answer").kvs.is_empty(), "a refused message was written");
+    assert!(
+        answer.expect("an answer").kvs.is_empty(),
+        "a refused message was written"
+    );
     unharmed(proxy).await;
 }
 
@@ -71,7 +84,10 @@ async fn max_recv_bytes(proxy: Proxy) {
     let three = wire.call("/etcdserverpb.KV/Range", &[], &read("recv/4")).await;
     assert_eq!(three.code(), Some(8), "{three:?}");
     let text = three.message().unwrap_or_default();
-    assert!(text.contains("message larger than max (") && text.contains(" vs. 20000)"), "{text:?}");
+    assert!(
+        text.contains("message larger than max (") && text.contains(" vs. 20000)"),
+        "{text:?}"
+    );
     // The same on a stream: a watch from the beginning gets all of it in one message.
     let mut watch = wire.open("/etcdserverpb.Watch/Watch", &[]).await.expect("watch");
     let create = b"\x0a\x12\x0a\x06recv/1\x12\x06recv/4\x18\x01";
@@ -84,11 +100,16 @@ async fn max_recv_bytes(proxy: Proxy) {
 
 /// Uploads that go on and on: of one message that announces 2 GiB, and of many on one stream.
 async fn huge_uploads(proxy: Proxy) {
-    for path in ["/etcdserverpb.KV/Put", "/etcdserverpb.Watch/Watch", "/no.such.Service/M"] {
+    for path in [
+        "/etcdserverpb.KV/Put",
+        "/etcdserverpb.Watch/Watch",
+        "/no.such.Service/M",
+    ] {
         let wire = Wire::connect(proxy.address()).await.expect("connection");
         let mut call = wire.open(path, &[]).await.expect("call");
         let upload = async {
-            call.send_raw(Bytes::from_static(b"\0\x7f\xff\xff\xff"), false).await?;
+            call.send_raw(Bytes::from_static(b"\0\x7f\xff\xff\xff"), false)
+                .await?;
             let chunk = Bytes::from(vec![7; 1_000_000]);
             for _ in 0..400 {
                 call.send_raw(chunk.clone(), false).await?;
@@ -101,7 +122,10 @@ async fn huge_uploads(proxy: Proxy) {
         healthy(&proxy).await;
     }
     let wire = Wire::connect(proxy.address()).await.expect("connection");
-    let mut call = wire.open("/etcdserverpb.Lease/LeaseKeepAlive", &[]).await.expect("call");
+    let mut call = wire
+        .open("/etcdserverpb.Lease/LeaseKeepAlive", &[])
+        .await
+        .expect("call");
     let upload = async {
         let request = frame(b"\x08\x01");
         let many = Bytes::from(request.repeat(10_000));
@@ -112,6 +136,9 @@ async fn huge_uploads(proxy: Proxy) {
     };
     // Two million heartbeats whose answers nobody reads: flow control holds the sender back.
     let swallowed = tokio::time::timeout(std::time::Duration::from_secs(10), upload).await;
-    assert!(!matches!(swallowed, Ok(Ok(()))), "2,000,000 requests were swallowed");
+    assert!(
+        !matches!(swallowed, Ok(Ok(()))),
+        "2,000,000 requests were swallowed"
+    );
     unharmed(proxy).await;
 }

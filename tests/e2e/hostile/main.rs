@@ -63,7 +63,10 @@ pub(crate) async fn unharmed(mut proxy: Proxy) {
     healthy(&proxy).await;
     proxy.assert_sound();
     let resident = proxy.process().memory_kib("VmHWM");
-    assert!(resident > 0 && resident < SANE_KIB, "the proxy took {resident} KiB");
+    assert!(
+        resident > 0 && resident < SANE_KIB,
+        "the proxy took {resident} KiB"
+    );
 }
 
 fn main() {

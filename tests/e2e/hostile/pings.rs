@@ -67,7 +67,11 @@ async fn too_many_pings(proxy: Proxy) {
         }
         let goaway = client.find(|frame| frame.goaway().is_some_and(|(code, _)| code != 0));
         let goaway = within("GOAWAY", ANSWER_LIMIT, goaway).await.expect("GOAWAY");
-        assert_eq!(goaway.goaway(), Some((CALM, "too_many_pings".to_owned())), "{with_stream}");
+        assert_eq!(
+            goaway.goaway(),
+            Some((CALM, "too_many_pings".to_owned())),
+            "{with_stream}"
+        );
         let (_, ended) = client.read_to_end(ANSWER_LIMIT).await;
         assert!(ended, "the connection stays open");
     }
@@ -79,10 +83,11 @@ async fn allowed_pings(proxy: Proxy) {
     client.send(&open_watch()).await.expect("watch");
     for number in 0..15 {
         client.send(&ping(number)).await.expect("send");
-        let answer = client.find(|frame| {
-            frame.kind == kind::GOAWAY || (frame.kind == kind::PING && frame.flags & ACK != 0)
-        });
-        let answer = within("the answer", ANSWER_LIMIT, answer).await.expect("the answer");
+        let answer = client
+            .find(|frame| frame.kind == kind::GOAWAY || (frame.kind == kind::PING && frame.flags & ACK != 0));
+        let answer = within("the answer", ANSWER_LIMIT, answer)
+            .await
+            .expect("the answer");
         assert_eq!(answer.kind, kind::PING, "ping {number}: {answer:?}");
         assert_eq!(answer.payload, [number; 8]);
         // The pace of a client that keeps to the rule; what is waited for is time itself.
@@ -95,7 +100,10 @@ async fn unanswered_pings(proxy: Proxy) {
     // This client answers, as its library does.
     let wire = Wire::connect(proxy.address()).await.expect("connection");
     let mut watch = wire.open("/etcdserverpb.Watch/Watch", &[]).await.expect("watch");
-    watch.send(Bytes::from_static(b"\x0a\x05\x0a\x03key")).await.expect("create");
+    watch
+        .send(Bytes::from_static(b"\x0a\x05\x0a\x03key"))
+        .await
+        .expect("create");
     assert!(watch.message().await.is_some(), "created");
 
     // This one does not, and is dropped; with an open stream as without.
@@ -110,7 +118,9 @@ async fn unanswered_pings(proxy: Proxy) {
         let (_, ended) = client.read_to_end(ANSWER_LIMIT).await;
         assert!(ended, "a client that does not answer pings is still there");
     }
-    let put = wire.call("/etcdserverpb.KV/Put", &[], &[Bytes::from_static(b"\x0a\x03key")]).await;
+    let put = wire
+        .call("/etcdserverpb.KV/Put", &[], &[Bytes::from_static(b"\x0a\x03key")])
+        .await;
     assert!(put.is_ok(), "the client that answered was dropped: {put:?}");
     assert!(within("the event", ANSWER_LIMIT, watch.message()).await.is_some());
     unharmed(proxy).await;

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use etcd_proxy_proto::etcdserverpb::{
-    WatchCreateRequest, WatchRequest, watch_request::RequestUnion,
-};
+use etcd_proxy_proto::etcdserverpb::{WatchCreateRequest, WatchRequest, watch_request::RequestUnion};
 use etcd_proxy_tests::{
     client::Client,
     etcd::{Cluster, Options},
@@ -37,7 +35,10 @@ async fn unread_answers() {
     let direct = Client::connect(&cluster.address(0)).await.expect("member");
     for number in 0..STORED_BYTES / 1_000_000 {
         let key = format!("big/{number:03}");
-        direct.put(key.as_bytes(), &vec![number as u8; 1_000_000]).await.expect("put");
+        direct
+            .put(key.as_bytes(), &vec![number as u8; 1_000_000])
+            .await
+            .expect("put");
     }
     let mut proxy = Proxy::start(&cluster.endpoints(), &[]).await;
     healthy(&proxy).await;
@@ -48,7 +49,11 @@ async fn unread_answers() {
         let (what, path, message) = match number % 3 {
             0 => ("snapshot", "/etcdserverpb.Maintenance/Snapshot", Bytes::new()),
             1 => ("watch", "/etcdserverpb.Watch/Watch", watch_from_the_beginning()),
-            _ => ("watch with fragments", "/etcdserverpb.Watch/Watch", watch_in_fragments()),
+            _ => (
+                "watch with fragments",
+                "/etcdserverpb.Watch/Watch",
+                watch_in_fragments(),
+            ),
         };
         let mut call = wire.open(path, &[]).await.expect("call");
         call.send(message).await.expect("send");
@@ -65,10 +70,15 @@ async fn unread_answers() {
     for number in 0..2_000 {
         let value = number.to_string();
         let put = other.put(b"other", value.as_bytes());
-        within("a put of another client", ANSWER_LIMIT, put).await.expect("put");
+        within("a put of another client", ANSWER_LIMIT, put)
+            .await
+            .expect("put");
     }
     let resident = proxy.process().memory_kib("VmHWM");
-    assert!(resident > 0 && resident < BOUND_KIB, "the proxy took {resident} KiB");
+    assert!(
+        resident > 0 && resident < BOUND_KIB,
+        "the proxy took {resident} KiB"
+    );
 
     // Whoever begins to read gets everything.
     let (snapshot, watch) = (calls.remove(0).1, calls.remove(0).1);
@@ -103,7 +113,9 @@ fn watch(fragment: bool) -> Bytes {
         fragment,
         ..Default::default()
     };
-    let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+    let request = WatchRequest {
+        request_union: Some(RequestUnion::CreateRequest(create)),
+    };
     request.encode_to_vec().into()
 }
 

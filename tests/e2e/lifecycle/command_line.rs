@@ -25,9 +25,8 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn json_lines(log: &str) -> Vec<Value> {
-    let parse = |line| {
-        serde_json::from_str(line).unwrap_or_else(|error| panic!("{line:?} is no JSON: {error}"))
-    };
+    let parse =
+        |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line:?} is no JSON: {error}"));
     log.lines().map(parse).collect()
 }
 
@@ -39,7 +38,10 @@ async fn readiness_line() {
     assert_eq!(ready[0]["level"], "info");
     assert_eq!(ready[0]["address"], proxy.address());
     let time = ready[0]["ts"].as_str().expect("ts is text");
-    assert!(time.len() >= 20 && time.contains('T') && time.ends_with('Z'), "{time}");
+    assert!(
+        time.len() >= 20 && time.contains('T') && time.ends_with('Z'),
+        "{time}"
+    );
     let caller = ready[0]["caller"].as_str().expect("caller is text");
     let (file, line) = caller.rsplit_once(':').expect("FILE:LINE");
     assert!(file.ends_with(".rs") && !file.starts_with('/'), "{caller}");
@@ -62,7 +64,9 @@ async fn every_line_is_json() {
 
 async fn port_in_use() {
     let port = free_port();
-    let _taken = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.expect("listen");
+    let _taken = tokio::net::TcpListener::bind(("127.0.0.1", port))
+        .await
+        .expect("listen");
     let address = format!("127.0.0.1:{port}");
     let output = run_binary(&["start", "--listen-addr", &address], LIMIT).await;
     assert_eq!(output.code, Some(1), "{output:?}");
@@ -80,12 +84,30 @@ async fn bad_flags() {
     for (args, text) in [
         (&["start", "--nonsense"][..], "unknown flag: --nonsense"),
         (&["start", "--nonsense=1"], "unknown flag: --nonsense"),
-        (&["start", "--listen-addr"], "flag needs an argument: --listen-addr"),
-        (&["start", "--max-send-bytes=x"], "invalid argument \"x\" for \"--max-send-bytes\" flag"),
-        (&["start", "--debug=maybe"], "invalid argument \"maybe\" for \"--debug\" flag"),
-        (&["start", "--grpc-keepalive-interval=5"], "missing unit in duration"),
-        (&["start", "--max-concurrent-streams=-1"], "invalid argument \"-1\""),
-        (&["start", "--listen-addr=http://127.0.0.1:1"], "too many colons in address"),
+        (
+            &["start", "--listen-addr"],
+            "flag needs an argument: --listen-addr",
+        ),
+        (
+            &["start", "--max-send-bytes=x"],
+            "invalid argument \"x\" for \"--max-send-bytes\" flag",
+        ),
+        (
+            &["start", "--debug=maybe"],
+            "invalid argument \"maybe\" for \"--debug\" flag",
+        ),
+        (
+            &["start", "--grpc-keepalive-interval=5"],
+            "missing unit in duration",
+        ),
+        (
+            &["start", "--max-concurrent-streams=-1"],
+            "invalid argument \"-1\"",
+        ),
+        (
+            &["start", "--listen-addr=http://127.0.0.1:1"],
+            "too many colons in address",
+        ),
         (&["start", "--listen-addr=127.0.0.1"], "missing port in address"),
         (&["start", "--resolver-prefix=p"], "invalid resolver-ttl 0"),
         (&["start", "--resolver-ttl=5"], "invalid resolver-prefix \"\""),
@@ -125,9 +147,16 @@ async fn refused_flags() {
     // Told to do what it does anyway is no reason to refuse.
     let port = free_port();
     let listen = format!("--listen-addr=127.0.0.1:{port}");
-    let _taken = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.expect("listen");
-    let args =
-        ["start", &listen, "--namespace=", "--auto-tls=false", "--endpoints-auto-sync-interval=0"];
+    let _taken = tokio::net::TcpListener::bind(("127.0.0.1", port))
+        .await
+        .expect("listen");
+    let args = [
+        "start",
+        &listen,
+        "--namespace=",
+        "--auto-tls=false",
+        "--endpoints-auto-sync-interval=0",
+    ];
     says(&run_binary(&args, LIMIT).await, 1, "address already in use");
 }
 
@@ -139,21 +168,49 @@ async fn help_and_version() {
     }
     let help = run_binary(&["start", "--help"], LIMIT).await.stdout;
     for flag in [
-        "--listen-addr", "--endpoints", "--endpoints-auto-sync-interval", "--discovery-srv",
-        "--discovery-srv-name", "--insecure-discovery", "--metrics-addr", "--advertise-client-url",
-        "--resolver-prefix", "--resolver-ttl", "--namespace", "--enable-pprof", "--data-dir",
-        "--max-send-bytes", "--max-recv-bytes", "--dial-keepalive-time", "--dial-keepalive-timeout",
-        "--permit-without-stream", "--grpc-keepalive-min-time", "--grpc-keepalive-interval",
-        "--grpc-keepalive-timeout", "--cert", "--key", "--cacert", "--insecure-skip-tls-verify",
-        "--cert-file", "--key-file", "--trusted-ca-file", "--auto-tls", "--client-crl-file",
-        "--self-signed-cert-validity", "--listen-cipher-suites", "--tls-min-version",
-        "--tls-max-version", "--experimental-serializable-ordering",
-        "--experimental-leasing-prefix", "--experimental-enable-grpc-logging", "--debug",
+        "--listen-addr",
+        "--endpoints",
+        "--endpoints-auto-sync-interval",
+        "--discovery-srv",
+        "--discovery-srv-name",
+        "--insecure-discovery",
+        "--metrics-addr",
+        "--advertise-client-url",
+        "--resolver-prefix",
+        "--resolver-ttl",
+        "--namespace",
+        "--enable-pprof",
+        "--data-dir",
+        "--max-send-bytes",
+        "--max-recv-bytes",
+        "--dial-keepalive-time",
+        "--dial-keepalive-timeout",
+        "--permit-without-stream",
+        "--grpc-keepalive-min-time",
+        "--grpc-keepalive-interval",
+        "--grpc-keepalive-timeout",
+        "--cert",
+        "--key",
+        "--cacert",
+        "--insecure-skip-tls-verify",
+        "--cert-file",
+        "--key-file",
+        "--trusted-ca-file",
+        "--auto-tls",
+        "--client-crl-file",
+        "--self-signed-cert-validity",
+        "--listen-cipher-suites",
+        "--tls-min-version",
+        "--tls-max-version",
+        "--experimental-serializable-ordering",
+        "--experimental-leasing-prefix",
+        "--experimental-enable-grpc-logging",
+        "--debug",
         "--max-concurrent-streams",
     ] {
-        let listed = help.split_whitespace().any(|word| {
-            word.trim_end_matches(',').split(['=', '[']).next() == Some(flag)
-        });
+        let listed = help
+            .split_whitespace()
+            .any(|word| word.trim_end_matches(',').split(['=', '[']).next() == Some(flag));
         assert!(listed, "{flag} is not in the help");
     }
     let version = run_binary(&["--version"], LIMIT).await;
@@ -161,7 +218,10 @@ async fn help_and_version() {
     assert!(version.stdout.contains(env!("CARGO_PKG_VERSION")), "{version:?}");
     for shell in ["bash", "zsh", "fish"] {
         let output = run_binary(&["completion", shell], LIMIT).await;
-        assert!(output.is_ok() && output.stdout.contains("listen-addr"), "{shell}: {output:?}");
+        assert!(
+            output.is_ok() && output.stdout.contains("listen-addr"),
+            "{shell}: {output:?}"
+        );
     }
 }
 
@@ -169,7 +229,9 @@ async fn help_and_version() {
 async fn alias() {
     let port = free_port();
     let address = format!("127.0.0.1:{port}");
-    let _taken = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.expect("listen");
+    let _taken = tokio::net::TcpListener::bind(("127.0.0.1", port))
+        .await
+        .expect("listen");
     let args = ["grpc-proxy", "start", "--listen-addr", &address];
     says(&run_binary(&args, LIMIT).await, 1, "address already in use");
 }

@@ -8,10 +8,10 @@ use etcd_proxy_tests::{
     process::Signal,
     proxy::Proxy,
     suite::{eventually, trial, within},
-    wire::Wire,
+    wire::{Call, Wire},
 };
 use libtest_mimic::Trial;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::watch};
 
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
@@ -27,22 +27,33 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// An upstream whose unary calls are answered when the client half-closes, and whose watches stay.
-async fn upstream() -> Fake {
-    Fake::start(|_, request| match request.path.as_str() {
+/// An upstream whose unary calls are answered when the gate opens, and whose watches stay.
+async fn upstream() -> (Fake, watch::Sender<bool>) {
+    let (gate, opened) = watch::channel(false);
+    let fake = Fake::start(move |_, request| match request.path.as_str() {
         "/etcdserverpb.Watch/Watch" => vec![
             Step::Headers(Vec::new()),
             Step::Message(Bytes::from_static(b"created")),
             Step::Never,
         ],
         _ => vec![
-            Step::HalfClosed,
+            Step::Gate(opened.clone()),
             Step::Headers(Vec::new()),
             Step::Message(Bytes::from_static(b"answer")),
             Step::Trailers(vec![("grpc-status", "0")]),
         ],
     })
-    .await
+    .await;
+    (fake, gate)
+}
+
+/// A put that has arrived at the upstream, and waits there.
+async fn put_in_flight(fake: &Fake, wire: &Wire) -> Call {
+    let mut call = wire.open("/etcdserverpb.KV/Put", &[]).await.expect("call");
+    call.send(Bytes::from_static(b"request")).await.expect("send");
+    call.half_close().expect("half-close");
+    eventually("the call arrives upstream", ANSWER_LIMIT, async || fake.requests().pop()).await;
+    call
 }
 
 async fn refuses(proxy: &Proxy) {
@@ -54,13 +65,20 @@ async fn refuses(proxy: &Proxy) {
 
 /// The call in flight gets its answer, nobody else gets in, and the exit code is 0.
 async fn drains(signal: Signal) {
-    let fake = upstream().await;
+    let (fake, gate) = upstream().await;
     let mut proxy = Proxy::start(&[fake.address()], &["--shutdown-timeout=30s"]).await;
     let wire = Wire::connect(proxy.address()).await.expect("connection");
     let mut call = wire.open("/etcdserverpb.KV/Put", &[]).await.expect("call");
     call.send(Bytes::from_static(b"request")).await.expect("send");
-    let sent = || fake.requests().first().is_some_and(|request| !request.body.is_empty());
-    eventually("the call arrives upstream", ANSWER_LIMIT, async || sent().then_some(())).await;
+    let sent = || {
+        fake.requests()
+            .first()
+            .is_some_and(|request| !request.body.is_empty())
+    };
+    eventually("the call arrives upstream", ANSWER_LIMIT, async || {
+        sent().then_some(())
+    })
+    .await;
 
     proxy.process().signal(signal);
     refuses(&proxy).await;
@@ -76,7 +94,7 @@ async fn drains(signal: Signal) {
     })
     .await;
     assert!(proxy.process().exit_status().is_none(), "it left a call behind");
-    call.half_close().expect("half-close");
+    gate.send_replace(true);
     let reply = within("the answer", ANSWER_LIMIT, call.finish()).await;
     assert!(reply.is_ok(), "{reply:?}");
     assert_eq!(reply.messages, [Bytes::from_static(b"answer")]);
@@ -88,7 +106,7 @@ async fn drains(signal: Signal) {
 
 /// Connections without a call are no reason to wait.
 async fn idle_ends_at_once() {
-    let fake = upstream().await;
+    let (fake, _gate) = upstream().await;
     let mut proxy = Proxy::start(&[fake.address()], &["--shutdown-timeout=60s"]).await;
     let idle = Wire::connect(proxy.address()).await.expect("connection");
     let silent = TcpStream::connect(proxy.address()).await.expect("connection");
@@ -100,29 +118,38 @@ async fn idle_ends_at_once() {
 
 /// What has not ended at the deadline is ended, with UNAVAILABLE, and the exit code is 0 still.
 async fn deadline() {
-    let fake = upstream().await;
+    let (fake, _gate) = upstream().await;
     let mut proxy = Proxy::start(&[fake.address()], &["--shutdown-timeout=1s"]).await;
     let wire = Wire::connect(proxy.address()).await.expect("connection");
     let mut call = wire.open("/etcdserverpb.KV/Put", &[]).await.expect("call");
     call.send(Bytes::from_static(b"request")).await.expect("send");
-    eventually("the call arrives upstream", ANSWER_LIMIT, async || fake.requests().pop()).await;
+    eventually("the call arrives upstream", ANSWER_LIMIT, async || {
+        fake.requests().pop()
+    })
+    .await;
     let start = Instant::now();
     proxy.process().signal(Signal::TERM);
     let reply = within("the end of the call", ANSWER_LIMIT, call.finish()).await;
     let waited = start.elapsed();
     assert_eq!(reply.code(), Some(14), "{reply:?}");
-    assert!(waited >= Duration::from_millis(900), "ended after {waited:?}, before the deadline");
+    assert!(
+        waited >= Duration::from_millis(900),
+        "ended after {waited:?}, before the deadline"
+    );
     let status = proxy.process().ended(ANSWER_LIMIT).await;
     assert_eq!(status.code(), Some(0), "{}", proxy.log());
 }
 
 async fn second_signal() {
-    let fake = upstream().await;
+    let (fake, _gate) = upstream().await;
     let mut proxy = Proxy::start(&[fake.address()], &["--shutdown-timeout=10m"]).await;
     let wire = Wire::connect(proxy.address()).await.expect("connection");
     let mut call = wire.open("/etcdserverpb.KV/Put", &[]).await.expect("call");
     call.send(Bytes::from_static(b"request")).await.expect("send");
-    eventually("the call arrives upstream", ANSWER_LIMIT, async || fake.requests().pop()).await;
+    eventually("the call arrives upstream", ANSWER_LIMIT, async || {
+        fake.requests().pop()
+    })
+    .await;
     proxy.process().signal(Signal::TERM);
     refuses(&proxy).await;
     assert!(proxy.process().exit_status().is_none(), "it left a call behind");
@@ -134,7 +161,7 @@ async fn second_signal() {
 
 /// A watch would never end by itself: its client is told to go elsewhere.
 async fn streams() {
-    let fake = upstream().await;
+    let (fake, _gate) = upstream().await;
     let mut proxy = Proxy::start(&[fake.address()], &["--shutdown-timeout=2s"]).await;
     let mut watches = Vec::new();
     for _ in 0..3 {
@@ -155,7 +182,10 @@ async fn streams() {
     let status = proxy.process().ended(ANSWER_LIMIT).await;
     assert_eq!(status.code(), Some(0), "{}", proxy.log());
     for request in fake.requests() {
-        assert!(request.reset.is_some(), "a watch was left open upstream: {request:?}");
+        assert!(
+            request.reset.is_some(),
+            "a watch was left open upstream: {request:?}"
+        );
     }
 }
 
@@ -164,9 +194,13 @@ async fn without_upstream() {
     let wire = Wire::connect(proxy.address()).await.expect("connection");
     let mut call = wire.open("/etcdserverpb.KV/Put", &[]).await.expect("call");
     call.send(Bytes::from_static(b"request")).await.expect("send");
+    call.half_close().expect("half-close");
     proxy.process().signal(Signal::TERM);
     // 10 s is the default of --shutdown-timeout.
     let status = proxy.process().ended(Duration::from_secs(30)).await;
     assert_eq!(status.code(), Some(0), "{}", proxy.log());
-    assert_eq!(within("the end", ANSWER_LIMIT, call.finish()).await.code(), Some(14));
+    assert_eq!(
+        within("the end", ANSWER_LIMIT, call.finish()).await.code(),
+        Some(14)
+    );
 }
