@@ -37,8 +37,8 @@ pub trait Runtime: Send + Sync + Sized + 'static {
     /// When the executor or its reactor can't be set up.
     fn block_on<F: Future>(future: F) -> io::Result<F::Output>;
 
-    /// Runs a future on the current thread's executor, detached. The future doesn't panic: callers go
-    /// through [`spawn`], which sees to it.
+    /// Runs a future on the current thread's executor, detached. The future doesn't panic: this crate's
+    /// callers see to it.
     fn spawn(future: impl Future<Output = ()> + Send + 'static);
 
     /// Completes at or soon after `deadline`, never before.

@@ -314,14 +314,14 @@ async fn auth_on() {
     }
     streams(&mut pair).await;
     // Tokens end with a change of permissions; with authentication they lose their meaning.
-    pair.check(auth("AuthDisable", &AuthDisableRequest {}).as_user("user"))
+    pair.check(auth("AuthDisable", &AuthDisableRequest {}).by_user("user"))
         .await;
-    pair.ok(permit("role", 0, "secret", "").as_user("root")).await;
+    pair.ok(permit("role", 0, "secret", "").by_user("root")).await;
     pair.check(
-        Case::bytes("newly allowed", "/etcdserverpb.KV/Range", &b"\x0a\x06secret"[..]).as_user("user"),
+        Case::bytes("newly allowed", "/etcdserverpb.KV/Range", &b"\x0a\x06secret"[..]).by_user("user"),
     )
     .await;
-    pair.ok(auth("AuthDisable", &AuthDisableRequest {}).as_user("root"))
+    pair.ok(auth("AuthDisable", &AuthDisableRequest {}).by_user("root"))
         .await;
     pair.ok(Case::bytes(
         "off",
@@ -329,7 +329,7 @@ async fn auth_on() {
         &b"\x0a\x06secret"[..],
     ))
     .await;
-    pair.check(Case::bytes("off", "/etcdserverpb.KV/Range", &b"\x0a\x06secret"[..]).as_user("user"))
+    pair.check(Case::bytes("off", "/etcdserverpb.KV/Range", &b"\x0a\x06secret"[..]).by_user("user"))
         .await;
     pair.finish();
 }
@@ -341,10 +341,10 @@ async fn streams(pair: &mut Pair) {
         "/etcdserverpb.Lease/LeaseGrant",
         &b"\x08\x3c\x10\x08"[..],
     )
-    .as_user("root"))
+    .by_user("root"))
         .await;
     for user in ["", "user", "root"] {
-        let by = |case: Case| if user.is_empty() { case } else { case.as_user(user) };
+        let by = |case: Case| if user.is_empty() { case } else { case.by_user(user) };
         for (what, message) in [
             ("open", &b"\x0a\x08\x0a\x06open/a"[..]),
             ("secret", b"\x0a\x08\x0a\x06secret"),
@@ -379,7 +379,7 @@ async fn streams(pair: &mut Pair) {
     let steps = vec![Step::Send(bytes::Bytes::new()), Step::HalfClose, Step::Finish];
     for user in ["", "user"] {
         let case = Case::stream("snapshot", "/etcdserverpb.Maintenance/Snapshot", steps.clone());
-        let case = if user.is_empty() { case } else { case.as_user(user) };
+        let case = if user.is_empty() { case } else { case.by_user(user) };
         pair.check(case).await;
     }
 }
@@ -387,7 +387,7 @@ async fn streams(pair: &mut Pair) {
 async fn expired_token() {
     let options = Options::default().flag("--auth-token-ttl=2");
     let mut pair = enabled("expired token", options).await;
-    let read = || Case::bytes("read", "/etcdserverpb.KV/Range", &b"\x0a\x06open/a"[..]).as_user("user");
+    let read = || Case::bytes("read", "/etcdserverpb.KV/Range", &b"\x0a\x06open/a"[..]).by_user("user");
     pair.ok(read()).await;
     // A token that is used lives on, so both sides have to be left alone for its life and the
     // second-wide steps of etcd's clean-up.

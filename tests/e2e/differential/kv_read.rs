@@ -16,6 +16,9 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("range_combinations", combinations),
         trial("range_cases", cases),
+        trial("range_frames", frames),
+        trial("range_without_a_message", without_a_message),
+        trial("range_before_half_close", before_half_close),
         trial("range_large", large),
     ]
 }
@@ -144,16 +147,22 @@ async fn cases() {
     pair.code(13, Case::bytes("wrong wire type", RANGE, &b"\x08\x01"[..]))
         .await;
 
-    // The frame around the message.
+    pair.check(Case::unary("RangeStream", "/etcdserverpb.KV/RangeStream", &all))
+        .await;
+    pair.finish();
+}
+
+/// A call of raw DATA bytes, then half-close.
+fn raw(name: &str, bytes: Vec<u8>) -> Case {
+    let steps = vec![Step::Raw(bytes.into()), Step::HalfClose, Step::Finish];
+    Case::stream(name, RANGE, steps)
+}
+
+/// What can be wrong with the frame around a message.
+async fn frames() {
+    let mut pair = fixture("range frames").await;
     let framed = |prefix: &[u8], body: &[u8]| [prefix, body].concat();
     let good = range(b"a", b"").encode_to_vec();
-    let raw = |name: &str, bytes: Vec<u8>| {
-        Case::stream(
-            name,
-            RANGE,
-            vec![Step::Raw(bytes.into()), Step::HalfClose, Step::Finish],
-        )
-    };
     pair.check(raw("compressed flag", framed(b"\x01\0\0\0\x03", &good)))
         .await;
     pair.check(raw("compressed with gzip", framed(b"\x01\0\0\0\x03", &good)).with("grpc-encoding", "gzip"))
@@ -172,7 +181,6 @@ async fn cases() {
     ))
     .await;
     pair.check(raw("half a prefix", b"\0\0".to_vec())).await;
-    pair.check(raw("nothing", Vec::new())).await;
     pair.check(raw("announces 1 GiB", framed(b"\0\x40\0\0\0", &good)))
         .await;
     let twice = [framed(b"\0\0\0\0\x03", &good), framed(b"\0\0\0\0\x03", &good)].concat();
@@ -191,15 +199,22 @@ async fn cases() {
         ],
     );
     pair.ok(split).await;
-    let early = Case::stream(
-        "answer before half-close",
-        RANGE,
-        vec![Step::Send(good.into()), Step::Finish],
-    );
-    pair.check(early).await;
+    pair.finish();
+}
 
-    pair.check(Case::unary("RangeStream", "/etcdserverpb.KV/RangeStream", &all))
-        .await;
+/// A half-close and nothing before it.
+async fn without_a_message() {
+    let mut pair = fixture("range without a message").await;
+    pair.check(raw("nothing", Vec::new())).await;
+    pair.finish();
+}
+
+/// etcd answers a unary call as soon as its message is there.
+async fn before_half_close() {
+    let mut pair = fixture("range before half-close").await;
+    let message = range(b"a", b"").encode_to_vec();
+    let steps = vec![Step::Send(message.into()), Step::Finish];
+    pair.ok(Case::stream("no half-close", RANGE, steps)).await;
     pair.finish();
 }
 

@@ -17,6 +17,7 @@ mod mask;
 mod methods;
 mod pair;
 mod upstream;
+mod upstream_ends;
 mod watch;
 
 use etcd_proxy_tests::suite;
@@ -33,5 +34,6 @@ fn main() {
     trials.extend(errors::trials());
     trials.extend(methods::trials());
     trials.extend(upstream::trials());
+    trials.extend(upstream_ends::trials());
     suite::main(2, trials, || ());
 }

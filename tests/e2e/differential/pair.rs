@@ -77,7 +77,7 @@ impl Case {
     }
 
     /// With the token of a user.
-    pub(crate) fn as_user(self, user: &str) -> Self {
+    pub(crate) fn by_user(self, user: &str) -> Self {
         self.with("token", &format!("{{{user}}}"))
     }
 
@@ -98,7 +98,7 @@ pub(crate) enum Seen {
     /// The end of the stream with what came before it.
     End(Reply),
     /// The other call.
-    Aside(Vec<Seen>),
+    Aside(Vec<Self>),
 }
 
 /// One of the two.
