@@ -34,6 +34,10 @@ pub enum Member {
     /// What it tells or does concerns one member, so all such calls of one client connection go to
     /// the same one for as long as it lives.
     Same,
+    /// As [`Member::Same`]; and if it is the first such call of its client connection, the leader answers it when
+    /// it can be reached: `etcdctl move-leader` looks for the leader's endpoint this way, and a proxy is the only
+    /// endpoint that its clients know.
+    SamePreferLeader,
     /// Only the leader can carry it out.
     Leader,
 }
@@ -98,7 +102,11 @@ impl Method {
                 _ => Self::UNKNOWN,
             },
             "etcdserverpb.Maintenance" => match method {
-                "Alarm" | "Status" | "Hash" | "HashKV" => Self::MEMBER_READ,
+                "Alarm" | "Hash" | "HashKV" => Self::MEMBER_READ,
+                "Status" => Self {
+                    member: Member::SamePreferLeader,
+                    ..Self::READ
+                },
                 "Defragment" | "Downgrade" => Self::MEMBER_WRITE,
                 "MoveLeader" => Self {
                     member: Member::Leader,
@@ -220,12 +228,14 @@ mod tests {
 
     #[test]
     fn maintenance_stays_on_one_member() {
-        for name in ["Status", "Snapshot", "Defragment", "SomethingNew"] {
+        for name in ["HashKV", "Snapshot", "Defragment", "SomethingNew"] {
             assert_eq!(
                 Method::of_path(&alloc::format!("/etcdserverpb.Maintenance/{name}")).member,
                 Member::Same
             );
         }
+        let status = Method::of_path("/etcdserverpb.Maintenance/Status");
+        assert_eq!(status.member, Member::SamePreferLeader);
         assert_eq!(
             Method::of_path("/etcdserverpb.Maintenance/MoveLeader").member,
             Member::Leader

@@ -19,7 +19,7 @@ use crate::cli::{self, Command, Endpoint, ListenAddress, StartOptions};
 use crate::logging;
 use crate::rt::{self, Runtime, Signals as _};
 use crate::server::{self, Handle, Limits, Phase, Worker, WorkerGone};
-use crate::upstream::{Control, Lane, Settings};
+use crate::upstream::{Control, Lane, Report, Reports, Settings};
 
 /// Connections that the kernel may hold until they are accepted.
 const BACKLOG: i32 = 4096;
@@ -96,7 +96,7 @@ async fn serve<R: Runtime>(
     let listener = R::listener(listener).map_err(Failure::Runtime)?;
     let (phase, shutdown) = watch::channel(Phase::Serving);
     let (alive, mut all_ended) = mpsc::channel::<()>(1);
-    let workers = start_workers::<R>(&options, &shutdown, &alive)?;
+    let (workers, reports) = start_workers::<R>(&options, &shutdown, &alive)?;
     drop(alive);
 
     tracing::info!(address = %address, "started gRPC proxy");
@@ -121,7 +121,8 @@ async fn serve<R: Runtime>(
             return Ok(ExitCode::from(128 + again.number()));
         }
     }
-    phase.send_replace(Phase::Ending);
+    // Nobody listens if the control task has failed; then calls end with their connections.
+    let _ = reports.send(Report::End).await;
     if rt::timeout_at::<R, _>(Instant::now() + ENDING_TIMEOUT, all_ended.recv())
         .await
         .is_ok()
@@ -140,7 +141,7 @@ fn start_workers<R: Runtime>(
     options: &StartOptions,
     shutdown: &watch::Receiver<Phase>,
     alive: &mpsc::Sender<()>,
-) -> Result<Vec<Handle>, Failure> {
+) -> Result<(Vec<Handle>, Reports), Failure> {
     let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let count = options.workers.map_or_else(cores, NonZeroUsize::get);
     let settings = Arc::new(Settings {
@@ -185,7 +186,7 @@ fn start_workers<R: Runtime>(
         workers.push(server::start::<R>(number, worker, orders, alive.clone()).map_err(Failure::Thread)?);
     }
     rt::spawn::<R>(control.run::<R>());
-    Ok(workers)
+    Ok((workers, reports))
 }
 
 fn endpoint_config(options: &StartOptions, workers: usize) -> Config {

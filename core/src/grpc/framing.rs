@@ -54,6 +54,12 @@ impl MessageLimit {
         }
     }
 
+    /// Whether everything so far ends exactly at the end of a message.
+    #[must_use]
+    pub const fn at_boundary(&self) -> bool {
+        self.body_left == 0 && self.prefix_len == 0
+    }
+
     /// Looks at the next chunk of the byte stream.
     ///
     /// # Errors
@@ -112,6 +118,17 @@ mod tests {
             let result = stream.chunks(cut).try_for_each(|chunk| limit.check(chunk));
             let expected = lens.iter().find(|len| **len as u64 > max);
             prop_assert_eq!(result.err().map(|e| e.bytes), expected.map(|len| *len as u64));
+            prop_assert!(expected.is_some() || limit.at_boundary());
+        }
+    }
+
+    #[test]
+    fn a_cut_message_is_no_boundary() {
+        let bytes = frame(4);
+        for end in 1..bytes.len() {
+            let mut limit = MessageLimit::new(9);
+            limit.check(&bytes[..end]).unwrap();
+            assert!(!limit.at_boundary(), "after {end} bytes");
         }
     }
 

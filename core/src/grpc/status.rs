@@ -15,6 +15,8 @@ pub enum Code {
     Cancelled = 1,
     /// An error without a better code.
     Unknown = 2,
+    /// The request makes no sense, whatever the state of the server.
+    InvalidArgument = 3,
     /// The deadline passed before the call was answered.
     DeadlineExceeded = 4,
     /// A limit was exceeded.

@@ -1,9 +1,15 @@
 //! The deadline of a call.
 
+use core::future::Future as _;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use core::time::Duration;
 use std::time::Instant;
 
 use etcd_proxy_core::grpc::{format_timeout, parse_timeout};
 use http::{HeaderMap, HeaderValue};
+
+use crate::rt::Runtime;
 
 /// The header a client gives its deadline in.
 pub(super) const GRPC_TIMEOUT: &str = "grpc-timeout";
@@ -34,5 +40,34 @@ impl Deadline {
     pub(super) fn remaining(self) -> Option<HeaderValue> {
         let left = self.at?.saturating_duration_since(Instant::now());
         HeaderValue::from_str(&format_timeout(left)).ok()
+    }
+}
+
+/// How long after a call's deadline the proxy ends it itself. A member ends it at its deadline, in its own words;
+/// this is for one that doesn't.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// Fires when a call has outlived its deadline.
+pub(super) struct Expiry<R: Runtime> {
+    at: Option<Instant>,
+    /// Set at the first wait: most calls are over before.
+    alarm: Option<Pin<Box<R::Sleep>>>,
+}
+
+impl<R: Runtime> Expiry<R> {
+    pub(super) fn new(deadline: Deadline) -> Self {
+        Self {
+            at: deadline.at.and_then(|at| at.checked_add(GRACE)),
+            alarm: None,
+        }
+    }
+
+    /// Never completes for a call without deadline.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(at) = self.at else { return Poll::Pending };
+        self.alarm
+            .get_or_insert_with(|| Box::pin(R::sleep_until(at)))
+            .as_mut()
+            .poll(cx)
     }
 }

@@ -5,6 +5,7 @@
 
 mod answer;
 mod deadline;
+mod exchange;
 mod head;
 mod leader;
 mod pump;
@@ -28,6 +29,19 @@ use crate::rt::Runtime;
 use crate::server::ClientConnection;
 use crate::upstream::{Connection, NoEndpoint, Report};
 
+/// The member's connection broke and the call wasn't carried out, or may be made again.
+const CONNECTION_LOST: Status = Status::new(
+    Code::Unavailable,
+    "etcd-proxy: the connection to the member was lost during the call",
+);
+
+/// What an etcd server says when it is shut down.
+const SERVER_STOPPED: Status = Status::new(Code::Unavailable, "etcdserver: server stopped");
+
+/// What newer etcd servers answer to a version that isn't text. 3.5 servers die of it.
+const INVALID_CLIENT_API_VERSION: Status =
+    Status::new(Code::InvalidArgument, "etcdserver: invalid client api version");
+
 /// Handles one call from its request's head to the end of its answer.
 pub(crate) async fn forward<R: Runtime>(
     client: Arc<ClientConnection>,
@@ -35,11 +49,13 @@ pub(crate) async fn forward<R: Runtime>(
     respond: SendResponse<Bytes>,
 ) {
     let method = Method::of_path(request.uri().path());
+    let deadline = Deadline::of(request.headers());
     let call = Call {
-        deadline: Deadline::of(request.headers()),
         client,
         method,
+        deadline,
         rng: Rng::with_seed(seed(&respond)),
+        pinned_now: false,
     };
     if request.method() == http::Method::CONNECT {
         // It has no path to forward.
@@ -47,6 +63,10 @@ pub(crate) async fn forward<R: Runtime>(
             respond,
             Status::new(Code::Internal, "CONNECT is not a gRPC request"),
         );
+    }
+    let version = request.headers().get("client-api-version");
+    if version.is_some_and(|version| core::str::from_utf8(version.as_bytes()).is_err()) {
+        return answer::refuse(respond, INVALID_CLIENT_API_VERSION);
     }
     match method.shape {
         Shape::Unary => unary::forward::<R>(call, request, respond).await,
@@ -65,6 +85,8 @@ struct Call {
     method: Method,
     deadline: Deadline,
     rng: Rng,
+    /// This call is the one that its client connection's [`Member::Same`] calls follow.
+    pinned_now: bool,
 }
 
 impl Call {
@@ -72,8 +94,11 @@ impl Call {
     ///
     /// # Errors
     /// The status for the client, when there is none in time.
-    async fn connection<R: Runtime>(&self, avoid: Option<ConnectionId>) -> Result<Arc<Connection>, Status> {
-        let sticky = matches!(self.method.member, Member::Same);
+    async fn connection<R: Runtime>(
+        &mut self,
+        avoid: Option<ConnectionId>,
+    ) -> Result<Arc<Connection>, Status> {
+        let sticky = matches!(self.method.member, Member::Same | Member::SamePreferLeader);
         if sticky && let Some(pinned) = self.client.pinned(avoid) {
             return Ok(pinned);
         }
@@ -87,9 +112,11 @@ impl Call {
             Ok(connection) => {
                 if sticky {
                     self.client.pin(&connection);
+                    self.pinned_now = true;
                 }
                 Ok(connection)
             }
+            Err(NoEndpoint) if worker.lane.has_ended() => Err(SERVER_STOPPED),
             Err(NoEndpoint) if self.deadline.has_passed() => Err(Status::deadline_exceeded()),
             Err(NoEndpoint) => Err(Status::new(
                 Code::Unavailable,

@@ -3,9 +3,10 @@
 use core::future::{Future, poll_fn};
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
-use etcd_proxy_core::grpc::{Code, MessageLimit, Status};
+use etcd_proxy_core::grpc::{MessageLimit, Status};
 use etcd_proxy_core::method::Shape;
 use etcd_proxy_core::retry::{Attempts, Failure, Next};
 use h2::client::ResponseFuture;
@@ -13,30 +14,36 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{Request, Response};
 
+use super::deadline::Expiry;
 use super::head::Head;
 use super::pump::{Pump, PumpEnd};
-use super::{Call, StreamFailure, answer};
+use super::{CONNECTION_LOST, Call, SERVER_STOPPED, StreamFailure, answer};
 use crate::rt::Runtime;
+use crate::server::Phase;
 use crate::upstream::OpenCall;
-
-const CONNECTION_LOST: Status = Status::new(
-    Code::Unavailable,
-    "etcd-proxy: the connection to the member was lost",
-);
-
-/// What an etcd server says when it is shut down.
-const SERVER_STOPPED: Status = Status::new(Code::Unavailable, "etcdserver: server stopped");
 
 /// Forwards a call as two directions that move on by themselves.
 pub(super) async fn forward<R: Runtime>(
+    call: Call,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let limit = MessageLimit::new(call.client.worker.limits.request_bytes_max);
+    forward_begun::<R>(call, request, Bytes::new(), limit, respond).await;
+}
+
+/// The same for a call of whose request `begun` was read before, passed `limit`, and was released to flow control.
+pub(super) async fn forward_begun<R: Runtime>(
     mut call: Call,
     request: Request<RecvStream>,
+    begun: Bytes,
+    limit: MessageLimit,
     respond: SendResponse<Bytes>,
 ) {
     let (parts, body) = request.into_parts();
     let head = Head::new(parts);
-    // Nothing of the body is taken before the call is open, so until then it can be opened anywhere.
-    let empty = body.is_end_stream();
+    // No more of the body is taken before the call is open, so until then it can be opened anywhere.
+    let empty = begun.is_empty() && body.is_end_stream();
     let mut attempts = Attempts::new(false);
     let mut failed_on = None;
     let mut first = true;
@@ -66,11 +73,12 @@ pub(super) async fn forward<R: Runtime>(
     let request = if empty {
         RequestSide::Empty(stream)
     } else {
-        RequestSide::Open(Pump::new(
-            body,
-            stream,
-            MessageLimit::new(limits.request_bytes_max),
-        ))
+        let pending = if begun.is_empty() {
+            VecDeque::new()
+        } else {
+            VecDeque::from([begun])
+        };
+        RequestSide::Open(Pump::new(body, stream, limit).with_pending(pending))
     };
     let response = ResponseSide::Waiting { response, respond };
     let mut both = Both {
@@ -80,17 +88,25 @@ pub(super) async fn forward<R: Runtime>(
         response_limit: MessageLimit::new(limits.response_bytes_max),
         _open: open,
     };
-    if call.method.shape == Shape::Endless {
-        let mut shutdown = call.client.worker.shutdown.clone();
-        let mut stopped = core::pin::pin!(shutdown.wait_for(|phase| phase.is_ending()));
-        poll_fn(|cx| match both.poll(cx) {
-            Poll::Ready(()) => Poll::Ready(()),
-            Poll::Pending => stopped.as_mut().poll(cx).map(|_| both.stop(&SERVER_STOPPED)),
-        })
-        .await;
-    } else {
-        poll_fn(|cx| both.poll(cx)).await;
-    }
+    let mut expiry = Expiry::<R>::new(call.deadline);
+    let mut shutdown = call.client.worker.shutdown.clone();
+    let mut stopped = core::pin::pin!(async {
+        match call.method.shape {
+            Shape::Endless => drop(shutdown.wait_for(|phase| *phase == Phase::Draining).await),
+            Shape::Unary | Shape::Stream => core::future::pending().await,
+        }
+    });
+    poll_fn(|cx| {
+        if both.poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if expiry.poll(cx).is_ready() {
+            both.stop(&Status::deadline_exceeded());
+            return Poll::Ready(());
+        }
+        stopped.as_mut().poll(cx).map(|()| both.stop(&SERVER_STOPPED))
+    })
+    .await;
 }
 
 enum RequestSide {

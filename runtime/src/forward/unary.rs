@@ -2,83 +2,32 @@
 //! be sent again, and the answer is held back until it is complete or too large to hold, so that another one can
 //! take its place.
 
-use core::future::{Future, poll_fn};
+use core::future::{Future as _, poll_fn};
 use core::task::Poll;
-use std::collections::VecDeque;
+use core::time::Duration;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use etcd_proxy_core::endpoints::ConnectionId;
 use etcd_proxy_core::grpc::{Code, MessageLimit, MessageTooLarge, Status};
-use etcd_proxy_core::method::Member;
 use etcd_proxy_core::retry::{Attempts, Failure, Next};
-use h2::client::ResponseFuture;
+use h2::RecvStream;
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, Request, Response};
+use http::Request;
 
-use super::answer::{self, GRPC_STATUS};
+use super::deadline::Expiry;
+use super::exchange::{Answer, Client, Payload, Unanswered, attempt, deliver, trailers};
 use super::head::Head;
-use super::pump::{Pump, PumpEnd};
-use super::{Call, StreamFailure, leader};
+use super::{CONNECTION_LOST, Call, answer, leader, stream};
 use crate::rt::{self, Runtime};
-use crate::upstream::{Connection, OpenCall};
 
-/// An answer up to this many bytes is held back until it is complete; a longer one is passed on as it comes, and
-/// can't be asked for again once it has begun.
-const HELD_BYTES_MAX: usize = 1 << 20;
-
-/// An answer within this many bytes is handed to the client's connection at once, whatever its window; a longer one
-/// as fast as the client reads.
-const BURST_BYTES_MAX: usize = 16 * 1024;
-
-const CONNECTION_LOST: Status = Status::new(
-    Code::Unavailable,
-    "etcd-proxy: the connection to the member was lost during the call",
-);
+/// How long a client that has sent its message may take for its half-close before the call goes on without it.
+const HALF_CLOSE_PATIENCE: Duration = Duration::from_millis(20);
 
 const MAY_BE_APPLIED: Status = Status::new(
     Code::Unavailable,
     "etcd-proxy: the connection to the member was lost during the call; it may have been carried out",
 );
-
-/// A request, read to its end.
-pub(super) struct Payload {
-    pub(super) data: Bytes,
-    pub(super) trailers: Option<HeaderMap>,
-}
-
-/// An answer, as far as it was read.
-pub(super) struct Answer {
-    pub(super) head: Response<()>,
-    pub(super) chunks: VecDeque<Bytes>,
-    pub(super) end: AnswerEnd,
-}
-
-pub(super) enum AnswerEnd {
-    /// It is complete.
-    Complete(Option<HeaderMap>),
-    /// It is longer than what is held back.
-    More {
-        body: RecvStream,
-        limit: MessageLimit,
-        request: SendStream<Bytes>,
-        open: OpenCall,
-    },
-}
-
-/// How one attempt ended.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it lives on the stack of one call, and nearly always holds an answer"
-)]
-pub(super) enum Outcome {
-    Answer(Answer),
-    Failed(Failure),
-    Reset(Reason),
-    TooLarge(MessageTooLarge),
-    ClientGone,
-}
 
 /// Forwards a unary call.
 pub(super) async fn forward<R: Runtime>(
@@ -88,13 +37,17 @@ pub(super) async fn forward<R: Runtime>(
 ) {
     let (parts, mut body) = request.into_parts();
     let limit = MessageLimit::new(call.client.worker.limits.request_bytes_max);
-    let payload = match collect_request(&mut body, limit).await {
+    let payload = match collect::<R>(&mut body, limit).await {
         Ok(payload) => payload,
-        Err(CollectError::TooLarge(too_large)) => return answer::refuse(respond, too_large.status()),
-        // The client has cancelled the call or is gone.
-        Err(CollectError::Client) => return,
+        Err(Incomplete::Open { data, limit }) => {
+            let request = Request::from_parts(parts, body);
+            return stream::forward_begun::<R>(call, request, data, limit, respond).await;
+        }
+        Err(Incomplete::TooLarge(too_large)) => return answer::refuse(respond, too_large.status()),
+        Err(Incomplete::ClientGone) => return,
     };
     let head = Head::new(parts);
+    let mut expiry = Expiry::<R>::new(call.deadline);
     let mut attempts = Attempts::new(call.method.repeatable);
     let mut failed_on: Option<ConnectionId> = None;
     let mut first = true;
@@ -109,31 +62,27 @@ pub(super) async fn forward<R: Runtime>(
             head.again(&connection, call.deadline)
         };
         first = false;
-        let outcome = attempt(&call, &connection, request, &payload, &mut respond).await;
-        let (failure, answer) = match outcome {
-            Outcome::Answer(answer) if call.method.repeatable && is_unavailable(&answer) => {
+        let mut client = Client {
+            respond: &mut respond,
+            expiry: &mut expiry,
+        };
+        let (failure, answer) = match attempt(&call, &connection, request, &payload, &mut client).await {
+            Ok(answer) if call.method.repeatable && is_unavailable(&answer) => {
                 call.doubt(&connection);
                 (Failure::Unavailable, Some(answer))
             }
-            Outcome::Answer(answer)
-                if call.method.member == Member::Leader && leader::is_elsewhere(&answer) =>
-            {
-                let answer = leader::ask::<R>(&call, &connection, &head, &payload, &mut respond)
-                    .await
-                    .unwrap_or(answer);
+            Ok(answer) => {
+                let answer = leader::redirect(&call, &connection, &head, &payload, &mut client, answer).await;
                 return deliver(answer, respond).await;
             }
-            Outcome::Answer(answer) => return deliver(answer, respond).await,
-            Outcome::Failed(failure) => (failure, None),
-            Outcome::Reset(reason) => return respond.send_reset(reason),
-            Outcome::TooLarge(too_large) => return answer::refuse(respond, too_large.status()),
-            Outcome::ClientGone => return,
+            Err(Unanswered::Failed(failure)) => (failure, None),
+            Err(Unanswered::Reset(reason)) => return respond.send_reset(reason),
+            Err(Unanswered::TooLarge(too_large)) => return answer::refuse(respond, too_large.status()),
+            Err(Unanswered::Expired) => return answer::refuse(respond, Status::deadline_exceeded()),
+            Err(Unanswered::ClientGone) => return,
         };
-        let next = match (attempts.after(failure, &mut call.rng), answer) {
-            (Next::Again(wait), answer) if call.deadline.at.is_none_or(|at| Instant::now() + wait < at) => {
-                drop(answer);
-                wait
-            }
+        let pause = match (attempts.after(failure, &mut call.rng), answer) {
+            (Next::Again(pause), _) if call.deadline.at.is_none_or(|at| Instant::now() + pause < at) => pause,
             (_, Some(answer)) => return deliver(answer, respond).await,
             (_, None) if call.deadline.has_passed() => {
                 return answer::refuse(respond, Status::deadline_exceeded());
@@ -145,27 +94,53 @@ pub(super) async fn forward<R: Runtime>(
         };
         failed_on = (failure != Failure::Unavailable).then_some(connection.id());
         drop(connection);
-        if !next.is_zero() && !wait::<R>(next, &mut respond).await {
+        if !pause.is_zero() && !wait::<R>(pause, &mut respond).await {
             return;
         }
     }
 }
 
-enum CollectError {
+/// Why a request isn't there as a whole.
+enum Incomplete {
+    /// Its message is larger than allowed.
     TooLarge(MessageTooLarge),
-    Client,
+    /// The client has cancelled the call or is gone.
+    ClientGone,
+    /// The message is complete, but the client keeps its direction open.
+    Open { data: Bytes, limit: MessageLimit },
 }
 
-async fn collect_request(body: &mut RecvStream, mut limit: MessageLimit) -> Result<Payload, CollectError> {
+/// Reads a request to its end.
+///
+/// A server answers a unary call when it has the message and doesn't wait for the client's half-close. That nearly
+/// always comes with the message; a client that keeps it back gets its answer all the same, at the price of the
+/// repeats, which need the whole request.
+async fn collect<R: Runtime>(body: &mut RecvStream, mut limit: MessageLimit) -> Result<Payload, Incomplete> {
+    let only_head = body.is_end_stream();
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
-    while let Some(chunk) = body.data().await {
-        let chunk = chunk.map_err(|_| CollectError::Client)?;
-        limit.check(&chunk).map_err(CollectError::TooLarge)?;
+    loop {
+        let chunk = if first.is_empty() || !limit.at_boundary() || body.is_end_stream() {
+            body.data().await
+        } else {
+            let until = Instant::now() + HALF_CLOSE_PATIENCE;
+            match rt::timeout_at::<R, _>(until, body.data()).await {
+                Ok(chunk) => chunk,
+                Err(rt::Elapsed) => {
+                    return Err(Incomplete::Open {
+                        data: joined(first, rest),
+                        limit,
+                    });
+                }
+            }
+        };
+        let Some(chunk) = chunk else { break };
+        let chunk = chunk.map_err(|_| Incomplete::ClientGone)?;
+        limit.check(&chunk).map_err(Incomplete::TooLarge)?;
         body.flow_control()
             .release_capacity(chunk.len())
-            .map_err(|_| CollectError::Client)?;
-        if rest.is_empty() && first.is_empty() {
+            .map_err(|_| Incomplete::ClientGone)?;
+        if first.is_empty() {
             first = chunk;
         } else {
             if rest.is_empty() {
@@ -177,17 +152,23 @@ async fn collect_request(body: &mut RecvStream, mut limit: MessageLimit) -> Resu
     let trailers = if body.is_end_stream() {
         None
     } else {
-        body.trailers().await.map_err(|_| CollectError::Client)?
+        body.trailers().await.map_err(|_| Incomplete::ClientGone)?
     };
     Ok(Payload {
-        data: if rest.is_empty() { first } else { rest.freeze() },
+        data: joined(first, rest),
         trailers,
+        only_head,
     })
 }
 
+/// All that was read: the first chunk alone, which is the rule, or everything copied together.
+fn joined(first: Bytes, rest: BytesMut) -> Bytes {
+    if rest.is_empty() { first } else { rest.freeze() }
+}
+
 /// Waits, unless the client goes away before. Tells whether it is still there.
-async fn wait<R: Runtime>(wait: core::time::Duration, respond: &mut SendResponse<Bytes>) -> bool {
-    let mut sleep = core::pin::pin!(rt::sleep::<R>(wait));
+async fn wait<R: Runtime>(pause: Duration, respond: &mut SendResponse<Bytes>) -> bool {
+    let mut sleep = core::pin::pin!(rt::sleep::<R>(pause));
     poll_fn(|cx| match respond.poll_reset(cx) {
         Poll::Ready(_) => Poll::Ready(false),
         Poll::Pending => sleep.as_mut().poll(cx).map(|()| true),
@@ -195,188 +176,7 @@ async fn wait<R: Runtime>(wait: core::time::Duration, respond: &mut SendResponse
     .await
 }
 
-/// Sends the request on a connection and takes the answer in.
-pub(super) async fn attempt(
-    call: &Call,
-    connection: &Connection,
-    request: Request<()>,
-    payload: &Payload,
-    respond: &mut SendResponse<Bytes>,
-) -> Outcome {
-    let empty = payload.data.is_empty() && payload.trailers.is_none();
-    let Ok((response, mut stream, open)) = connection.open_call(request, empty) else {
-        call.refused(connection).await;
-        return Outcome::Failed(Failure::NotSent);
-    };
-    let sent = match &payload.trailers {
-        _ if empty => Ok(()),
-        None => stream.send_data(payload.data.clone(), true),
-        Some(trailers) => stream
-            .send_data(payload.data.clone(), false)
-            .and_then(|()| stream.send_trailers(trailers.clone())),
-    };
-    if let Err(error) = sent {
-        return failed(call, connection, &error).await;
-    }
-    let limit = MessageLimit::new(call.client.worker.limits.response_bytes_max);
-    match receive(response, stream, open, limit, respond).await {
-        Ok(outcome) => outcome,
-        Err(error) => failed(call, connection, &error).await,
-    }
-}
-
-async fn failed(call: &Call, connection: &Connection, error: &h2::Error) -> Outcome {
-    match StreamFailure::of(error) {
-        StreamFailure::NotProcessed => {
-            call.refused(connection).await;
-            Outcome::Failed(Failure::NotSent)
-        }
-        StreamFailure::Reset(reason) => Outcome::Reset(reason),
-        StreamFailure::ConnectionLost => Outcome::Failed(Failure::ConnectionLost),
-    }
-}
-
-/// Takes an answer in until it is complete or longer than what is held back.
-async fn receive(
-    mut response: ResponseFuture,
-    request: SendStream<Bytes>,
-    open: OpenCall,
-    mut limit: MessageLimit,
-    respond: &mut SendResponse<Bytes>,
-) -> Result<Outcome, h2::Error> {
-    let Some(response) = unless_gone(respond, |cx| core::pin::Pin::new(&mut response).poll(cx)).await else {
-        return Ok(Outcome::ClientGone);
-    };
-    let (parts, mut body) = response?.into_parts();
-    let head = Response::from_parts(parts, ());
-    let mut chunks = VecDeque::new();
-    let mut held = 0;
-    while !body.is_end_stream() {
-        let Some(data) = unless_gone(respond, |cx| body.poll_data(cx)).await else {
-            return Ok(Outcome::ClientGone);
-        };
-        let Some(data) = data else {
-            let Some(trailers) = unless_gone(respond, |cx| body.poll_trailers(cx)).await else {
-                return Ok(Outcome::ClientGone);
-            };
-            return Ok(Outcome::Answer(Answer {
-                head,
-                chunks,
-                end: AnswerEnd::Complete(trailers?),
-            }));
-        };
-        let data = data?;
-        if let Err(too_large) = limit.check(&data) {
-            return Ok(Outcome::TooLarge(too_large));
-        }
-        held += data.len();
-        body.flow_control().release_capacity(data.len())?;
-        chunks.push_back(data);
-        if held > HELD_BYTES_MAX {
-            return Ok(Outcome::Answer(Answer {
-                head,
-                chunks,
-                end: AnswerEnd::More {
-                    body,
-                    limit,
-                    request,
-                    open,
-                },
-            }));
-        }
-    }
-    Ok(Outcome::Answer(Answer {
-        head,
-        chunks,
-        end: AnswerEnd::Complete(None),
-    }))
-}
-
-/// Polls until it is ready; `None` if the client cancels the call or goes away before.
-async fn unless_gone<T>(
-    respond: &mut SendResponse<Bytes>,
-    mut poll: impl FnMut(&mut core::task::Context<'_>) -> Poll<T>,
-) -> Option<T> {
-    poll_fn(|cx| match poll(cx) {
-        Poll::Ready(value) => Poll::Ready(Some(value)),
-        Poll::Pending => respond.poll_reset(cx).map(|_| None),
-    })
-    .await
-}
-
-/// The trailers of a complete answer; an answer without a body has them in its head.
-pub(super) fn trailers(answer: &Answer) -> Option<&HeaderMap> {
-    match &answer.end {
-        AnswerEnd::Complete(Some(trailers)) => Some(trailers),
-        AnswerEnd::Complete(None) => Some(answer.head.headers()),
-        AnswerEnd::More { .. } => None,
-    }
-}
-
 fn is_unavailable(answer: &Answer) -> bool {
-    let status = trailers(answer).and_then(|trailers| trailers.get(GRPC_STATUS));
+    let status = trailers(answer).and_then(|trailers| trailers.get(answer::GRPC_STATUS));
     status.is_some_and(|status| status.as_bytes() == b"14")
-}
-
-/// Passes an answer on. Errors mean that the client has gone.
-async fn deliver(answer: Answer, mut respond: SendResponse<Bytes>) {
-    let Answer {
-        head,
-        mut chunks,
-        end,
-    } = answer;
-    match end {
-        AnswerEnd::Complete(trailers) => {
-            let only_head = chunks.is_empty() && trailers.is_none();
-            let Ok(mut stream) = respond.send_response(head, only_head) else {
-                return;
-            };
-            let held: usize = chunks.iter().map(Bytes::len).sum();
-            let all_at_once = held <= BURST_BYTES_MAX;
-            while let Some(mut chunk) = chunks.pop_front() {
-                while !all_at_once && !chunk.is_empty() {
-                    stream.reserve_capacity(chunk.len());
-                    let Some(Ok(room)) = poll_fn(|cx| stream.poll_capacity(cx)).await else {
-                        return;
-                    };
-                    let part = chunk.split_to(room.min(chunk.len()));
-                    let last = chunks.is_empty() && chunk.is_empty() && trailers.is_none();
-                    if stream.send_data(part, last).is_err() {
-                        return;
-                    }
-                }
-                let last = chunks.is_empty() && trailers.is_none();
-                if all_at_once && stream.send_data(chunk, last).is_err() {
-                    return;
-                }
-            }
-            if let Some(trailers) = trailers {
-                let _ = stream.send_trailers(trailers);
-            }
-        }
-        AnswerEnd::More {
-            body,
-            limit,
-            request: _request,
-            open: _open,
-        } => {
-            let Ok(stream) = respond.send_response(head, false) else {
-                return;
-            };
-            let mut pump = Pump::new(body, stream, limit).with_pending(chunks);
-            let end = poll_fn(|cx| match pump.poll(cx) {
-                Poll::Ready(end) => Poll::Ready(end),
-                Poll::Pending => pump.sink().poll_reset(cx).map(|_| PumpEnd::Sink),
-            })
-            .await;
-            match end {
-                PumpEnd::Done | PumpEnd::Sink => {}
-                PumpEnd::TooLarge(too_large) => answer::end(pump.sink(), &too_large.status()),
-                PumpEnd::Source(error) => match StreamFailure::of(&error) {
-                    StreamFailure::Reset(reason) => pump.sink().send_reset(reason),
-                    _ => answer::end(pump.sink(), &CONNECTION_LOST),
-                },
-            }
-        }
-    }
 }

@@ -109,46 +109,40 @@ async fn http2<R: Runtime>(stream: R::Stream, replay: Bytes, worker: Arc<Worker>
         pinned: Mutex::new(None),
         calls_open: calls_open.clone(),
     });
-    let mut phase = Phase::Serving;
-    loop {
-        let current = phase;
-        let mut next_phase = core::pin::pin!(shutdown.wait_for(move |now| *now > current));
-        let ended = poll_fn(|cx| {
-            if let Some(keepalive) = &mut keepalive
-                && keepalive
-                    .poll(cx, || calls_open.load(Ordering::Relaxed) > 0)
-                    .is_ready()
-            {
-                tracing::debug!("a client doesn't answer HTTP/2 keepalive pings; closing its connection");
-                return Poll::Ready(None);
-            }
-            loop {
-                match connection.poll_accept(cx) {
-                    Poll::Ready(Some(Ok((request, respond)))) => {
-                        let open = Open::new(&client.calls_open);
-                        let call = forward::forward::<R>(client.clone(), request, respond);
-                        rt::spawn::<R>(async move {
-                            call.await;
-                            drop(open);
-                        });
-                    }
-                    Poll::Ready(Some(Err(error))) => {
-                        tracing::debug!(error = %error, "a client connection has ended");
-                        return Poll::Ready(None);
-                    }
-                    Poll::Ready(None) => return Poll::Ready(None),
-                    Poll::Pending => break,
-                }
-            }
-            next_phase.as_mut().poll(cx).map(|now| now.ok().map(|now| *now))
-        })
-        .await;
-        match ended {
-            Some(Phase::Draining) => {
-                connection.graceful_shutdown();
-                phase = Phase::Draining;
-            }
-            Some(Phase::Ending | Phase::Serving) | None => return,
+    let mut draining = core::pin::pin!(shutdown.wait_for(|phase| *phase == Phase::Draining));
+    let mut told = false;
+    poll_fn(|cx| {
+        if let Some(keepalive) = &mut keepalive
+            && keepalive
+                .poll(cx, || calls_open.load(Ordering::Relaxed) > 0)
+                .is_ready()
+        {
+            tracing::debug!("a client doesn't answer HTTP/2 keepalive pings; closing its connection");
+            return Poll::Ready(());
         }
-    }
+        if !told && draining.as_mut().poll(cx).is_ready() {
+            told = true;
+            connection.graceful_shutdown();
+        }
+        loop {
+            match connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    let open = Open::new(&client.calls_open);
+                    let call = forward::forward::<R>(client.clone(), request, respond);
+                    rt::spawn::<R>(async move {
+                        call.await;
+                        drop(open);
+                    });
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    tracing::debug!(error = %error, "a client connection has ended");
+                    return Poll::Ready(());
+                }
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Pending => break,
+            }
+        }
+        Poll::Pending
+    })
+    .await;
 }

@@ -34,7 +34,7 @@ pub(super) async fn serve<R: Runtime>(stream: R::Stream, replay: Bytes, worker: 
         .header_read_timeout(HEAD_TIMEOUT)
         .serve_connection(io, service_fn(answer));
     let mut connection = core::pin::pin!(connection);
-    let mut stop = core::pin::pin!(shutdown.wait_for(|phase| *phase > Phase::Serving));
+    let mut stop = core::pin::pin!(shutdown.wait_for(|phase| *phase == Phase::Draining));
     let mut stopping = false;
     let ended = core::future::poll_fn(|cx| {
         if !stopping && stop.as_mut().poll(cx).is_ready() {

@@ -35,21 +35,12 @@ pub(crate) struct Limits {
 }
 
 /// How far the process has come on its way out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// It isn't on its way out.
     Serving,
     /// No new connections or calls; streams without an end are ended, other calls may finish.
     Draining,
-    /// Everything ends now.
-    Ending,
-}
-
-impl Phase {
-    /// Whether calls that don't end by themselves must end.
-    pub(crate) fn is_ending(self) -> bool {
-        self > Self::Serving
-    }
 }
 
 /// What all connections of one worker thread share.

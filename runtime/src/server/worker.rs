@@ -1,19 +1,23 @@
 //! Worker threads: each an executor of its own, with the client connections and the member connections it drives.
 
+use core::time::Duration;
 use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
-use super::{Phase, Worker, connection};
+use super::{Worker, connection};
 use crate::rt::{self, Runtime};
 use crate::upstream::Connect;
 
 /// Accepted sockets that may wait for a worker; the acceptor waits when there are more.
 const SOCKETS_MAX: usize = 256;
+
+/// How often a worker that has been told to stop looks whether its last connection has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// What the rest of the process knows of a worker thread.
 pub(crate) struct Handle {
@@ -89,7 +93,6 @@ async fn run<R: Runtime>(
     mut sockets: mpsc::Receiver<TcpStream>,
     mut orders: mpsc::UnboundedReceiver<Connect>,
 ) {
-    let mut shutdown = worker.shutdown.clone();
     let worker = Arc::new(worker);
     let orderly = worker.clone();
     rt::spawn::<R>(async move {
@@ -103,18 +106,7 @@ async fn run<R: Runtime>(
             Err(error) => tracing::warn!(error = %error, "an accepted connection can't be used"),
         }
     }
-    drained::<R>(&worker, &mut shutdown).await;
-}
-
-/// Waits until no client connection is left, or no more time for it.
-async fn drained<R: Runtime>(worker: &Worker, shutdown: &mut watch::Receiver<Phase>) {
-    const LOOK_EVERY: core::time::Duration = core::time::Duration::from_millis(5);
     while worker.connections_open.load(Ordering::Relaxed) > 0 {
-        let until = std::time::Instant::now() + LOOK_EVERY;
-        if let Ok(Ok(_)) =
-            rt::timeout_at::<R, _>(until, shutdown.wait_for(|phase| *phase == Phase::Ending)).await
-        {
-            return;
-        }
+        rt::sleep::<R>(LOOK_EVERY).await;
     }
 }

@@ -27,6 +27,8 @@ pub(crate) enum Report {
     Connected(Arc<Connection>),
     /// Anything else, in the machine's words.
     Event(Event),
+    /// The process is ending: every call on a member's connection ends now, with a status.
+    End,
 }
 
 /// Where reports go.
@@ -168,6 +170,7 @@ impl Control {
                     }
                     self.step::<R>(event, &mut actions);
                 }
+                Ok(Some(Report::End)) => return self.end(),
                 // Never: this task holds a sender itself.
                 Ok(None) => return,
                 Err(rt::Elapsed) => {
@@ -175,6 +178,19 @@ impl Control {
                     self.step::<R>(Event::Timeout, &mut actions);
                 }
             }
+        }
+    }
+
+    fn end(&self) {
+        for lane in &self.lanes {
+            lane.end();
+        }
+        for connection in self
+            .connections
+            .values()
+            .filter_map(|known| known.connection.upgrade())
+        {
+            connection.close();
         }
     }
 

@@ -1,6 +1,7 @@
 //! The connection that a worker's calls go to.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use etcd_proxy_core::endpoints::ConnectionId;
@@ -15,9 +16,11 @@ use crate::rt::{self, Runtime};
 pub(crate) struct Lane {
     serving: Mutex<Option<Arc<Connection>>>,
     changed: Notify,
+    /// The process is ending: nobody needs to wait any more.
+    ended: AtomicBool,
 }
 
-/// No member could be reached in time.
+/// No member could be reached in time, or none will be as the process is ending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NoEndpoint;
 
@@ -29,6 +32,17 @@ impl Lane {
             former.drain();
         }
         self.changed.notify_waiters();
+    }
+
+    /// Takes no calls any more; those that wait for a connection give up.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.set(None);
+    }
+
+    /// Whether the process is ending.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     fn usable(&self, avoid: Option<ConnectionId>) -> Option<Arc<Connection>> {
@@ -54,12 +68,15 @@ impl Lane {
                 // Listen first, look then: a change in between is not missed.
                 changed.as_mut().enable();
                 if let Some(connection) = self.usable(avoid) {
-                    return connection;
+                    return Ok(connection);
+                }
+                if self.has_ended() {
+                    return Err(NoEndpoint);
                 }
                 changed.await;
             }
         })
         .await
-        .map_err(|_elapsed| NoEndpoint)
+        .unwrap_or(Err(NoEndpoint))
     }
 }

@@ -55,7 +55,7 @@ pub(in crate::cli) static FLAGS: &[Flag] = &[
         "max-send-bytes",
         Kind::Int,
         "1572864",
-        "Largest message from a client to the cluster, in bytes; 0 or less for 2 MiB",
+        "Largest request of a client, in bytes, as etcd's --max-request-bytes: up to 512 KiB more pass, for the cluster to refuse; 0 or less for 2 MiB",
     ),
     full(
         Group::Limits,

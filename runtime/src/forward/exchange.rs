@@ -1,0 +1,256 @@
+//! One attempt at a unary call: the request sent to a member, its answer taken in, and passed on to the client.
+
+use core::future::{Future as _, poll_fn};
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use etcd_proxy_core::grpc::{MessageLimit, MessageTooLarge};
+use etcd_proxy_core::retry::Failure;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::{HeaderMap, Request, Response};
+
+use super::deadline::Expiry;
+use super::pump::{Pump, PumpEnd};
+use super::{CONNECTION_LOST, Call, StreamFailure, answer};
+use crate::rt::Runtime;
+use crate::upstream::{Connection, OpenCall};
+
+/// An answer up to this many bytes is held back until it is complete; a longer one is passed on as it comes, and
+/// can't be asked for again once it has begun.
+const HELD_BYTES_MAX: usize = 1 << 20;
+
+/// An answer within this many bytes is handed to the client's connection at once, whatever its window; a longer one
+/// as fast as the client reads.
+const BURST_BYTES_MAX: usize = 16 * 1024;
+
+/// A request, read to its end.
+pub(super) struct Payload {
+    pub(super) data: Bytes,
+    pub(super) trailers: Option<HeaderMap>,
+    /// The head was the end: not even an empty frame follows it.
+    pub(super) only_head: bool,
+}
+
+/// An answer, as far as it was read.
+pub(super) struct Answer {
+    pub(super) head: Response<()>,
+    pub(super) chunks: VecDeque<Bytes>,
+    pub(super) end: AnswerEnd,
+}
+
+pub(super) enum AnswerEnd {
+    /// It is complete.
+    Complete(Option<HeaderMap>),
+    /// It is longer than what is held back.
+    More {
+        body: RecvStream,
+        limit: MessageLimit,
+        request: SendStream<Bytes>,
+        open: OpenCall,
+    },
+}
+
+/// Why an attempt brought no answer.
+#[derive(Debug)]
+pub(super) enum Unanswered {
+    Failed(Failure),
+    Reset(Reason),
+    TooLarge(MessageTooLarge),
+    Expired,
+    ClientGone,
+}
+
+/// The client's side of a call that waits for a member.
+pub(super) struct Client<'a, R: Runtime> {
+    pub(super) respond: &'a mut SendResponse<Bytes>,
+    pub(super) expiry: &'a mut Expiry<R>,
+}
+
+impl<R: Runtime> Client<'_, R> {
+    /// Polls until it is ready, unless the client cancels the call, goes away, or has stopped waiting before.
+    async fn patient<T>(
+        &mut self,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Result<T, Unanswered> {
+        poll_fn(|cx| {
+            if let Poll::Ready(value) = poll(cx) {
+                Poll::Ready(Ok(value))
+            } else if self.respond.poll_reset(cx).is_ready() {
+                Poll::Ready(Err(Unanswered::ClientGone))
+            } else {
+                self.expiry.poll(cx).map(|()| Err(Unanswered::Expired))
+            }
+        })
+        .await
+    }
+}
+
+/// Sends the request on a connection and takes the answer in.
+pub(super) async fn attempt<R: Runtime>(
+    call: &Call,
+    connection: &Connection,
+    request: Request<()>,
+    payload: &Payload,
+    client: &mut Client<'_, R>,
+) -> Result<Answer, Unanswered> {
+    let Ok((mut response, mut stream, open)) = connection.open_call(request, payload.only_head) else {
+        call.refused(connection).await;
+        return Err(Unanswered::Failed(Failure::NotSent));
+    };
+    let sent = match &payload.trailers {
+        _ if payload.only_head => Ok(()),
+        None => stream.send_data(payload.data.clone(), true),
+        Some(trailers) => stream
+            .send_data(payload.data.clone(), false)
+            .and_then(|()| stream.send_trailers(trailers.clone())),
+    };
+    let response = match sent {
+        Ok(()) => client.patient(|cx| Pin::new(&mut response).poll(cx)).await?,
+        Err(error) => Err(error),
+    };
+    match response {
+        Ok(response) => {
+            let limit = MessageLimit::new(call.client.worker.limits.response_bytes_max);
+            receive(response, stream, open, limit, client).await
+        }
+        Err(error) => Err(match StreamFailure::of(&error) {
+            StreamFailure::NotProcessed => {
+                call.refused(connection).await;
+                Unanswered::Failed(Failure::NotSent)
+            }
+            StreamFailure::Reset(reason) => Unanswered::Reset(reason),
+            StreamFailure::ConnectionLost => Unanswered::Failed(Failure::ConnectionLost),
+        }),
+    }
+}
+
+/// Takes an answer in until it is complete or longer than what is held back.
+async fn receive<R: Runtime>(
+    response: Response<RecvStream>,
+    request: SendStream<Bytes>,
+    open: OpenCall,
+    mut limit: MessageLimit,
+    client: &mut Client<'_, R>,
+) -> Result<Answer, Unanswered> {
+    // The member has begun to answer: whatever it says now, it has processed the call.
+    let broken = |error: h2::Error| match StreamFailure::of(&error) {
+        StreamFailure::Reset(reason) => Unanswered::Reset(reason),
+        StreamFailure::NotProcessed | StreamFailure::ConnectionLost => {
+            Unanswered::Failed(Failure::ConnectionLost)
+        }
+    };
+    let (parts, mut body) = response.into_parts();
+    let head = Response::from_parts(parts, ());
+    let mut chunks = VecDeque::new();
+    let mut held = 0;
+    while !body.is_end_stream() {
+        let Some(data) = client.patient(|cx| body.poll_data(cx)).await? else {
+            let trailers = client
+                .patient(|cx| body.poll_trailers(cx))
+                .await?
+                .map_err(broken)?;
+            return Ok(Answer {
+                head,
+                chunks,
+                end: AnswerEnd::Complete(trailers),
+            });
+        };
+        let data = data.map_err(broken)?;
+        limit.check(&data).map_err(Unanswered::TooLarge)?;
+        held += data.len();
+        body.flow_control().release_capacity(data.len()).map_err(broken)?;
+        chunks.push_back(data);
+        if held > HELD_BYTES_MAX {
+            let end = AnswerEnd::More {
+                body,
+                limit,
+                request,
+                open,
+            };
+            return Ok(Answer { head, chunks, end });
+        }
+    }
+    Ok(Answer {
+        head,
+        chunks,
+        end: AnswerEnd::Complete(None),
+    })
+}
+
+/// The trailers of a complete answer; an answer without a body has them in its head.
+pub(super) fn trailers(answer: &Answer) -> Option<&HeaderMap> {
+    match &answer.end {
+        AnswerEnd::Complete(Some(trailers)) => Some(trailers),
+        AnswerEnd::Complete(None) => Some(answer.head.headers()),
+        AnswerEnd::More { .. } => None,
+    }
+}
+
+/// Passes an answer on, and ends early when the client has gone.
+pub(super) async fn deliver(answer: Answer, mut respond: SendResponse<Bytes>) {
+    let Answer { head, chunks, end } = answer;
+    match end {
+        AnswerEnd::Complete(trailers) => {
+            let only_head = chunks.is_empty() && trailers.is_none();
+            if let Ok(mut stream) = respond.send_response(head, only_head) {
+                send_all(&mut stream, chunks, trailers).await;
+            }
+        }
+        AnswerEnd::More {
+            body,
+            limit,
+            request: _request,
+            open: _open,
+        } => {
+            let Ok(stream) = respond.send_response(head, false) else {
+                return;
+            };
+            let mut pump = Pump::new(body, stream, limit).with_pending(chunks);
+            let end = poll_fn(|cx| match pump.poll(cx) {
+                Poll::Ready(end) => Poll::Ready(end),
+                Poll::Pending => pump.sink().poll_reset(cx).map(|_| PumpEnd::Sink),
+            })
+            .await;
+            match end {
+                PumpEnd::Done | PumpEnd::Sink => {}
+                PumpEnd::TooLarge(too_large) => answer::end(pump.sink(), &too_large.status()),
+                PumpEnd::Source(error) => match StreamFailure::of(&error) {
+                    StreamFailure::Reset(reason) => pump.sink().send_reset(reason),
+                    StreamFailure::NotProcessed | StreamFailure::ConnectionLost => {
+                        answer::end(pump.sink(), &CONNECTION_LOST);
+                    }
+                },
+            }
+        }
+    }
+}
+
+async fn send_all(stream: &mut SendStream<Bytes>, mut chunks: VecDeque<Bytes>, trailers: Option<HeaderMap>) {
+    let all_at_once = chunks.iter().map(Bytes::len).sum::<usize>() <= BURST_BYTES_MAX;
+    while let Some(mut chunk) = chunks.pop_front() {
+        loop {
+            let mut part = chunk.len();
+            if !all_at_once && part > 0 {
+                stream.reserve_capacity(part);
+                let Some(Ok(room)) = poll_fn(|cx| stream.poll_capacity(cx)).await else {
+                    return;
+                };
+                part = part.min(room);
+            }
+            let part = chunk.split_to(part);
+            let last = chunk.is_empty() && chunks.is_empty() && trailers.is_none();
+            if stream.send_data(part, last).is_err() {
+                return;
+            }
+            if chunk.is_empty() {
+                break;
+            }
+        }
+    }
+    if let Some(trailers) = trailers {
+        let _ = stream.send_trailers(trailers);
+    }
+}
