@@ -25,6 +25,7 @@ use h2::{Reason, RecvStream};
 use http::Request;
 
 use self::deadline::Deadline;
+use self::head::Head;
 use crate::rt::Runtime;
 use crate::server::ClientConnection;
 use crate::upstream::{Connection, NoEndpoint, Report};
@@ -55,6 +56,7 @@ pub(crate) async fn forward<R: Runtime>(
         method,
         deadline,
         rng: Rng::with_seed(seed(&respond)),
+        attempted: false,
         pinned_now: false,
     };
     if request.method() == http::Method::CONNECT {
@@ -85,12 +87,33 @@ struct Call {
     method: Method,
     deadline: Deadline,
     rng: Rng,
+    /// An attempt was made before.
+    attempted: bool,
     /// This call is the one that its client connection's [`Member::Same`] calls follow.
     pinned_now: bool,
 }
 
 impl Call {
-    /// A connection for the next attempt, other than `avoid`.
+    /// A connection for the next attempt, other than `avoid`, and the head of the request for it.
+    ///
+    /// # Errors
+    /// The status for the client, when there is none in time.
+    async fn next<R: Runtime>(
+        &mut self,
+        head: &Head,
+        avoid: Option<ConnectionId>,
+    ) -> Result<(Arc<Connection>, Request<()>), Status> {
+        let connection = self.connection::<R>(avoid).await?;
+        let first = !core::mem::replace(&mut self.attempted, true);
+        let request = if first {
+            head.first(&connection)
+        } else {
+            head.again(&connection, self.deadline)
+        };
+        Ok((connection, request))
+    }
+
+    /// A connection other than `avoid`.
     ///
     /// # Errors
     /// The status for the client, when there is none in time.

@@ -46,18 +46,11 @@ pub(super) async fn forward_begun<R: Runtime>(
     let empty = begun.is_empty() && body.is_end_stream();
     let mut attempts = Attempts::new(false);
     let mut failed_on = None;
-    let mut first = true;
     let (response, stream, open) = loop {
-        let connection = match call.connection::<R>(failed_on).await {
-            Ok(connection) => connection,
+        let (connection, request) = match call.next::<R>(&head, failed_on).await {
+            Ok(next) => next,
             Err(status) => return answer::refuse(respond, status),
         };
-        let request = if first {
-            head.first(&connection)
-        } else {
-            head.again(&connection, call.deadline)
-        };
-        first = false;
         match connection.open_call(request, empty) {
             Ok(opened) => break opened,
             Err(_refused) => {

@@ -50,18 +50,11 @@ pub(super) async fn forward<R: Runtime>(
     let mut expiry = Expiry::<R>::new(call.deadline);
     let mut attempts = Attempts::new(call.method.repeatable);
     let mut failed_on: Option<ConnectionId> = None;
-    let mut first = true;
     loop {
-        let connection = match call.connection::<R>(failed_on).await {
-            Ok(connection) => connection,
+        let (connection, request) = match call.next::<R>(&head, failed_on).await {
+            Ok(next) => next,
             Err(status) => return answer::refuse(respond, status),
         };
-        let request = if first {
-            head.first(&connection)
-        } else {
-            head.again(&connection, call.deadline)
-        };
-        first = false;
         let mut client = Client {
             respond: &mut respond,
             expiry: &mut expiry,
