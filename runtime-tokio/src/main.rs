@@ -4,9 +4,6 @@ use std::process::ExitCode;
 
 use etcd_proxy_tokio::Tokio;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     etcd_proxy_runtime::main::<Tokio>("etcd-proxy")
 }
