@@ -25,16 +25,25 @@ const REPEATS_AFTER_UNAVAILABLE: [Duration; 3] = [
     Duration::from_millis(400),
 ];
 
-/// Times a call is sent again after it certainly didn't reach a member. Each time a different
-/// connection is taken; the bound only stops a peer that refuses every stream.
+/// Wait before a refused call is sent again on the same connection.
+const REFUSED_PAUSE: Duration = Duration::from_millis(25);
+
+/// Jitter of all waits (clientv3's).
+const JITTER_PERCENT: u64 = 10;
+
+/// Times a call is sent again after it certainly wasn't processed; the bound only stops a peer that
+/// refuses every stream.
 const RESENDS_MAX: u32 = 16;
 
 /// How an attempt ended without an answer that could be forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The member certainly didn't process the call: it was never handed to the connection, or the
-    /// member refused the stream or left it out of its GOAWAY (RFC 9113, sections 6.8 and 8.7).
+    /// The call certainly wasn't processed, and its connection takes no more: it was never handed to
+    /// the connection, or the member left it out of its GOAWAY (RFC 9113, section 6.8).
     NotSent,
+    /// The member refused this one stream, mostly because it has too many: it wasn't processed (RFC
+    /// 9113, section 8.7), and the connection is as good as before.
+    Refused,
     /// The connection died after the call had been handed to it.
     ConnectionLost,
     /// The member answered UNAVAILABLE.
@@ -86,6 +95,10 @@ impl Attempts {
                 self.resends += 1;
                 Next::Again(Duration::ZERO)
             }
+            Failure::Refused if self.resends < RESENDS_MAX => {
+                self.resends += 1;
+                Next::Again(jittered(REFUSED_PAUSE, JITTER_PERCENT, rng))
+            }
             Failure::ConnectionLost if self.repeatable && self.losses < REPEATS_AFTER_LOSS_MAX => {
                 self.losses += 1;
                 Next::Again(Duration::ZERO)
@@ -95,9 +108,11 @@ impl Attempts {
                     return Next::GiveUp;
                 };
                 self.unavailable += 1;
-                Next::Again(jittered(*wait, 10, rng))
+                Next::Again(jittered(*wait, JITTER_PERCENT, rng))
             }
-            Failure::NotSent | Failure::ConnectionLost | Failure::Unavailable => Next::GiveUp,
+            Failure::NotSent | Failure::Refused | Failure::ConnectionLost | Failure::Unavailable => {
+                Next::GiveUp
+            }
         }
     }
 }
@@ -123,6 +138,7 @@ mod tests {
     fn failures() -> impl Strategy<Value = Failure> {
         prop_oneof![
             Just(Failure::NotSent),
+            Just(Failure::Refused),
             Just(Failure::ConnectionLost),
             Just(Failure::Unavailable)
         ]
@@ -135,7 +151,7 @@ mod tests {
             let mut attempts = Attempts::new(false);
             for failure in story {
                 let next = attempts.after(failure, &mut rng);
-                if failure != Failure::NotSent {
+                if !matches!(failure, Failure::NotSent | Failure::Refused) {
                     prop_assert_eq!(next, Next::GiveUp);
                 }
             }

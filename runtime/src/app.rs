@@ -172,6 +172,7 @@ fn start_workers<R: Runtime>(
         orders,
     );
     let reports = control.reports();
+    let connections_open: Arc<[Arc<AtomicUsize>]> = (0..count).map(|_| Arc::default()).collect();
     let mut workers = Vec::with_capacity(count);
     for (number, (lane, orders)) in lanes.into_iter().zip(mailboxes).enumerate() {
         let worker = Worker {
@@ -181,7 +182,7 @@ fn start_workers<R: Runtime>(
             endpoints: endpoints.clone(),
             limits,
             shutdown: shutdown.clone(),
-            connections_open: Arc::new(AtomicUsize::new(0)),
+            connections_open: connections_open.clone(),
         };
         workers.push(server::start::<R>(number, worker, orders, alive.clone()).map_err(Failure::Thread)?);
     }

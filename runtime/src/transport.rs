@@ -4,9 +4,10 @@ use core::pin::Pin;
 use core::task::{Context, Poll, ready};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use etcd_proxy_core::http2::{FrameKind, FrameScanner};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::server::PingGuard;
@@ -26,6 +27,16 @@ impl ReadCount {
     }
 }
 
+/// Tells whether the peer has sent GOAWAY: `h2` doesn't, as long as calls are open.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct GoAwaySeen(Arc<AtomicBool>);
+
+impl GoAwaySeen {
+    pub(crate) fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Wraps a socket for the `h2` crate.
 ///
 /// - It counts reads, so that silence can be told from life.
@@ -40,17 +51,54 @@ pub(crate) struct Transport<S> {
     /// Bytes that were read from the stream before it was known to be HTTP/2.
     replay: Bytes,
     held: BytesMut,
-    guard: Option<PingGuard>,
+    watch: Watch,
+}
+
+/// What is looked for in the frames.
+#[derive(Debug)]
+enum Watch {
+    Nothing,
+    /// On the side of clients.
+    Pings(PingGuard),
+    /// On the side of members.
+    GoAway {
+        inbound: FrameScanner,
+        seen: GoAwaySeen,
+    },
 }
 
 impl<S> Transport<S> {
-    pub(crate) fn new(stream: S, replay: Bytes, guard: Option<PingGuard>) -> Self {
+    /// For a socket of which `replay` was read before.
+    pub(crate) fn new(stream: S, replay: Bytes) -> Self {
         Self {
             stream,
             reads: ReadCount::default(),
             replay,
             held: BytesMut::new(),
-            guard,
+            watch: Watch::Nothing,
+        }
+    }
+
+    /// Polices the peer's PINGs.
+    pub(crate) fn guarded(mut self, guard: PingGuard) -> Self {
+        self.watch = Watch::Pings(guard);
+        self
+    }
+
+    /// Looks out for the peer's GOAWAY.
+    pub(crate) fn watched(mut self) -> (Self, GoAwaySeen) {
+        let seen = GoAwaySeen::default();
+        self.watch = Watch::GoAway {
+            inbound: FrameScanner::default(),
+            seen: seen.clone(),
+        };
+        (self, seen)
+    }
+
+    fn guard(&mut self) -> Option<&mut PingGuard> {
+        match &mut self.watch {
+            Watch::Pings(guard) => Some(guard),
+            Watch::Nothing | Watch::GoAway { .. } => None,
         }
     }
 
@@ -74,7 +122,7 @@ impl<S: AsyncWrite + Unpin> Transport<S> {
     /// Once the guard has condemned the connection: its GOAWAY goes out at the next frame boundary, and then
     /// nothing more does.
     fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(goodbye) = self.guard.as_mut().and_then(PingGuard::goodbye) else {
+        let Some(goodbye) = self.guard().and_then(PingGuard::goodbye) else {
             return Poll::Pending;
         };
         self.held.extend_from_slice(&goodbye);
@@ -83,7 +131,12 @@ impl<S: AsyncWrite + Unpin> Transport<S> {
     }
 
     fn condemned(&self) -> bool {
-        self.guard.as_ref().is_some_and(PingGuard::condemned)
+        matches!(&self.watch, Watch::Pings(guard) if guard.condemned())
+    }
+
+    /// Condemned, and between two frames: the moment for the GOAWAY.
+    fn may_say_goodbye(&self) -> bool {
+        matches!(&self.watch, Watch::Pings(guard) if guard.condemned() && guard.at_boundary())
     }
 }
 
@@ -108,8 +161,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Transport<S> {
         let read = &buf.filled()[before..];
         if !read.is_empty() {
             this.reads.0.fetch_add(1, Ordering::Relaxed);
-            if let Some(guard) = &mut this.guard {
-                guard.received(read);
+            match &mut this.watch {
+                Watch::Nothing => {}
+                Watch::Pings(guard) => guard.received(read),
+                Watch::GoAway { inbound, seen } => inbound.scan(read, |kind| {
+                    if kind == FrameKind::GoAway {
+                        seen.0.store(true, Ordering::Relaxed);
+                    }
+                }),
             }
         }
         Poll::Ready(Ok(()))
@@ -118,7 +177,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Transport<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Transport<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.condemned() && self.guard.as_ref().is_some_and(PingGuard::at_boundary) {
+        if self.may_say_goodbye() {
             ready!(self.poll_goodbye(cx))?;
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
@@ -140,7 +199,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Transport<S> {
                 }
             }
         };
-        if let Some(guard) = &mut this.guard {
+        if let Some(guard) = this.guard() {
             guard.sent(&buf[..accepted]);
         }
         Poll::Ready(Ok(accepted))
@@ -148,6 +207,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Transport<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_write_held(cx))?;
+        if self.guard().is_some_and(PingGuard::waits_for_boundary) {
+            // The frame that was in the way of the goodbye is over: have the reading side polled again.
+            cx.waker().wake_by_ref();
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

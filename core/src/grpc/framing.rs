@@ -16,6 +16,7 @@ pub struct MessageLimit {
     body_left: u64,
     prefix: [u8; MESSAGE_PREFIX_LEN],
     prefix_len: usize,
+    messages: u64,
 }
 
 /// A message's length prefix announced more bytes than the limit allows.
@@ -51,13 +52,14 @@ impl MessageLimit {
             body_left: 0,
             prefix: [0; MESSAGE_PREFIX_LEN],
             prefix_len: 0,
+            messages: 0,
         }
     }
 
-    /// Whether everything so far ends exactly at the end of a message.
+    /// How many messages have passed as a whole.
     #[must_use]
-    pub const fn at_boundary(&self) -> bool {
-        self.body_left == 0 && self.prefix_len == 0
+    pub const fn messages(&self) -> u64 {
+        self.messages
     }
 
     /// Looks at the next chunk of the byte stream.
@@ -71,6 +73,7 @@ impl MessageLimit {
                     .unwrap_or(usize::MAX)
                     .min(chunk.len());
                 self.body_left -= skip as u64;
+                self.messages += u64::from(self.body_left == 0);
                 chunk = &chunk[skip..];
                 continue;
             }
@@ -88,6 +91,7 @@ impl MessageLimit {
                     });
                 }
                 self.body_left = bytes;
+                self.messages += u64::from(bytes == 0);
                 self.prefix_len = 0;
             }
         }
@@ -118,17 +122,21 @@ mod tests {
             let result = stream.chunks(cut).try_for_each(|chunk| limit.check(chunk));
             let expected = lens.iter().find(|len| **len as u64 > max);
             prop_assert_eq!(result.err().map(|e| e.bytes), expected.map(|len| *len as u64));
-            prop_assert!(expected.is_some() || limit.at_boundary());
+            prop_assert!(expected.is_some() || limit.messages() == lens.len() as u64);
         }
     }
 
     #[test]
-    fn a_cut_message_is_no_boundary() {
+    fn a_message_counts_when_it_is_whole() {
         let bytes = frame(4);
-        for end in 1..bytes.len() {
+        for end in 1..=bytes.len() {
             let mut limit = MessageLimit::new(9);
             limit.check(&bytes[..end]).unwrap();
-            assert!(!limit.at_boundary(), "after {end} bytes");
+            assert_eq!(
+                limit.messages(),
+                u64::from(end == bytes.len()),
+                "after {end} bytes"
+            );
         }
     }
 

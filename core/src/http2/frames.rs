@@ -21,6 +21,8 @@ pub enum FrameKind {
     Message,
     /// A PING that asks for an answer.
     Ping,
+    /// GOAWAY: the sender takes no new streams.
+    GoAway,
     /// Anything else, answers to PINGs included.
     Other,
 }
@@ -54,6 +56,7 @@ impl FrameScanner {
                 on_frame(match kind {
                     TYPE_DATA | TYPE_HEADERS => FrameKind::Message,
                     TYPE_PING if flags & FLAG_ACK == 0 => FrameKind::Ping,
+                    TYPE_GO_AWAY => FrameKind::GoAway,
                     _ => FrameKind::Other,
                 });
             }
@@ -112,6 +115,7 @@ mod tests {
                 let expected = match (*code, *flags) {
                     (0 | 1, _) => FrameKind::Message,
                     (6, 0) => FrameKind::Ping,
+                    (7, _) => FrameKind::GoAway,
                     _ => FrameKind::Other,
                 };
                 prop_assert_eq!(*kind, expected);

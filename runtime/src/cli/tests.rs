@@ -29,7 +29,10 @@ fn defaults() {
             dial_keepalive: None,
             dial_keepalive_without_stream: false,
             dial_timeout: Duration::from_secs(5),
-            endpoint_probe: Some(keepalive(1, 3)),
+            endpoint_probe: Some(Keepalive {
+                interval: Duration::from_secs(1),
+                timeout: Duration::from_millis(2500),
+            }),
             shutdown_timeout: Duration::from_secs(10),
             workers: None,
             log_format: Format::Json,

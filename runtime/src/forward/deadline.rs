@@ -1,6 +1,6 @@
 //! The deadline of a call.
 
-use core::future::Future as _;
+use core::future::{Future, poll_fn};
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
@@ -18,6 +18,7 @@ pub(super) const GRPC_TIMEOUT: &str = "grpc-timeout";
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadline {
     pub(super) at: Option<Instant>,
+    timeout: Duration,
 }
 
 impl Deadline {
@@ -27,13 +28,21 @@ impl Deadline {
             .get(GRPC_TIMEOUT)
             .and_then(|value| parse_timeout(value.as_bytes()));
         // A deadline beyond what a clock can show is none.
+        let at = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         Self {
-            at: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+            at,
+            timeout: timeout.unwrap_or_default(),
         }
     }
 
     pub(super) fn has_passed(self) -> bool {
         self.at.is_some_and(|at| at <= Instant::now())
+    }
+
+    /// Whether so much time has passed that the member must be told.
+    pub(super) fn has_shrunk(self) -> bool {
+        self.at
+            .is_some_and(|at| at.saturating_duration_since(Instant::now()) + GRACE / 10 < self.timeout)
     }
 
     /// The header for an attempt that is made now instead of when the call came.
@@ -69,5 +78,21 @@ impl<R: Runtime> Expiry<R> {
             .get_or_insert_with(|| Box::pin(R::sleep_until(at)))
             .as_mut()
             .poll(cx)
+    }
+}
+
+/// The call has outlived its deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Expired;
+
+impl<R: Runtime> Expiry<R> {
+    /// Runs `future` for as long as the call may live.
+    pub(super) async fn bound<F: Future>(&mut self, future: F) -> Result<F::Output, Expired> {
+        let mut future = core::pin::pin!(future);
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => self.poll(cx).map(|()| Err(Expired)),
+        })
+        .await
     }
 }

@@ -4,6 +4,7 @@ use core::future::{Future as _, poll_fn};
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use etcd_proxy_core::grpc::{MessageLimit, MessageTooLarge};
@@ -91,7 +92,7 @@ impl<R: Runtime> Client<'_, R> {
 /// Sends the request on a connection and takes the answer in.
 pub(super) async fn attempt<R: Runtime>(
     call: &Call,
-    connection: &Connection,
+    connection: &Arc<Connection>,
     request: Request<()>,
     payload: &Payload,
     client: &mut Client<'_, R>,
@@ -117,10 +118,11 @@ pub(super) async fn attempt<R: Runtime>(
             receive(response, stream, open, limit, client).await
         }
         Err(error) => Err(match StreamFailure::of(&error) {
-            StreamFailure::NotProcessed => {
+            StreamFailure::LeftOut => {
                 call.refused(connection).await;
                 Unanswered::Failed(Failure::NotSent)
             }
+            StreamFailure::Refused => Unanswered::Failed(Failure::Refused),
             StreamFailure::Reset(reason) => Unanswered::Reset(reason),
             StreamFailure::ConnectionLost => Unanswered::Failed(Failure::ConnectionLost),
         }),
@@ -138,7 +140,7 @@ async fn receive<R: Runtime>(
     // The member has begun to answer: whatever it says now, it has processed the call.
     let broken = |error: h2::Error| match StreamFailure::of(&error) {
         StreamFailure::Reset(reason) => Unanswered::Reset(reason),
-        StreamFailure::NotProcessed | StreamFailure::ConnectionLost => {
+        StreamFailure::LeftOut | StreamFailure::Refused | StreamFailure::ConnectionLost => {
             Unanswered::Failed(Failure::ConnectionLost)
         }
     };
@@ -219,7 +221,7 @@ pub(super) async fn deliver(answer: Answer, mut respond: SendResponse<Bytes>) {
                 PumpEnd::TooLarge(too_large) => answer::end(pump.sink(), &too_large.status()),
                 PumpEnd::Source(error) => match StreamFailure::of(&error) {
                     StreamFailure::Reset(reason) => pump.sink().send_reset(reason),
-                    StreamFailure::NotProcessed | StreamFailure::ConnectionLost => {
+                    StreamFailure::LeftOut | StreamFailure::Refused | StreamFailure::ConnectionLost => {
                         answer::end(pump.sink(), &CONNECTION_LOST);
                     }
                 },

@@ -129,7 +129,7 @@ async fn ask_others<R: Runtime>(
             continue;
         };
         rt::spawn::<R>(async move {
-            driver.run().await;
+            driver.run(|| ()).await;
         });
         let request = head.again(&connection, call.deadline);
         let answer = attempt(call, &connection, request, payload, client);

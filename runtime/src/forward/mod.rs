@@ -12,6 +12,8 @@ mod pump;
 mod stream;
 mod unary;
 
+use core::future::{Future as _, poll_fn};
+use core::task::Poll;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -97,15 +99,24 @@ impl Call {
     /// A connection for the next attempt, other than `avoid`, and the head of the request for it.
     ///
     /// # Errors
-    /// The status for the client, when there is none in time.
+    /// When there is none in time, or the client doesn't want one any more.
     async fn next<R: Runtime>(
         &mut self,
         head: &Head,
         avoid: Option<ConnectionId>,
-    ) -> Result<(Arc<Connection>, Request<()>), Status> {
-        let connection = self.connection::<R>(avoid).await?;
+        respond: &mut SendResponse<Bytes>,
+    ) -> Result<(Arc<Connection>, Request<()>), NoAttempt> {
+        let connection = {
+            let mut connection = core::pin::pin!(self.connection::<R>(avoid));
+            poll_fn(|cx| match connection.as_mut().poll(cx) {
+                Poll::Ready(connection) => Poll::Ready(connection.map_err(NoAttempt::Refused)),
+                Poll::Pending => respond.poll_reset(cx).map(|_| Err(NoAttempt::ClientGone)),
+            })
+            .await?
+        };
         let first = !core::mem::replace(&mut self.attempted, true);
-        let request = if first {
+        // What is left of the deadline after a wait; otherwise what the client sent, byte for byte.
+        let request = if first && !self.deadline.has_shrunk() {
             head.first(&connection)
         } else {
             head.again(&connection, self.deadline)
@@ -148,9 +159,9 @@ impl Call {
         }
     }
 
-    /// The connection took no new call: it is to be replaced.
+    /// The connection takes no new calls: it is to be replaced.
     async fn refused(&self, connection: &Connection) {
-        if connection.drain() {
+        if connection.refuses() {
             self.report(Event::Draining(connection.id())).await;
         }
     }
@@ -170,10 +181,20 @@ impl Call {
     }
 }
 
+/// Why no attempt can be made.
+enum NoAttempt {
+    /// The client is to be told this.
+    Refused(Status),
+    /// The client has cancelled the call or is gone.
+    ClientGone,
+}
+
 /// What an error on a member's stream means for the call on it.
 enum StreamFailure {
+    /// The member didn't process the call, and takes no more on this connection.
+    LeftOut,
     /// The member didn't process the call.
-    NotProcessed,
+    Refused,
     /// The member ended this stream, and said why.
     Reset(Reason),
     /// The connection is gone.
@@ -183,9 +204,9 @@ enum StreamFailure {
 impl StreamFailure {
     fn of(error: &h2::Error) -> Self {
         match error.reason() {
-            Some(Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => Self::NotProcessed,
+            Some(Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => Self::Refused,
             // `h2` fails a stream with the peer's GOAWAY only if the peer left it out: RFC 9113, section 6.8.
-            Some(_) if error.is_go_away() && error.is_remote() => Self::NotProcessed,
+            Some(_) if error.is_go_away() && error.is_remote() => Self::LeftOut,
             Some(reason) if error.is_reset() => Self::Reset(reason),
             _ => Self::ConnectionLost,
         }

@@ -17,7 +17,7 @@ use http::{Request, Response};
 use super::deadline::Expiry;
 use super::head::Head;
 use super::pump::{Pump, PumpEnd};
-use super::{CONNECTION_LOST, Call, SERVER_STOPPED, StreamFailure, answer};
+use super::{CONNECTION_LOST, Call, NoAttempt, SERVER_STOPPED, StreamFailure, answer};
 use crate::rt::Runtime;
 use crate::server::Phase;
 use crate::upstream::OpenCall;
@@ -38,7 +38,7 @@ pub(super) async fn forward_begun<R: Runtime>(
     request: Request<RecvStream>,
     begun: Bytes,
     limit: MessageLimit,
-    respond: SendResponse<Bytes>,
+    mut respond: SendResponse<Bytes>,
 ) {
     let (parts, body) = request.into_parts();
     let head = Head::new(parts);
@@ -47,9 +47,10 @@ pub(super) async fn forward_begun<R: Runtime>(
     let mut attempts = Attempts::new(false);
     let mut failed_on = None;
     let (response, stream, open) = loop {
-        let (connection, request) = match call.next::<R>(&head, failed_on).await {
+        let (connection, request) = match call.next::<R>(&head, failed_on, &mut respond).await {
             Ok(next) => next,
-            Err(status) => return answer::refuse(respond, status),
+            Err(NoAttempt::Refused(status)) => return answer::refuse(respond, status),
+            Err(NoAttempt::ClientGone) => return,
         };
         match connection.open_call(request, empty) {
             Ok(opened) => break opened,
@@ -216,7 +217,9 @@ impl Both {
                     ResponseSide::Over => {}
                 }
             }
-            StreamFailure::NotProcessed | StreamFailure::ConnectionLost => self.stop(&CONNECTION_LOST),
+            StreamFailure::LeftOut | StreamFailure::Refused | StreamFailure::ConnectionLost => {
+                self.stop(&CONNECTION_LOST)
+            }
         }
     }
 

@@ -15,10 +15,10 @@ use h2::RecvStream;
 use h2::server::SendResponse;
 use http::Request;
 
-use super::deadline::Expiry;
+use super::deadline::{Expired, Expiry};
 use super::exchange::{Answer, Client, Payload, Unanswered, attempt, deliver, trailers};
 use super::head::Head;
-use super::{CONNECTION_LOST, Call, answer, leader, stream};
+use super::{CONNECTION_LOST, Call, NoAttempt, answer, leader, stream};
 use crate::rt::{self, Runtime};
 
 /// How long a client that has sent its message may take for its half-close before the call goes on without it.
@@ -37,23 +37,25 @@ pub(super) async fn forward<R: Runtime>(
 ) {
     let (parts, mut body) = request.into_parts();
     let limit = MessageLimit::new(call.client.worker.limits.request_bytes_max);
-    let payload = match collect::<R>(&mut body, limit).await {
-        Ok(payload) => payload,
-        Err(Incomplete::Open { data, limit }) => {
+    let mut expiry = Expiry::<R>::new(call.deadline);
+    let payload = match expiry.bound(collect::<R>(&mut body, limit)).await {
+        Err(Expired) => return answer::refuse(respond, Status::deadline_exceeded()),
+        Ok(Ok(payload)) => payload,
+        Ok(Err(Incomplete::Open { data, limit })) => {
             let request = Request::from_parts(parts, body);
             return stream::forward_begun::<R>(call, request, data, limit, respond).await;
         }
-        Err(Incomplete::TooLarge(too_large)) => return answer::refuse(respond, too_large.status()),
-        Err(Incomplete::ClientGone) => return,
+        Ok(Err(Incomplete::TooLarge(too_large))) => return answer::refuse(respond, too_large.status()),
+        Ok(Err(Incomplete::ClientGone)) => return,
     };
     let head = Head::new(parts);
-    let mut expiry = Expiry::<R>::new(call.deadline);
     let mut attempts = Attempts::new(call.method.repeatable);
     let mut failed_on: Option<ConnectionId> = None;
     loop {
-        let (connection, request) = match call.next::<R>(&head, failed_on).await {
+        let (connection, request) = match call.next::<R>(&head, failed_on, &mut respond).await {
             Ok(next) => next,
-            Err(status) => return answer::refuse(respond, status),
+            Err(NoAttempt::Refused(status)) => return answer::refuse(respond, status),
+            Err(NoAttempt::ClientGone) => return,
         };
         let mut client = Client {
             respond: &mut respond,
@@ -80,12 +82,13 @@ pub(super) async fn forward<R: Runtime>(
             (_, None) if call.deadline.has_passed() => {
                 return answer::refuse(respond, Status::deadline_exceeded());
             }
-            (_, None) if call.method.repeatable || failure == Failure::NotSent => {
+            (_, None) if call.method.repeatable || failure != Failure::ConnectionLost => {
                 return answer::refuse(respond, CONNECTION_LOST);
             }
             (_, None) => return answer::refuse(respond, MAY_BE_APPLIED),
         };
-        failed_on = (failure != Failure::Unavailable).then_some(connection.id());
+        let replaced = matches!(failure, Failure::NotSent | Failure::ConnectionLost);
+        failed_on = replaced.then_some(connection.id());
         drop(connection);
         if !pause.is_zero() && !wait::<R>(pause, &mut respond).await {
             return;
@@ -110,12 +113,11 @@ enum Incomplete {
 /// repeats, which need the whole request.
 async fn collect<R: Runtime>(body: &mut RecvStream, mut limit: MessageLimit) -> Result<Payload, Incomplete> {
     let only_head = body.is_end_stream();
+    let mut whole = false;
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     loop {
-        let chunk = if first.is_empty() || !limit.at_boundary() || body.is_end_stream() {
-            body.data().await
-        } else {
+        let chunk = if whole && !body.is_end_stream() {
             let until = Instant::now() + HALF_CLOSE_PATIENCE;
             match rt::timeout_at::<R, _>(until, body.data()).await {
                 Ok(chunk) => chunk,
@@ -126,6 +128,8 @@ async fn collect<R: Runtime>(body: &mut RecvStream, mut limit: MessageLimit) -> 
                     });
                 }
             }
+        } else {
+            body.data().await
         };
         let Some(chunk) = chunk else { break };
         let chunk = chunk.map_err(|_| Incomplete::ClientGone)?;
@@ -133,6 +137,7 @@ async fn collect<R: Runtime>(body: &mut RecvStream, mut limit: MessageLimit) -> 
         body.flow_control()
             .release_capacity(chunk.len())
             .map_err(|_| Incomplete::ClientGone)?;
+        let more = whole && !chunk.is_empty();
         if first.is_empty() {
             first = chunk;
         } else {
@@ -141,6 +146,14 @@ async fn collect<R: Runtime>(body: &mut RecvStream, mut limit: MessageLimit) -> 
             }
             rest.extend_from_slice(&chunk);
         }
+        if more {
+            // A second message. It is for the member to judge; reading on could go on for ever.
+            return Err(Incomplete::Open {
+                data: joined(first, rest),
+                limit,
+            });
+        }
+        whole = limit.messages() > 0;
     }
     let trailers = if body.is_end_stream() {
         None

@@ -44,10 +44,14 @@ enum Protocol {
 
 /// Serves a connection to its end.
 pub(super) async fn serve<R: Runtime>(mut stream: R::Stream, worker: Arc<Worker>) {
-    let _open = Open::new(&worker.connections_open);
     let deadline = Instant::now() + PREFACE_TIMEOUT;
+    let mut shutdown = worker.shutdown.clone();
     let mut read = BytesMut::with_capacity(PREFACE.len());
-    match rt::timeout_at::<R, _>(deadline, sniff(&mut stream, &mut read)).await {
+    let sniffed = tokio::select! {
+        sniffed = rt::timeout_at::<R, _>(deadline, sniff(&mut stream, &mut read)) => sniffed,
+        _ = shutdown.wait_for(|phase| *phase == Phase::Draining) => return,
+    };
+    match sniffed {
         Ok(Ok(Some(Protocol::Http2))) => http2::<R>(stream, read.freeze(), worker).await,
         Ok(Ok(Some(Protocol::Http1))) => http1::serve::<R>(stream, read.freeze(), &worker).await,
         Ok(Ok(None) | Err(_)) | Err(rt::Elapsed) => {
@@ -86,7 +90,7 @@ async fn sniff(
 async fn http2<R: Runtime>(stream: R::Stream, replay: Bytes, worker: Arc<Worker>) {
     let calls_open = Arc::new(AtomicUsize::new(0));
     let guard = PingGuard::new(worker.limits.pings, calls_open.clone());
-    let transport = Transport::new(stream, replay, Some(guard));
+    let transport = Transport::new(stream, replay).guarded(guard);
     let reads = transport.reads();
     let handshake = h2::server::Builder::new()
         .initial_window_size(CALL_WINDOW)

@@ -87,6 +87,11 @@ impl PingGuard {
         self.outbound.at_boundary()
     }
 
+    /// Whether the GOAWAY is still to come, and could now.
+    pub(crate) fn waits_for_boundary(&mut self) -> bool {
+        self.verdict == Verdict::Condemned && self.at_boundary()
+    }
+
     /// The last frame of a condemned connection: the GOAWAY once, nothing afterwards, `None` while a frame is
     /// only half written.
     pub(crate) fn goodbye(&mut self) -> Option<Bytes> {

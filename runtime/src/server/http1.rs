@@ -27,7 +27,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Serves a connection to its end. The proxy has no HTTP paths yet, so every one is unknown, in the words of Go's
 /// HTTP server, which the existing proxy answers with.
 pub(super) async fn serve<R: Runtime>(stream: R::Stream, replay: Bytes, worker: &Worker) {
-    let io = HyperIo(Transport::new(stream, replay, None));
+    let io = HyperIo(Transport::new(stream, replay));
     let mut shutdown = worker.shutdown.clone();
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(HyperTimer::<R>(PhantomData))

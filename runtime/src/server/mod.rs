@@ -52,8 +52,8 @@ pub(crate) struct Worker {
     pub(crate) endpoints: Arc<[Endpoint]>,
     pub(crate) limits: Limits,
     pub(crate) shutdown: watch::Receiver<Phase>,
-    /// Client connections that are open.
-    pub(crate) connections_open: Arc<AtomicUsize>,
+    /// Client connections that are open, of every worker.
+    pub(crate) connections_open: Arc<[Arc<AtomicUsize>]>,
 }
 
 /// One client connection, as its calls see it.

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::mpsc;
 
-use super::{Worker, connection};
+use super::{Open, Worker, connection};
 use crate::rt::{self, Runtime};
 use crate::upstream::Connect;
 
@@ -21,7 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// What the rest of the process knows of a worker thread.
 pub(crate) struct Handle {
-    sockets: mpsc::Sender<TcpStream>,
+    sockets: mpsc::Sender<(TcpStream, Open)>,
     connections_open: Arc<AtomicUsize>,
     thread: JoinHandle<io::Result<()>>,
 }
@@ -37,11 +37,13 @@ impl Handle {
     /// # Errors
     /// When the worker is gone.
     pub(crate) async fn adopt(&self, socket: TcpStream) -> Result<(), WorkerGone> {
-        self.sockets.send(socket).await.map_err(|_| WorkerGone)
+        // Counted from here on, so that a burst is spread.
+        let open = Open::new(&self.connections_open);
+        self.sockets.send((socket, open)).await.map_err(|_| WorkerGone)
     }
 
     /// Takes it apart: the worker ends once the sender is dropped and its connections are closed.
-    pub(crate) fn stop(self) -> (JoinHandle<io::Result<()>>, mpsc::Sender<TcpStream>) {
+    pub(crate) fn stop(self) -> (JoinHandle<io::Result<()>>, mpsc::Sender<(TcpStream, Open)>) {
         (self.thread, self.sockets)
     }
 }
@@ -73,7 +75,7 @@ pub(crate) fn start<R: Runtime>(
     alive: mpsc::Sender<()>,
 ) -> io::Result<Handle> {
     let (sockets, inbox) = mpsc::channel(SOCKETS_MAX);
-    let connections_open = worker.connections_open.clone();
+    let connections_open = worker.connections_open[number].clone();
     let thread = thread::Builder::new()
         .name(format!("worker-{number}"))
         .spawn(move || {
@@ -90,7 +92,7 @@ pub(crate) fn start<R: Runtime>(
 
 async fn run<R: Runtime>(
     worker: Worker,
-    mut sockets: mpsc::Receiver<TcpStream>,
+    mut sockets: mpsc::Receiver<(TcpStream, Open)>,
     mut orders: mpsc::UnboundedReceiver<Connect>,
 ) {
     let worker = Arc::new(worker);
@@ -100,13 +102,24 @@ async fn run<R: Runtime>(
             rt::spawn::<R>(order.run::<R>(orderly.settings.clone(), orderly.reports.clone()));
         }
     });
-    while let Some(socket) = sockets.recv().await {
+    while let Some((socket, open)) = sockets.recv().await {
         match R::adopt(socket) {
-            Ok(stream) => rt::spawn::<R>(connection::serve::<R>(stream, worker.clone())),
+            Ok(stream) => {
+                let connection = connection::serve::<R>(stream, worker.clone());
+                rt::spawn::<R>(async move {
+                    connection.await;
+                    drop(open);
+                });
+            }
             Err(error) => tracing::warn!(error = %error, "an accepted connection can't be used"),
         }
     }
-    while worker.connections_open.load(Ordering::Relaxed) > 0 {
+    // Of all workers: while calls go on anywhere, the control task needs every worker to carry its orders out.
+    while worker
+        .connections_open
+        .iter()
+        .any(|open| open.load(Ordering::Relaxed) > 0)
+    {
         rt::sleep::<R>(LOOK_EVERY).await;
     }
 }

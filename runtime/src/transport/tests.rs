@@ -86,7 +86,7 @@ proptest! {
         parts in prop::collection::vec((prop_oneof![0usize..50, 3000usize..9000], any::<bool>()), 1..20),
         rooms in prop::collection::vec(1usize..5000, 1..20),
     ) {
-        let mut transport = Transport::new(Script::default(), Bytes::new(), None);
+        let mut transport = Transport::new(Script::default(), Bytes::new());
         let mut rooms = rooms.iter().cycle();
         let mut sent = Vec::new();
         let mut next = 0u8;
@@ -120,7 +120,6 @@ fn small_writes_travel_with_the_large_one_behind_them() {
             ..Script::default()
         },
         Bytes::new(),
-        None,
     );
     for part in [&[1u8; 100][..], &[2; 9], &[3; 5000]] {
         assert!(Pin::new(&mut transport).poll_write(&mut cx(), part).is_ready());
@@ -138,7 +137,7 @@ fn replayed_bytes_come_first_and_count_as_life() {
         incoming: b" world".to_vec(),
         ..Script::default()
     };
-    let mut transport = Transport::new(stream, Bytes::from_static(b"hello"), None);
+    let mut transport = Transport::new(stream, Bytes::from_static(b"hello"));
     let reads = transport.reads();
     assert_eq!(reads.get(), 0);
     assert_eq!(read(&mut transport), Poll::Ready(b"hello".to_vec()));
@@ -162,8 +161,8 @@ fn guarded(incoming: Vec<u8>) -> Transport<Script> {
             ..Script::default()
         },
         Bytes::new(),
-        Some(guard),
     )
+    .guarded(guard)
 }
 
 fn pings(count: usize) -> Vec<u8> {
@@ -237,4 +236,18 @@ fn answered_calls_clear_the_account() {
         transport.stream.incoming = PING.to_vec();
     }
     assert!(!transport.condemned());
+}
+
+#[test]
+fn a_go_away_of_the_peer_is_seen() {
+    let stream = Script {
+        incoming: PING.to_vec(),
+        ..Script::default()
+    };
+    let (mut transport, seen) = Transport::new(stream, Bytes::new()).watched();
+    assert!(read(&mut transport).is_ready());
+    assert!(!seen.get());
+    transport.stream.incoming = go_away_frame(0, b"");
+    assert!(read(&mut transport).is_ready());
+    assert!(seen.get());
 }

@@ -3,10 +3,12 @@
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
+use core::time::Duration;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Buf as _, Bytes};
-use etcd_proxy_core::endpoints::Health;
+use etcd_proxy_core::endpoints::{ConnectionId, Health};
 use etcd_proxy_proto::health::HealthCheckRequest;
 use etcd_proxy_proto::health::health_check_response::ServingStatus;
 use etcd_proxy_proto::health::health_client::HealthClient;
@@ -19,7 +21,9 @@ use tonic::Code;
 use tonic::metadata::MetadataValue;
 use tower_service::Service;
 
+use super::Settings;
 use super::connection::{Connection, OpenCall};
+use crate::rt::{self, Runtime};
 
 /// Most bytes of a request the proxy makes itself: they are small, and the request isn't flow controlled here.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
@@ -63,7 +67,7 @@ impl Service<Request<tonic::body::Body>> for Channel {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ChannelError>> {
-        if self.0.is_open() {
+        if !self.0.is_refusing() {
             Poll::Ready(Ok(()))
         } else {
             Poll::Ready(Err(ChannelError::Refused))
@@ -82,7 +86,10 @@ impl Service<Request<tonic::body::Body>> for Channel {
                 .to_bytes();
             let (response, mut stream, open) = connection
                 .open_call(Request::from_parts(head, ()), false)
-                .map_err(|_refused| ChannelError::Refused)?;
+                .map_err(|_refused| {
+                    connection.refuses();
+                    ChannelError::Refused
+                })?;
             stream.send_data(body, true).map_err(|_| ChannelError::Ended)?;
             let response = response.await.map_err(|_| ChannelError::Ended)?;
             Ok(response.map(|body| ResponseBody {
@@ -119,10 +126,47 @@ impl Body for ResponseBody {
     }
 }
 
-/// Asks a member whether it serves and knows a leader. `None` if the connection failed meanwhile.
+/// What a probe has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// The member has answered.
+    Answer(Health),
+    /// The connection takes no new calls, so it can't be probed.
+    Refusing,
+    /// The connection has ended, or nothing came in time; others will tell.
+    Nothing,
+}
+
+/// Asks a member whether it serves and knows a leader.
 ///
-/// An etcd server checks `hasleader` before anything else and answers health checks without credentials.
-pub(crate) async fn probe(connection: Arc<Connection>) -> Option<Health> {
+/// An etcd server checks `hasleader` before anything else and answers health checks without credentials. On a
+/// connection that has as many calls open as the member allows the probe would wait in line, so it takes a
+/// connection of its own.
+pub(crate) async fn probe<R: Runtime>(
+    connection: Arc<Connection>,
+    settings: Arc<Settings>,
+    patience: Duration,
+) -> Found {
+    if !connection.is_full() {
+        return ask(connection).await;
+    }
+    let aside = async {
+        let target = connection.target().clone();
+        let Ok((aside, driver)) = Connection::open::<R>(ConnectionId::default(), target, &settings).await
+        else {
+            return Found::Nothing;
+        };
+        rt::spawn::<R>(async move {
+            driver.run(|| ()).await;
+        });
+        ask(aside).await
+    };
+    rt::timeout_at::<R, _>(Instant::now() + patience, aside)
+        .await
+        .unwrap_or(Found::Nothing)
+}
+
+async fn ask(connection: Arc<Connection>) -> Found {
     let channel = Channel::new(connection.clone());
     let origin = channel.origin();
     let mut request = tonic::Request::new(HealthCheckRequest::default());
@@ -130,10 +174,13 @@ pub(crate) async fn probe(connection: Arc<Connection>) -> Option<Health> {
         .metadata_mut()
         .insert("hasleader", MetadataValue::from_static("true"));
     match HealthClient::with_origin(channel, origin).check(request).await {
-        Ok(answer) if answer.get_ref().status == ServingStatus::NotServing as i32 => Some(Health::Unfit),
-        Ok(_) => Some(Health::Fit),
-        Err(_) if connection.is_closed() => None,
-        Err(status) => Some(judge(&status)),
+        Ok(answer) if answer.get_ref().status == ServingStatus::NotServing as i32 => {
+            Found::Answer(Health::Unfit)
+        }
+        Ok(_) => Found::Answer(Health::Fit),
+        Err(_) if connection.is_closed() => Found::Nothing,
+        Err(_) if connection.is_refusing() => Found::Refusing,
+        Err(status) => Found::Answer(judge(&status)),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::future::poll_fn;
 use core::pin::Pin;
-use core::task::{Context, Poll, Waker};
+use core::task::Poll;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -20,7 +20,7 @@ use super::Settings;
 use crate::cli::Endpoint;
 use crate::keepalive::Keepalive;
 use crate::rt::Runtime;
-use crate::transport::{ReadCount, Transport};
+use crate::transport::{GoAwaySeen, ReadCount, Transport};
 
 /// Receive window of a call, in bytes: what is kept in memory for a client that doesn't read.
 const CALL_WINDOW: u32 = 256 * 1024;
@@ -32,21 +32,54 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// Largest list of response headers taken from a member, in bytes.
 const HEADER_LIST_BYTES_MAX: u32 = 1 << 20;
 
-const OPEN: u8 = 0;
-const DRAINING: u8 = 1;
-const CLOSED: u8 = 2;
+/// Calls that were given up and may still be answered: `h2` forgets older ones, and must count answers to those as
+/// errors of the peer.
+const GIVEN_UP_CALLS_MAX: usize = 4096;
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+enum State {
+    /// It takes calls.
+    Open,
+    /// New calls go elsewhere by our own choice; probes may still be sent.
+    Withdrawn,
+    /// The member takes no new calls on it.
+    Refusing,
+    /// It has ended.
+    Closed,
+}
 
 /// What a connection's users and its driver share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
-    /// [`OPEN`], [`DRAINING`] (takes no new calls) or [`CLOSED`].
+    /// A [`State`]; it only ever grows.
     state: AtomicU8,
     close: Notify,
     calls_open: AtomicUsize,
 }
 
-/// A connection to a member. It ends when the last handle is dropped and its last call is over, or at once
-/// with [`Connection::close`].
+impl Shared {
+    fn new() -> Self {
+        Self {
+            state: AtomicU8::new(State::Open as u8),
+            close: Notify::new(),
+            calls_open: AtomicUsize::new(0),
+        }
+    }
+
+    /// Moves on to `state`; false if it had come that far before.
+    fn advance(&self, state: State) -> bool {
+        self.state.fetch_max(state as u8, Ordering::AcqRel) < state as u8
+    }
+
+    fn has_reached(&self, state: State) -> bool {
+        self.state.load(Ordering::Acquire) >= state as u8
+    }
+}
+
+/// A connection to a member. It ends when the last handle is dropped, calls being handles too, or at once with
+/// [`Connection::close`].
 #[derive(Debug)]
 pub(crate) struct Connection {
     id: ConnectionId,
@@ -70,12 +103,15 @@ impl Connection {
     ) -> io::Result<(Arc<Self>, Driver<R>)> {
         let authority = Authority::try_from(target.authority())
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "endpoint makes no valid :authority"))?;
-        let transport = Transport::new(R::connect(&target).await?, Bytes::new(), None);
+        let (transport, go_away) = Transport::new(R::connect(&target).await?, Bytes::new()).watched();
         let reads = transport.reads();
         let (sender, mut connection) = h2::client::Builder::new()
             .initial_window_size(CALL_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(HEADER_LIST_BYTES_MAX)
+            // Clients give calls up all the time. Members are trusted not to abuse what that leaves open.
+            .max_concurrent_reset_streams(GIVEN_UP_CALLS_MAX)
+            .max_local_error_reset_streams(None)
             .enable_push(false)
             .handshake(transport)
             .await
@@ -89,23 +125,22 @@ impl Connection {
                 reads.clone(),
             ))
         });
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared::new());
         let driver = Driver {
             connection,
             keepalive,
             shared: shared.clone(),
+            go_away,
         };
-        Ok((
-            Arc::new(Self {
-                id,
-                target,
-                authority,
-                sender: Mutex::new(sender),
-                shared,
-                reads,
-            }),
-            driver,
-        ))
+        let connection = Self {
+            id,
+            target,
+            authority,
+            sender: Mutex::new(sender),
+            shared,
+            reads,
+        };
+        Ok((Arc::new(connection), driver))
     }
 
     pub(crate) fn id(&self) -> ConnectionId {
@@ -126,22 +161,35 @@ impl Connection {
         self.reads.get()
     }
 
-    /// Whether new calls may be tried.
+    /// Whether clients' calls may be tried on it.
     pub(crate) fn is_open(&self) -> bool {
-        self.shared.state.load(Ordering::Acquire) == OPEN
+        !self.shared.has_reached(State::Withdrawn)
+    }
+
+    /// Whether the member takes no new calls on it, or it has ended.
+    pub(crate) fn is_refusing(&self) -> bool {
+        self.shared.has_reached(State::Refusing)
     }
 
     /// Whether it has ended.
     pub(crate) fn is_closed(&self) -> bool {
-        self.shared.state.load(Ordering::Acquire) == CLOSED
+        self.shared.has_reached(State::Closed)
     }
 
-    /// Takes no new calls from now on. True for the first caller.
-    pub(crate) fn drain(&self) -> bool {
-        self.shared
-            .state
-            .compare_exchange(OPEN, DRAINING, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
+    /// Whether the member's limit of calls on one connection is reached: another one would wait in line.
+    pub(crate) fn is_full(&self) -> bool {
+        let max = self.sender.lock().current_max_send_streams();
+        self.shared.calls_open.load(Ordering::Relaxed) >= max
+    }
+
+    /// New calls go elsewhere from now on.
+    pub(crate) fn withdraw(&self) {
+        self.shared.advance(State::Withdrawn);
+    }
+
+    /// The member takes no new calls from now on. True for the first who says so.
+    pub(crate) fn refuses(&self) -> bool {
+        self.shared.advance(State::Refusing)
     }
 
     /// Ends the connection at once; its calls fail as if it had broken.
@@ -149,45 +197,40 @@ impl Connection {
         self.shared.close.notify_one();
     }
 
-    /// Opens a call. What it sends is queued; the driver writes it.
+    /// Opens a call. What it sends is queued; the driver writes it. Beyond the member's limit of concurrent streams it
+    /// waits in line.
     pub(crate) fn open_call(
-        &self,
+        self: &Arc<Self>,
         head: Request<()>,
         end_of_stream: bool,
     ) -> Result<(ResponseFuture, SendStream<Bytes>, OpenCall), Refused> {
-        if !self.is_open() {
+        if self.is_refusing() {
             return Err(Refused);
         }
-        let mut sender = self.sender.lock();
-        let sent = match sender.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => sender.send_request(head, end_of_stream),
-            Poll::Ready(Err(error)) => Err(error),
-            // The member's limit of concurrent streams is reached: a fresh handle queues behind it in `h2`.
-            Poll::Pending => sender.clone().send_request(head, end_of_stream),
-        };
-        drop(sender);
-        let (response, stream) = sent.map_err(|error| {
+        // A fresh handle each time: a used one holds on to a stream that waits in line, and shares its waker.
+        let mut sender = self.sender.lock().clone();
+        let (response, stream) = sender.send_request(head, end_of_stream).map_err(|error| {
             tracing::debug!(error = %error, "a member's connection takes no more calls");
             Refused
         })?;
-        Ok((response, stream, OpenCall::new(&self.shared)))
+        Ok((response, stream, OpenCall::new(self)))
     }
 }
 
-/// Counts a call as open for as long as it lives.
+/// Counts a call as open for as long as it lives, and keeps its connection.
 #[derive(Debug)]
-pub(crate) struct OpenCall(Arc<Shared>);
+pub(crate) struct OpenCall(Arc<Connection>);
 
 impl OpenCall {
-    fn new(shared: &Arc<Shared>) -> Self {
-        shared.calls_open.fetch_add(1, Ordering::Relaxed);
-        Self(shared.clone())
+    fn new(connection: &Arc<Connection>) -> Self {
+        connection.shared.calls_open.fetch_add(1, Ordering::Relaxed);
+        Self(connection.clone())
     }
 }
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        self.0.calls_open.fetch_sub(1, Ordering::Relaxed);
+        self.0.shared.calls_open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -196,43 +239,50 @@ pub(crate) struct Driver<R: Runtime> {
     connection: h2::client::Connection<Transport<R::Stream>, Bytes>,
     keepalive: Option<Keepalive<R>>,
     shared: Arc<Shared>,
+    go_away: GoAwaySeen,
 }
 
 impl<R: Runtime> Driver<R> {
-    /// Runs until the connection has ended. Tells whether that was expected: its peer or its users had
-    /// stopped using it before.
-    pub(crate) async fn run(self) -> bool {
-        let Self {
-            mut connection,
-            mut keepalive,
-            shared,
-        } = self;
-        {
-            let mut close = core::pin::pin!(shared.close.notified());
-            poll_fn(|cx| {
-                if close.as_mut().poll(cx).is_ready() {
+    /// Runs until the connection has ended. Calls `on_go_away` when the peer says that it takes no new calls. Tells
+    /// whether the end was announced, by its peer or by its users.
+    pub(crate) async fn run(mut self, on_go_away: impl FnOnce()) -> bool {
+        let mut on_go_away = Some(on_go_away);
+        let shared = self.shared.clone();
+        let mut close = core::pin::pin!(shared.close.notified());
+        poll_fn(|cx| {
+            if close.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            if let Some(keepalive) = &mut self.keepalive {
+                let calls_open = || shared.calls_open.load(Ordering::Relaxed) > 0;
+                if keepalive.poll(cx, calls_open).is_ready() {
+                    tracing::warn!("a member doesn't answer HTTP/2 keepalive pings; closing the connection");
                     return Poll::Ready(());
                 }
-                if let Some(keepalive) = &mut keepalive {
-                    let calls_open = || shared.calls_open.load(Ordering::Relaxed) > 0;
-                    if keepalive.poll(cx, calls_open).is_ready() {
-                        tracing::warn!(
-                            "a member doesn't answer HTTP/2 keepalive pings; closing the connection"
-                        );
-                        return Poll::Ready(());
-                    }
+            }
+            let ended = Pin::new(&mut self.connection).poll(cx);
+            if self.go_away.get()
+                && let Some(on_go_away) = on_go_away.take()
+                && shared.advance(State::Refusing)
+            {
+                on_go_away();
+            }
+            ended.map(|ended| {
+                if let Err(error) = ended {
+                    tracing::debug!(error = %error, "a member's connection has ended");
                 }
-                Pin::new(&mut connection).poll(cx).map(|ended| {
-                    if let Err(error) = ended {
-                        tracing::debug!(error = %error, "a member's connection has ended");
-                    }
-                })
             })
-            .await;
-        }
+        })
+        .await;
+        let announced = shared.has_reached(State::Withdrawn);
         // First the state, then the calls' errors: whoever sees such an error must not pick this connection again.
-        let before = shared.state.swap(CLOSED, Ordering::AcqRel);
-        drop(connection);
-        before == DRAINING
+        drop(self);
+        announced
+    }
+}
+
+impl<R: Runtime> Drop for Driver<R> {
+    fn drop(&mut self) {
+        self.shared.advance(State::Closed);
     }
 }

@@ -1,5 +1,6 @@
 //! Drives the core's endpoint machine: carries out its actions and tells it what happened.
 
+use core::time::Duration;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -10,6 +11,7 @@ use etcd_proxy_core::endpoints::{
 use etcd_proxy_core::time;
 use tokio::sync::{Notify, mpsc};
 
+use super::channel::Found;
 use super::connection::Connection;
 use super::lane::Lane;
 use super::{Settings, channel};
@@ -70,7 +72,14 @@ impl Connect {
             Some(Ok((connection, driver))) => {
                 let reports = reports.clone();
                 rt::spawn::<R>(async move {
-                    let graceful = driver.run().await;
+                    let draining = reports.clone();
+                    let on_go_away = move || {
+                        rt::spawn::<R>(async move {
+                            let event = Event::Draining(self.connection);
+                            let _ = draining.send(Report::Event(event)).await;
+                        });
+                    };
+                    let graceful = driver.run(on_go_away).await;
                     let event = Event::Lost {
                         connection: self.connection,
                         graceful,
@@ -99,6 +108,7 @@ pub(crate) struct Control {
     targets: HashMap<String, Endpoint>,
     started: Instant,
     settings: Arc<Settings>,
+    probe_timeout: Duration,
     lanes: Vec<Arc<Lane>>,
     /// Where orders for the workers go.
     workers: Vec<mpsc::UnboundedSender<Connect>>,
@@ -132,6 +142,7 @@ impl Control {
             targets,
             started: Instant::now(),
             settings,
+            probe_timeout: config.probe_timeout,
             lanes,
             workers,
             reports,
@@ -153,7 +164,7 @@ impl Control {
         loop {
             let next = match self.machine.next_timeout() {
                 Some(at) => {
-                    let at = self.started + core::time::Duration::from_nanos(at.as_nanos());
+                    let at = self.started + Duration::from_nanos(at.as_nanos());
                     rt::timeout_at::<R, _>(at, self.inbox.recv()).await
                 }
                 None => Ok(self.inbox.recv().await),
@@ -182,14 +193,16 @@ impl Control {
     }
 
     fn end(&self) {
-        for lane in &self.lanes {
-            lane.end();
-        }
-        for connection in self
+        // Held until all are closed: a lane lets go of its own.
+        let open: Vec<_> = self
             .connections
             .values()
             .filter_map(|known| known.connection.upgrade())
-        {
+            .collect();
+        for lane in &self.lanes {
+            lane.end();
+        }
+        for connection in &open {
             connection.close();
         }
     }
@@ -257,13 +270,15 @@ impl Control {
             } => self.connect::<R>(connection, endpoint, lane),
             Action::Probe(id) => {
                 if let Some(connection) = self.connection(id) {
-                    let reports = self.reports.clone();
+                    let (settings, reports) = (self.settings.clone(), self.reports.clone());
+                    let patience = self.probe_timeout;
                     rt::spawn::<R>(async move {
-                        if let Some(health) = channel::probe(connection).await {
-                            let _ = reports
-                                .send(Report::Event(Event::ProbeAnswered(id, health)))
-                                .await;
-                        }
+                        let event = match channel::probe::<R>(connection, settings, patience).await {
+                            Found::Answer(health) => Event::ProbeAnswered(id, health),
+                            Found::Refusing => Event::Draining(id),
+                            Found::Nothing => return,
+                        };
+                        let _ = reports.send(Report::Event(event)).await;
                     });
                 }
             }
@@ -327,7 +342,7 @@ impl Control {
             cancel,
         };
         match lane {
-            // A worker that is gone takes the process with it.
+            // A worker is gone only when the process is ending.
             For::Worker(worker) => drop(self.workers[worker as usize].send(order)),
             For::Candidate => rt::spawn::<R>(order.run::<R>(self.settings.clone(), self.reports.clone())),
         }

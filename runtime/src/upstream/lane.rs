@@ -29,7 +29,7 @@ impl Lane {
     pub(super) fn set(&self, connection: Option<Arc<Connection>>) {
         let former = core::mem::replace(&mut *self.serving.lock(), connection);
         if let Some(former) = former {
-            former.drain();
+            former.withdraw();
         }
         self.changed.notify_waiters();
     }
