@@ -81,13 +81,6 @@ impl Attempts {
         }
     }
 
-    /// Whether an answer may still lead to another attempt, so that it has to be held back until it
-    /// is known to be complete.
-    #[must_use]
-    pub const fn may_repeat(&self) -> bool {
-        self.repeatable
-    }
-
     /// Decides what follows a failed attempt.
     pub fn after(&mut self, failure: Failure, rng: &mut Rng) -> Next {
         match failure {

@@ -18,6 +18,7 @@ struct Input {
 #[derive(Arbitrary, Clone, Copy, Debug, PartialEq)]
 enum Met {
     NotSent,
+    Refused,
     ConnectionLost,
     Unavailable,
 }
@@ -25,11 +26,11 @@ enum Met {
 fuzz_target!(|input: Input| {
     let mut rng = Rng::with_seed(input.seed);
     let mut attempts = Attempts::new(input.repeatable);
-    assert_eq!(attempts.may_repeat(), input.repeatable);
     let mut again = Vec::new();
     for met in input.story {
         let failure = match met {
             Met::NotSent => Failure::NotSent,
+            Met::Refused => Failure::Refused,
             Met::ConnectionLost => Failure::ConnectionLost,
             Met::Unavailable => Failure::Unavailable,
         };
@@ -37,11 +38,15 @@ fuzz_target!(|input: Input| {
         match attempts.after(failure, &mut rng) {
             Next::Again(wait) => {
                 // A write goes out again only when it certainly wasn't carried out.
-                assert!(input.repeatable || met == Met::NotSent);
+                assert!(input.repeatable || matches!(met, Met::NotSent | Met::Refused));
                 match met {
                     Met::NotSent => {
-                        assert!(before(met) < 16);
+                        assert!(before(Met::NotSent) + before(Met::Refused) < 16);
                         assert_eq!(wait, Duration::ZERO);
+                    }
+                    Met::Refused => {
+                        assert!(before(Met::NotSent) + before(Met::Refused) < 16);
+                        assert!((23..=27).contains(&wait.as_millis()), "{wait:?}");
                     }
                     Met::ConnectionLost => {
                         assert_eq!(before(met), 0, "a second member would be killed");
@@ -59,7 +64,7 @@ fuzz_target!(|input: Input| {
             Next::GiveUp => {
                 // It isn't given up lightly either.
                 let may = match met {
-                    Met::NotSent => before(met) < 16,
+                    Met::NotSent | Met::Refused => before(Met::NotSent) + before(Met::Refused) < 16,
                     Met::ConnectionLost => input.repeatable && before(met) < 1,
                     Met::Unavailable => input.repeatable && before(met) < 3,
                 };

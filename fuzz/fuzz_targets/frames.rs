@@ -74,6 +74,7 @@ fn frames(stream: &[u8]) -> (Vec<FrameKind>, bool) {
         kinds.push(match (header[3], header[4] & 1) {
             (0 | 1, _) => FrameKind::Message,
             (6, 0) => FrameKind::Ping,
+            (7, _) => FrameKind::GoAway,
             _ => FrameKind::Other,
         });
         let len = u32::from_be_bytes([0, header[0], header[1], header[2]]);

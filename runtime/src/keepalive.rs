@@ -1,4 +1,5 @@
-//! HTTP/2 keepalive PINGs, on both sides of the proxy, as grpc-go sends them.
+//! HTTP/2 keepalive PINGs, on both sides of the proxy, with grpc-go's settings. Whether the peer was silent is looked at
+//! once an interval, so silence is noticed up to an interval later than grpc-go would.
 
 use core::task::{Context, Poll, ready};
 use std::time::Instant;

@@ -124,28 +124,19 @@ pub(crate) async fn timeout_at<R: Runtime, F: Future>(
     .await
 }
 
-/// A timer that can be moved without a new allocation per move: it is only set again when it fires
-/// early.
-pub(crate) struct Alarm<R: Runtime> {
-    deadline: Instant,
-    sleep: Pin<Box<R::Sleep>>,
-}
+/// A timer that can be set again in its place.
+pub(crate) struct Alarm<R: Runtime>(Pin<Box<R::Sleep>>);
 
 impl<R: Runtime> Alarm<R> {
     pub(crate) fn new(wait: Duration) -> Self {
-        let deadline = Instant::now() + wait;
-        Self {
-            deadline,
-            sleep: Box::pin(R::sleep_until(deadline)),
-        }
+        Self(Box::pin(sleep::<R>(wait)))
     }
 
     pub(crate) fn reset(&mut self, deadline: Instant) {
-        self.deadline = deadline;
-        self.sleep.set(R::sleep_until(deadline));
+        self.0.set(R::sleep_until(deadline));
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.sleep.as_mut().poll(cx)
+        self.0.as_mut().poll(cx)
     }
 }

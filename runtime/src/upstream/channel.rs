@@ -4,6 +4,7 @@ use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
 use core::time::Duration;
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -178,8 +179,14 @@ async fn ask(connection: Arc<Connection>) -> Found {
             Found::Answer(Health::Unfit)
         }
         Ok(_) => Found::Answer(Health::Fit),
-        Err(_) if connection.is_closed() => Found::Nothing,
-        Err(_) if connection.is_refusing() => Found::Refusing,
+        // An error with a source is no answer: it comes from the transport, perhaps before the driver knows of the end.
+        Err(status) if status.source().is_some() => {
+            if connection.is_refusing() && !connection.is_closed() {
+                Found::Refusing
+            } else {
+                Found::Nothing
+            }
+        }
         Err(status) => Found::Answer(judge(&status)),
     }
 }

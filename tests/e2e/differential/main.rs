@@ -18,6 +18,7 @@ mod methods;
 mod pair;
 mod upstream;
 mod upstream_ends;
+mod upstream_limits;
 mod watch;
 
 use etcd_proxy_tests::suite;
@@ -35,5 +36,6 @@ fn main() {
     trials.extend(methods::trials());
     trials.extend(upstream::trials());
     trials.extend(upstream_ends::trials());
+    trials.extend(upstream_limits::trials());
     suite::main(2, trials, || ());
 }

@@ -1,5 +1,6 @@
 //! Members that die, freeze, lose their peers or vanish behind the network, under load.
 
+mod former;
 mod load;
 mod members;
 mod outage;
@@ -12,5 +13,6 @@ fn main() {
     trials.extend(members::trials());
     trials.extend(outage::trials());
     trials.extend(poison::trials());
+    trials.extend(former::trials());
     suite::main(1, trials, || ());
 }

@@ -3,6 +3,7 @@
 
 mod bytes_on_the_wire;
 mod floods;
+mod given_up;
 mod limits;
 mod pings;
 mod unread;
@@ -77,5 +78,6 @@ fn main() {
     trials.extend(limits::trials(&upstream));
     trials.extend(pings::trials(&upstream));
     trials.extend(unread::trials());
+    trials.extend(given_up::trials(&upstream));
     suite::main(1, trials, move || drop(upstream));
 }

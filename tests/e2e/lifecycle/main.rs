@@ -2,6 +2,7 @@
 
 mod command_line;
 mod shutdown;
+mod silent;
 
 use etcd_proxy_tests::suite;
 
@@ -9,5 +10,6 @@ fn main() {
     let mut trials = Vec::new();
     trials.extend(command_line::trials());
     trials.extend(shutdown::trials());
+    trials.extend(silent::trials());
     suite::main(2, trials, || ());
 }
