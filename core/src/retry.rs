@@ -31,8 +31,8 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(25);
 /// Jitter of all waits (clientv3's).
 const JITTER_PERCENT: u64 = 10;
 
-/// Times a call is sent again after it certainly wasn't processed; the bound only stops a peer that
-/// refuses every stream.
+/// Times a call is sent again after it certainly wasn't processed, or was cut off by the proxy; the
+/// bound only stops a peer that refuses every stream.
 const RESENDS_MAX: u32 = 16;
 
 /// How an attempt ended without an answer that could be forwarded.
@@ -46,6 +46,9 @@ pub enum Failure {
     Refused,
     /// The connection died after the call had been handed to it.
     ConnectionLost,
+    /// The proxy itself closed the connection under the call, because the member had lost its leader
+    /// and another one has one: nobody died of the call.
+    MovedAway,
     /// The member answered UNAVAILABLE.
     Unavailable,
 }
@@ -92,6 +95,10 @@ impl Attempts {
                 self.resends += 1;
                 Next::Again(jittered(REFUSED_PAUSE, JITTER_PERCENT, rng))
             }
+            Failure::MovedAway if self.repeatable && self.resends < RESENDS_MAX => {
+                self.resends += 1;
+                Next::Again(Duration::ZERO)
+            }
             Failure::ConnectionLost if self.repeatable && self.losses < REPEATS_AFTER_LOSS_MAX => {
                 self.losses += 1;
                 Next::Again(Duration::ZERO)
@@ -103,9 +110,11 @@ impl Attempts {
                 self.unavailable += 1;
                 Next::Again(jittered(*wait, JITTER_PERCENT, rng))
             }
-            Failure::NotSent | Failure::Refused | Failure::ConnectionLost | Failure::Unavailable => {
-                Next::GiveUp
-            }
+            Failure::NotSent
+            | Failure::Refused
+            | Failure::ConnectionLost
+            | Failure::MovedAway
+            | Failure::Unavailable => Next::GiveUp,
         }
     }
 }
@@ -133,6 +142,7 @@ mod tests {
             Just(Failure::NotSent),
             Just(Failure::Refused),
             Just(Failure::ConnectionLost),
+            Just(Failure::MovedAway),
             Just(Failure::Unavailable)
         ]
     }

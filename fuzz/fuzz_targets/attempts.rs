@@ -20,6 +20,7 @@ enum Met {
     NotSent,
     Refused,
     ConnectionLost,
+    MovedAway,
     Unavailable,
 }
 
@@ -32,6 +33,7 @@ fuzz_target!(|input: Input| {
             Met::NotSent => Failure::NotSent,
             Met::Refused => Failure::Refused,
             Met::ConnectionLost => Failure::ConnectionLost,
+            Met::MovedAway => Failure::MovedAway,
             Met::Unavailable => Failure::Unavailable,
         };
         let before = |met: Met| again.iter().filter(|other| **other == met).count();
@@ -41,11 +43,15 @@ fuzz_target!(|input: Input| {
                 assert!(input.repeatable || matches!(met, Met::NotSent | Met::Refused));
                 match met {
                     Met::NotSent => {
-                        assert!(before(Met::NotSent) + before(Met::Refused) < 16);
+                        assert!(resent(&again) < 16);
+                        assert_eq!(wait, Duration::ZERO);
+                    }
+                    Met::MovedAway => {
+                        assert!(input.repeatable && resent(&again) < 16);
                         assert_eq!(wait, Duration::ZERO);
                     }
                     Met::Refused => {
-                        assert!(before(Met::NotSent) + before(Met::Refused) < 16);
+                        assert!(resent(&again) < 16);
                         assert!((22_500..=27_500).contains(&wait.as_micros()), "{wait:?}");
                     }
                     Met::ConnectionLost => {
@@ -64,7 +70,8 @@ fuzz_target!(|input: Input| {
             Next::GiveUp => {
                 // It isn't given up lightly either.
                 let may = match met {
-                    Met::NotSent | Met::Refused => before(Met::NotSent) + before(Met::Refused) < 16,
+                    Met::MovedAway => input.repeatable && resent(&again) < 16,
+                    Met::NotSent | Met::Refused => resent(&again) < 16,
                     Met::ConnectionLost => input.repeatable && before(met) < 1,
                     Met::Unavailable => input.repeatable && before(met) < 3,
                 };
@@ -75,3 +82,11 @@ fuzz_target!(|input: Input| {
         assert!(again.len() <= 16 + 1 + 3);
     }
 });
+
+/// How many of the bounded kind were sent again.
+fn resent(again: &[Met]) -> usize {
+    again
+        .iter()
+        .filter(|met| matches!(met, Met::NotSent | Met::Refused | Met::MovedAway))
+        .count()
+}

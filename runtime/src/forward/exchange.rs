@@ -115,7 +115,7 @@ pub(super) async fn attempt<R: Runtime>(
     match response {
         Ok(response) => {
             let limit = MessageLimit::new(call.client.worker.limits.response_bytes_max);
-            receive(response, stream, open, limit, client).await
+            receive(connection, response, stream, open, limit, client).await
         }
         Err(error) => Err(match StreamFailure::of(&error) {
             StreamFailure::LeftOut => {
@@ -124,13 +124,14 @@ pub(super) async fn attempt<R: Runtime>(
             }
             StreamFailure::Refused => Unanswered::Failed(Failure::Refused),
             StreamFailure::Reset(reason) => Unanswered::Reset(reason),
-            StreamFailure::ConnectionLost => Unanswered::Failed(Failure::ConnectionLost),
+            StreamFailure::ConnectionLost => Unanswered::Failed(lost(connection)),
         }),
     }
 }
 
 /// Takes an answer in until it is complete or longer than what is held back.
 async fn receive<R: Runtime>(
+    connection: &Connection,
     response: Response<RecvStream>,
     request: SendStream<Bytes>,
     open: OpenCall,
@@ -141,7 +142,7 @@ async fn receive<R: Runtime>(
     let broken = |error: h2::Error| match StreamFailure::of(&error) {
         StreamFailure::Reset(reason) => Unanswered::Reset(reason),
         StreamFailure::LeftOut | StreamFailure::Refused | StreamFailure::ConnectionLost => {
-            Unanswered::Failed(Failure::ConnectionLost)
+            Unanswered::Failed(lost(connection))
         }
     };
     let (parts, mut body) = response.into_parts();
@@ -180,6 +181,14 @@ async fn receive<R: Runtime>(
         chunks,
         end: AnswerEnd::Complete(None),
     })
+}
+
+fn lost(connection: &Connection) -> Failure {
+    if connection.has_moved_away() {
+        Failure::MovedAway
+    } else {
+        Failure::ConnectionLost
+    }
 }
 
 /// The trailers of a complete answer; an answer without a body has them in its head.

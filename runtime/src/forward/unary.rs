@@ -82,12 +82,15 @@ pub(super) async fn forward<R: Runtime>(
             (_, None) if call.deadline.has_passed() => {
                 return answer::refuse(respond, Status::deadline_exceeded());
             }
-            (_, None) if call.method.repeatable || failure != Failure::ConnectionLost => {
+            (_, None) if call.method.repeatable || matches!(failure, Failure::NotSent | Failure::Refused) => {
                 return answer::refuse(respond, CONNECTION_LOST);
             }
             (_, None) => return answer::refuse(respond, MAY_BE_APPLIED),
         };
-        let replaced = matches!(failure, Failure::NotSent | Failure::ConnectionLost);
+        let replaced = matches!(
+            failure,
+            Failure::NotSent | Failure::ConnectionLost | Failure::MovedAway
+        );
         failed_on = replaced.then_some(connection.id());
         drop(connection);
         if !pause.is_zero() && !wait::<R>(pause, &mut respond).await {

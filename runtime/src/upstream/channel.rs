@@ -68,10 +68,10 @@ impl Service<Request<tonic::body::Body>> for Channel {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ChannelError>> {
-        if !self.0.is_refusing() {
-            Poll::Ready(Ok(()))
-        } else {
+        if self.0.is_refusing() {
             Poll::Ready(Err(ChannelError::Refused))
+        } else {
+            Poll::Ready(Ok(()))
         }
     }
 

@@ -5,7 +5,7 @@ use core::pin::Pin;
 use core::task::Poll;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use etcd_proxy_core::endpoints::ConnectionId;
@@ -56,6 +56,8 @@ struct Shared {
     /// A [`State`]; it only ever grows.
     state: AtomicU8,
     close: Notify,
+    /// It was closed to have its calls made elsewhere.
+    moved_away: AtomicBool,
     calls_open: AtomicUsize,
 }
 
@@ -64,6 +66,7 @@ impl Shared {
         Self {
             state: AtomicU8::new(State::Open as u8),
             close: Notify::new(),
+            moved_away: AtomicBool::new(false),
             calls_open: AtomicUsize::new(0),
         }
     }
@@ -190,6 +193,17 @@ impl Connection {
     /// The member takes no new calls from now on. True for the first who says so.
     pub(crate) fn refuses(&self) -> bool {
         self.shared.advance(State::Refusing)
+    }
+
+    /// Ends the connection at once, to have its calls made on another member.
+    pub(crate) fn move_away(&self) {
+        self.shared.moved_away.store(true, Ordering::Release);
+        self.close();
+    }
+
+    /// Whether it was ended for that reason.
+    pub(crate) fn has_moved_away(&self) -> bool {
+        self.shared.moved_away.load(Ordering::Acquire)
     }
 
     /// Ends the connection at once; its calls fail as if it had broken.

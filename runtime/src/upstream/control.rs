@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use etcd_proxy_core::endpoints::{
-    Action, Actions, Config, ConnectionId, EndpointId, Endpoints, Event, Lane as For,
+    Action, Actions, CloseCause, Config, ConnectionId, EndpointId, Endpoints, Event, Lane as For,
 };
 use etcd_proxy_core::time;
 use tokio::sync::{Notify, mpsc};
@@ -292,7 +292,10 @@ impl Control {
                     .remove(&id)
                     .and_then(|known| known.connection.upgrade())
                 {
-                    connection.close();
+                    match cause {
+                        CloseCause::LeaderLost => connection.move_away(),
+                        _ => connection.close(),
+                    }
                 }
             }
             Action::Serve { worker, connection } => {
