@@ -60,18 +60,6 @@ impl<K: Copy + Ord> TimerQueue<K> {
         self.next
     }
 
-    /// Whether the timer `key` is set.
-    #[must_use]
-    pub fn is_set(&self, key: K) -> bool {
-        self.by_key.contains_key(&key)
-    }
-
-    /// Number of timers set.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.by_key.len()
-    }
-
     /// Whether no timer is set.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -48,28 +48,17 @@ pub(crate) struct Connect {
 impl Connect {
     /// Carries the order out on the current thread: connects, reports, and drives the connection to its end.
     pub(crate) async fn run<R: Runtime>(self, settings: Arc<Settings>, reports: Reports) {
-        let opened = {
-            let mut cancelled = core::pin::pin!(self.cancel.notified());
-            let mut open = core::pin::pin!(Connection::open::<R>(
-                self.connection,
-                self.target.clone(),
-                &settings
-            ));
-            core::future::poll_fn(|cx| {
-                if cancelled.as_mut().poll(cx).is_ready() {
-                    return core::task::Poll::Ready(None);
-                }
-                open.as_mut().poll(cx).map(Some)
-            })
-            .await
+        let opened = tokio::select! {
+            biased;
+            () = self.cancel.notified() => return,
+            opened = Connection::open::<R>(self.connection, self.target.clone(), &settings) => opened,
         };
         let report = match opened {
-            None => return,
-            Some(Err(error)) => {
+            Err(error) => {
                 tracing::debug!(endpoint = %self.target, error = %error, "connecting to an endpoint failed");
                 Report::Event(Event::ConnectFailed(self.connection))
             }
-            Some(Ok((connection, driver))) => {
+            Ok((connection, driver)) => {
                 let reports = reports.clone();
                 rt::spawn::<R>(async move {
                     let draining = reports.clone();
