@@ -43,12 +43,21 @@ static SPAWNER: LazyLock<Mutex<mpsc::Sender<Spawned>>> = LazyLock::new(|| {
     let (sender, receiver) = mpsc::channel::<Spawned>();
     thread::spawn(move || {
         for (mut command, answer) in receiver {
+            let child = {
+                let _forking = FORKING.lock().unwrap_or_else(PoisonError::into_inner);
+                command.spawn()
+            };
             // A caller that is gone drops the result; the child then dies with this thread.
-            let _ = answer.send(command.spawn());
+            let _ = answer.send(child);
         }
     });
     Mutex::new(sender)
 });
+
+/// Held while a child is forked. Between its fork and its exec it has a copy of every socket of this process; a
+/// listener that is closed meanwhile goes on to hold its port. Who relies on a port being free again after a close
+/// holds this from the bind to the close.
+pub(crate) static FORKING: Mutex<()> = Mutex::new(());
 
 /// A running child process. Dropping it kills it (SIGKILL) and waits for its end.
 #[derive(Debug)]

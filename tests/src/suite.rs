@@ -17,7 +17,7 @@ use std::{
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::process::log_tails;
+use crate::process::{FORKING, log_tails};
 
 /// No test may run longer than this; a hang is a failure with a report, not a stuck CI job.
 const TEST_LIMIT: Duration = Duration::from_secs(180);
@@ -177,6 +177,7 @@ pub fn free_port() -> u16 {
     });
     for _ in 0..20_000 {
         let port = 10_500 + NEXT.fetch_add(1, Ordering::Relaxed) % 20_000;
+        let _not_inherited = FORKING.lock().unwrap_or_else(PoisonError::into_inner);
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }

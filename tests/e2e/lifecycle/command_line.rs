@@ -5,7 +5,7 @@ use std::time::Duration;
 use etcd_proxy_tests::{
     process::Output,
     proxy::{Proxy, READY, run_binary},
-    suite::{free_port, trial},
+    suite::trial,
 };
 use libtest_mimic::Trial;
 use serde_json::Value;
@@ -63,11 +63,10 @@ async fn every_line_is_json() {
 }
 
 async fn port_in_use() {
-    let port = free_port();
-    let _taken = tokio::net::TcpListener::bind(("127.0.0.1", port))
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
         .expect("listen");
-    let address = format!("127.0.0.1:{port}");
+    let address = taken.local_addr().expect("bound address").to_string();
     let output = run_binary(&["start", "--listen-addr", &address], LIMIT).await;
     assert_eq!(output.code, Some(1), "{output:?}");
     let expected = format!("listen tcp {address}: bind: address already in use");
@@ -145,11 +144,10 @@ async fn refused_flags() {
         assert!(!output.stderr.contains(READY), "{flag} was ignored: {output:?}");
     }
     // Told to do what it does anyway is no reason to refuse.
-    let port = free_port();
-    let listen = format!("--listen-addr=127.0.0.1:{port}");
-    let _taken = tokio::net::TcpListener::bind(("127.0.0.1", port))
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
         .expect("listen");
+    let listen = format!("--listen-addr={}", taken.local_addr().expect("bound address"));
     let args = [
         "start",
         &listen,
@@ -227,11 +225,10 @@ async fn help_and_version() {
 
 /// Scripts for the existing proxy change the program's name only.
 async fn alias() {
-    let port = free_port();
-    let address = format!("127.0.0.1:{port}");
-    let _taken = tokio::net::TcpListener::bind(("127.0.0.1", port))
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
         .expect("listen");
+    let address = taken.local_addr().expect("bound address").to_string();
     let args = ["grpc-proxy", "start", "--listen-addr", &address];
     says(&run_binary(&args, LIMIT).await, 1, "address already in use");
 }
