@@ -19,6 +19,8 @@
 
 mod app;
 pub mod cli;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod forward;
 mod keepalive;
 pub mod logging;

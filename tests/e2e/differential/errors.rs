@@ -67,8 +67,6 @@ async fn odd_headers() {
         ("grpc-encoding", "gzip"),
         ("grpc-encoding", "nonsense"),
         ("grpc-accept-encoding", "gzip,identity,deflate"),
-        ("grpc-timeout", "1n"),
-        ("grpc-timeout", "1u"),
         ("grpc-timeout", "30S"),
         ("grpc-timeout", "1H"),
         ("grpc-timeout", "99999999H"),
@@ -94,6 +92,15 @@ async fn odd_headers() {
         let mut case = read().with(name, value);
         case.name = format!("{name}: {value}");
         pair.check(case).await;
+    }
+    // The server's timer races with its handler: it answers, or cancels the stream, whichever comes first.
+    for value in ["1n", "1u"] {
+        let mut case = read().with("grpc-timeout", value);
+        case.name = format!("grpc-timeout: {value}");
+        pair.each(case, |reply| {
+            reply.reset == Some(8) || matches!(reply.code(), Some(0 | 1 | 4))
+        })
+        .await;
     }
     for size in [4_000, 16_000, 60_000] {
         let mut case = read().with("x-large", &"v".repeat(size));

@@ -287,6 +287,16 @@ impl Pair {
         proxied
     }
 
+    /// Runs a case on both whose outcome a real etcd leaves to chance: each must end in a way that `allowed` takes.
+    pub(crate) async fn each(&mut self, case: Case, allowed: impl Fn(&Reply) -> bool) {
+        self.cases += 1;
+        for side in &mut self.sides {
+            let seen = side.run(&case).await;
+            let ended = matches!(seen.last(), Some(Seen::End(reply)) if allowed(reply));
+            assert!(ended, "{}: {} {}: {seen:?}", self.group, case.path, case.name);
+        }
+    }
+
     /// As [`check`](Self::check), and asserts the status code, so that a case which is to be an error
     /// cannot silently turn into a success on both sides.
     pub(crate) async fn code(&mut self, code: u32, case: Case) -> Reply {

@@ -1,5 +1,6 @@
 //! Start, stop, and what the command line says.
 
+mod adapter;
 mod command_line;
 mod shutdown;
 mod silent;
@@ -8,6 +9,7 @@ use etcd_proxy_tests::suite;
 
 fn main() {
     let mut trials = Vec::new();
+    trials.extend(adapter::trials());
     trials.extend(command_line::trials());
     trials.extend(shutdown::trials());
     trials.extend(silent::trials());
