@@ -14,6 +14,9 @@ use core::time::Duration;
 
 use fastrand::Rng;
 
+use crate::endpoints::CloseCause;
+use crate::grpc::{Code, Status};
+
 /// Times a repeatable call is sent again after its connection died under it.
 const REPEATS_AFTER_LOSS_MAX: u32 = 1;
 
@@ -35,6 +38,32 @@ const JITTER_PERCENT: u64 = 10;
 /// bound only stops a peer that refuses every stream.
 const RESENDS_MAX: u32 = 16;
 
+/// The member's connection broke and the call wasn't carried out, or may be made again.
+pub const CONNECTION_LOST: Status = Status::new(
+    Code::Unavailable,
+    "etcd-proxy: the connection to the member was lost during the call",
+);
+
+/// The member's connection broke under a call that must not be made twice.
+pub const MAY_BE_APPLIED: Status = Status::new(
+    Code::Unavailable,
+    "etcd-proxy: the connection to the member was lost during the call; it may have been carried out",
+);
+
+/// No connection to any member could be had in time.
+const NO_ENDPOINT: Status = Status::new(Code::Unavailable, "etcd-proxy: no endpoint is reachable");
+
+/// The status of a call that found no connection in time. `left` is the time until its deadline, zero if that has
+/// passed; `None` without deadline.
+#[must_use]
+pub fn no_endpoint(left: Option<Duration>) -> Status {
+    if left == Some(Duration::ZERO) {
+        Status::deadline_exceeded()
+    } else {
+        NO_ENDPOINT
+    }
+}
+
 /// How an attempt ended without an answer that could be forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -51,6 +80,38 @@ pub enum Failure {
     MovedAway,
     /// The member answered UNAVAILABLE.
     Unavailable,
+}
+
+impl Failure {
+    /// What the calls on a connection meet that the proxy itself closes for this reason.
+    #[must_use]
+    pub const fn of_close(cause: CloseCause) -> Self {
+        match cause {
+            CloseCause::LeaderLost => Self::MovedAway,
+            CloseCause::ConnectTimeout | CloseCause::Silent | CloseCause::Unneeded => Self::ConnectionLost,
+        }
+    }
+
+    /// Whether the connection is what failed, so that another attempt needs another one.
+    const fn takes_connection(self) -> bool {
+        matches!(self, Self::NotSent | Self::ConnectionLost | Self::MovedAway)
+    }
+}
+
+/// What becomes of a call after a [`Failure`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ruling {
+    /// It is sent again.
+    Again {
+        /// After this wait.
+        pause: Duration,
+        /// Whether the connection of the failed attempt must be avoided.
+        elsewhere: bool,
+    },
+    /// The client gets the member's own answer.
+    Forward,
+    /// The client gets this status.
+    Refuse(Status),
 }
 
 /// What to do after a [`Failure`].
@@ -81,6 +142,30 @@ impl Attempts {
             resends: 0,
             losses: 0,
             unavailable: 0,
+        }
+    }
+
+    /// Whether an answer with this gRPC status code is a [`Failure::Unavailable`]: the call may be tried again, and
+    /// its member is worth a look.
+    #[must_use]
+    pub const fn is_failure(&self, code: u8) -> bool {
+        self.repeatable && code == Code::Unavailable.number()
+    }
+
+    /// Rules what becomes of the call after a failed attempt. `left` is the time until its deadline, zero if that has
+    /// passed; `None` without deadline.
+    pub fn rule(&mut self, failure: Failure, left: Option<Duration>, rng: &mut Rng) -> Ruling {
+        match self.after(failure, rng) {
+            Next::Again(pause) if left.is_none_or(|left| pause < left) => Ruling::Again {
+                pause,
+                elsewhere: failure.takes_connection(),
+            },
+            _ if failure == Failure::Unavailable => Ruling::Forward,
+            _ if left == Some(Duration::ZERO) => Ruling::Refuse(Status::deadline_exceeded()),
+            _ if self.repeatable || matches!(failure, Failure::NotSent | Failure::Refused) => {
+                Ruling::Refuse(CONNECTION_LOST)
+            }
+            _ => Ruling::Refuse(MAY_BE_APPLIED),
         }
     }
 
@@ -177,6 +262,61 @@ mod tests {
             }
             prop_assert!(ended);
         }
+    }
+
+    #[test]
+    fn what_a_client_is_told() {
+        let mut rng = Rng::with_seed(4);
+        let over = Some(Duration::ZERO);
+        let mut told = |repeatable, failure, left, failures: u32| {
+            let mut attempts = Attempts::new(repeatable);
+            for _ in 0..failures {
+                attempts.after(failure, &mut rng);
+            }
+            attempts.rule(failure, left, &mut rng)
+        };
+        let refuse = Ruling::Refuse;
+        assert_eq!(
+            told(false, Failure::ConnectionLost, None, 0),
+            refuse(MAY_BE_APPLIED)
+        );
+        assert_eq!(told(false, Failure::MovedAway, None, 0), refuse(MAY_BE_APPLIED));
+        assert_eq!(
+            told(false, Failure::NotSent, None, RESENDS_MAX),
+            refuse(CONNECTION_LOST)
+        );
+        assert_eq!(
+            told(false, Failure::Refused, None, RESENDS_MAX),
+            refuse(CONNECTION_LOST)
+        );
+        assert_eq!(
+            told(true, Failure::ConnectionLost, None, 1),
+            refuse(CONNECTION_LOST)
+        );
+        assert_eq!(told(true, Failure::Unavailable, None, 3), Ruling::Forward);
+        assert_eq!(told(true, Failure::Unavailable, over, 0), Ruling::Forward);
+        assert_eq!(
+            told(false, Failure::ConnectionLost, over, 0),
+            refuse(Status::deadline_exceeded())
+        );
+        assert_eq!(
+            told(true, Failure::MovedAway, None, 1),
+            Ruling::Again {
+                pause: Duration::ZERO,
+                elsewhere: true
+            }
+        );
+        let Ruling::Again { elsewhere, pause } = told(false, Failure::Refused, None, 0) else {
+            panic!("a refused call is sent again");
+        };
+        assert!(!elsewhere && !pause.is_zero());
+        assert_eq!(
+            told(false, Failure::Refused, Some(Duration::from_millis(1)), 0),
+            refuse(CONNECTION_LOST),
+            "no time is left for the pause"
+        );
+        assert_eq!(no_endpoint(None), no_endpoint(Some(Duration::from_secs(1))));
+        assert_eq!(no_endpoint(over), Status::deadline_exceeded());
     }
 
     #[test]

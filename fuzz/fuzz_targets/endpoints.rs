@@ -53,6 +53,7 @@ enum Step {
         which: u8,
         fit: bool,
     },
+    ProbeLost(u8),
     Replace(Vec<u8>),
     /// An event about a connection that is gone.
     Stale {
@@ -128,6 +129,9 @@ impl Driver {
             Step::ProbeAnswered { which, fit } => self
                 .pick(which, |view| view.probe_sent.is_some() || view.draining)
                 .map(|id| Event::ProbeAnswered(id, health(fit))),
+            Step::ProbeLost(which) => self
+                .pick(which, |view| view.probe_sent.is_some())
+                .map(Event::ProbeLost),
             Step::Replace(list) => Some(Event::Replace(addresses(&list).collect())),
             Step::Stale { which, kind, flag } => self.stale(which, kind, flag),
             Step::Wait { ms } => {
@@ -162,13 +166,14 @@ impl Driver {
 
     fn stale(&self, which: u8, kind: u8, flag: bool) -> Option<Event> {
         let id = self.gone[usize::from(which).checked_rem(self.gone.len())?];
-        Some(match kind % 7 {
+        Some(match kind % 8 {
             0 => Event::Active(id),
             1 => Event::Connected(id),
             2 => Event::ConnectFailed(id),
             3 => Event::Doubt(id),
             4 => Event::Draining(id),
             5 => Event::ProbeAnswered(id, health(flag)),
+            6 => Event::ProbeLost(id),
             _ => Event::Lost {
                 connection: id,
                 graceful: flag,

@@ -1,6 +1,6 @@
-//! A library without a standard library that links the core.
+//! A library without a standard library that links the core and the model.
 //!
-//! A program has one panic handler, and std brings one. So if the core, or anything it depends on,
+//! A program has one panic handler, and std brings one. So if one of them, or anything they depend on,
 //! links std on any target, this does not compile: `found duplicate lang item panic_impl`. A
 //! `#![no_std]` in the core alone would not show that of its dependencies.
 
@@ -11,6 +11,7 @@ use core::panic::PanicInfo;
 use core::ptr;
 
 use etcd_proxy_core as _;
+use etcd_proxy_model as _;
 use etcd_proxy_proto as _;
 
 #[panic_handler]

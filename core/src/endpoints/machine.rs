@@ -42,6 +42,8 @@ struct Connection {
     draining: bool,
     /// A probe is on its way.
     probing: bool,
+    /// It will not be answered.
+    probe_lost: bool,
     /// Bytes came in since the probe was sent or last looked after.
     active: bool,
     /// No bytes are known to have come since then; counts only while a probe is on its way.
@@ -130,6 +132,7 @@ impl Endpoints {
             Event::Lost { connection, graceful } => self.lost(now, connection, graceful, actions),
             Event::Active(id) => self.active(id),
             Event::ProbeAnswered(id, health) => self.probe_answered(now, id, health, actions),
+            Event::ProbeLost(id) => self.probe_lost(now, id, actions),
             Event::Doubt(id) => self.doubt(now, id, actions),
             Event::Replace(addresses) => self.replace(now, addresses, actions),
             Event::Timeout => {

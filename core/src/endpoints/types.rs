@@ -73,7 +73,7 @@ impl Default for Config {
 }
 
 /// What a probe's answer says of the member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Health {
     /// It serves, and it knows a leader.
     Fit,
@@ -81,8 +81,35 @@ pub enum Health {
     Unfit,
 }
 
+impl Health {
+    /// What a health check's answer says: `grpc.health.v1.HealthCheckResponse.ServingStatus`, by its number.
+    #[must_use]
+    pub const fn of_serving_status(status: i32) -> Self {
+        const NOT_SERVING: i32 = 2;
+        match status {
+            NOT_SERVING => Self::Unfit,
+            _ => Self::Fit,
+        }
+    }
+
+    /// What an error in answer to a health check says, by its gRPC code. An error is an answer too: one that isn't
+    /// about the member's state shows that it lives.
+    #[must_use]
+    pub const fn of_error(code: u8) -> Self {
+        match code {
+            // UNAVAILABLE: `etcdserver: no leader`, and on 3.5 `etcdserver: rpc not supported for learner`.
+            14 => Self::Unfit,
+            // FAILED_PRECONDITION: the latter from 3.6 on.
+            9 => Self::Unfit,
+            // CANCELLED, UNKNOWN, INTERNAL: what came was no gRPC answer, or none at all.
+            1 | 2 | 13 => Self::Unfit,
+            _ => Self::Fit,
+        }
+    }
+}
+
 /// Why an endpoint counts as failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FailureCause {
     /// No connection could be established, or not in time.
@@ -96,7 +123,7 @@ pub enum FailureCause {
 }
 
 /// What happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// The proxy starts. Comes once, first.
     Start,
@@ -120,6 +147,9 @@ pub enum Event {
     Active(ConnectionId),
     /// The answer to [`Action::Probe`].
     ProbeAnswered(ConnectionId, Health),
+    /// There will be no answer to [`Action::Probe`], though the connection hasn't ended: the member reset the stream, or
+    /// the probe found no way. That says nothing of the member.
+    ProbeLost(ConnectionId),
     /// A call on this connection was answered as a member without leader would: worth a look.
     Doubt(ConnectionId),
     /// The list of endpoints is now this one (discovery, member list). Those already known keep
@@ -130,7 +160,7 @@ pub enum Event {
 }
 
 /// Why a connection must be closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CloseCause {
     /// It was only opened to learn about its endpoint, or isn't wanted any more before it was used.
     Unneeded,
@@ -143,7 +173,7 @@ pub enum CloseCause {
 }
 
 /// What must happen.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Establish a connection, answer with `Connected` or `ConnectFailed`.
     Connect {

@@ -7,4 +7,4 @@ mod timeout;
 
 pub use framing::{MESSAGE_PREFIX_LEN, MessageLimit, MessageTooLarge};
 pub use status::{Code, Status, encode_message};
-pub use timeout::{format_timeout, parse_timeout};
+pub use timeout::{DEADLINE_GRACE, format_timeout, has_shrunk, parse_timeout};

@@ -21,6 +21,8 @@ pub enum Code {
     DeadlineExceeded = 4,
     /// A limit was exceeded.
     ResourceExhausted = 8,
+    /// The method, or something that the call asks for, isn't there.
+    Unimplemented = 12,
     /// A broken invariant, or a peer that breaks the protocol.
     Internal = 13,
     /// The service can't be reached now; trying again may help.

@@ -7,6 +7,16 @@ use core::time::Duration;
 /// At most this many digits may stand before the unit (gRPC over HTTP/2, `TimeoutValue`).
 const DIGITS_MAX: usize = 8;
 
+/// How long after a call's deadline a proxy ends it itself. A member ends it at its deadline, in its own words;
+/// this is for one that doesn't.
+pub const DEADLINE_GRACE: Duration = Duration::from_millis(100);
+
+/// Whether so much of the client's timeout has passed that the member must be told what is `left` of it.
+#[must_use]
+pub fn has_shrunk(timeout: Duration, left: Duration) -> bool {
+    left + DEADLINE_GRACE / 10 < timeout
+}
+
 /// Parses `grpc-timeout`: one to eight digits and a unit (`H M S m u n`).
 ///
 /// `None` for anything else: such a header is forwarded as it is, for the server to judge.

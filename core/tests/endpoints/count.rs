@@ -39,6 +39,7 @@ pub(crate) const SITUATIONS: &[&str] = &[
     "nobody with leader",
     "one lane",
     "probes off",
+    "probe lost",
     "quiet at the end",
     "removed the endpoint in use",
     "removed with open connections",

@@ -87,13 +87,14 @@ impl Sim {
         } else {
             Health::Unfit
         };
-        let event = match self.rng.u8(..7) {
+        let event = match self.rng.u8(..8) {
             0 => Event::Connected(id),
             1 => Event::ConnectFailed(id),
             2 => Event::Draining(id),
             3 => Event::Active(id),
             4 => Event::ProbeAnswered(id, health),
             5 => Event::Doubt(id),
+            6 => Event::ProbeLost(id),
             _ => Event::Lost {
                 connection: id,
                 graceful: self.rng.bool(),

@@ -204,6 +204,26 @@ fn a_draining_connection_is_not_probed() {
     assert_eq!(hand.actions, []);
 }
 
+/// It was waited for as long as anything else came, and nobody looked after the connection any more.
+#[test]
+fn a_probe_that_is_lost_is_sent_again() {
+    let config = Config::default();
+    let mut hand = Hand::start(config, 1);
+    let worker = hand.in_use()[0];
+    hand.timeout();
+    assert_eq!(hand.actions, [Action::Probe(worker)]);
+    let sent = hand.now;
+    hand.tell(Event::ProbeLost(worker));
+    hand.tell(Event::Active(worker));
+    hand.timeout();
+    assert_eq!(hand.actions, [Action::Probe(worker)]);
+    assert_eq!(hand.now, sent + config.probe_timeout / 4);
+    hand.tell(Event::ProbeLost(worker));
+    let lost = hand.now;
+    hand.wait_until_hidden();
+    assert_eq!(hand.now, lost + config.probe_timeout, "silence is silence");
+}
+
 /// As it isn't probed, it has to go with its silent member, or its calls would wait for ever.
 #[test]
 fn draining_connections_end_with_their_silent_member() {

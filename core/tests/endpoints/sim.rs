@@ -51,6 +51,8 @@ pub(crate) struct Sim {
     /// How often the endpoint in use changed, or a worker lost its connection.
     pub(crate) moves: u64,
     pub(crate) first_choice: Option<usize>,
+    /// Members reset some of the probes' streams.
+    pub(crate) loses_probes: bool,
     queue: BTreeMap<(Instant, u64), Coming>,
     sequence: u64,
     timeout: Option<(Instant, Instant)>,
@@ -83,6 +85,7 @@ impl Sim {
             trace,
             moves: 0,
             first_choice: None,
+            loses_probes: false,
             queue: BTreeMap::new(),
             sequence: 0,
             timeout: None,
@@ -266,6 +269,12 @@ impl Sim {
                     return;
                 }
                 self.heard(id);
+                if self.loses_probes && self.rng.bool() {
+                    // The member reset its stream.
+                    self.counts.add("probe lost");
+                    self.deliver(Event::Active(id));
+                    return self.deliver(Event::ProbeLost(id));
+                }
                 self.deliver(Event::ProbeAnswered(id, health));
             }
             Coming::GoAway(id) => self.go_away(id),

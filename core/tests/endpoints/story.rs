@@ -136,7 +136,8 @@ impl Story {
             .in_use()
             .filter(|_| self.sim.rng.bool())
             .unwrap_or(member);
-        match self.sim.rng.u8(..13) {
+        match self.sim.rng.u8(..14) {
+            13 => self.sim.loses_probes = !self.sim.loses_probes,
             12 => self.sim.members[member].slow = true,
             0..4 => {
                 let mood = self.any_mood();
@@ -176,6 +177,7 @@ impl Story {
     /// Faults stop: within [`Story::rest_max`] all workers must be served by the best that there is, and
     /// stay there.
     fn calm(&mut self) {
+        self.sim.loses_probes = false;
         for member in 0..self.sim.members.len() {
             if std::mem::take(&mut self.sim.members[member].slow) {
                 // Its last late answers come first.

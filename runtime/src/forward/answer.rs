@@ -1,4 +1,4 @@
-//! Answers that the proxy makes itself.
+//! Answers that this process makes itself.
 
 use bytes::Bytes;
 use etcd_proxy_core::grpc::{Status, encode_message};
@@ -13,20 +13,25 @@ pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status"
 /// The status message of an answer.
 pub(super) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-fn status_fields(status: &Status) -> HeaderMap {
+/// The fields that say how a call has ended, as grpc-go sends them: the message even if it is empty.
+pub(crate) fn status_fields(code: u8, message: &str) -> HeaderMap {
     let mut fields = HeaderMap::with_capacity(3);
-    fields.insert(GRPC_STATUS, HeaderValue::from(u16::from(status.code().number())));
+    fields.insert(GRPC_STATUS, HeaderValue::from(u16::from(code)));
     // Percent-encoded text is a valid header value.
-    if let Ok(message) = HeaderValue::from_str(&encode_message(status.message())) {
+    if let Ok(message) = HeaderValue::from_str(&encode_message(message)) {
         fields.insert(GRPC_MESSAGE, message);
     }
     fields
 }
 
+fn fields_of(status: &Status) -> HeaderMap {
+    status_fields(status.code().number(), status.message())
+}
+
 /// Answers a call whose answer hasn't begun with a status and nothing else.
 pub(super) fn refuse(mut respond: SendResponse<Bytes>, status: Status) {
     let mut response = Response::new(());
-    *response.headers_mut() = status_fields(&status);
+    *response.headers_mut() = fields_of(&status);
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -37,5 +42,5 @@ pub(super) fn refuse(mut respond: SendResponse<Bytes>, status: Status) {
 /// Ends an answer that has begun with a status.
 pub(super) fn end(stream: &mut SendStream<Bytes>, status: &Status) {
     // An error means that the client has gone.
-    let _ = stream.send_trailers(status_fields(status));
+    let _ = stream.send_trailers(fields_of(status));
 }

@@ -6,7 +6,7 @@ use core::task::{Context, Poll};
 use core::time::Duration;
 use std::time::Instant;
 
-use etcd_proxy_core::grpc::{format_timeout, parse_timeout};
+use etcd_proxy_core::grpc::{DEADLINE_GRACE, format_timeout, has_shrunk, parse_timeout};
 use http::{HeaderMap, HeaderValue};
 
 use crate::rt::Runtime;
@@ -35,26 +35,21 @@ impl Deadline {
         }
     }
 
-    pub(super) fn has_passed(self) -> bool {
-        self.at.is_some_and(|at| at <= Instant::now())
+    /// The time until then, zero if it has passed; `None` without deadline.
+    pub(super) fn left(self) -> Option<Duration> {
+        Some(self.at?.saturating_duration_since(Instant::now()))
     }
 
     /// Whether so much time has passed that the member must be told.
     pub(super) fn has_shrunk(self) -> bool {
-        self.at
-            .is_some_and(|at| at.saturating_duration_since(Instant::now()) + GRACE / 10 < self.timeout)
+        self.left().is_some_and(|left| has_shrunk(self.timeout, left))
     }
 
     /// The header for an attempt that is made now instead of when the call came.
     pub(super) fn remaining(self) -> Option<HeaderValue> {
-        let left = self.at?.saturating_duration_since(Instant::now());
-        HeaderValue::from_str(&format_timeout(left)).ok()
+        HeaderValue::from_str(&format_timeout(self.left()?)).ok()
     }
 }
-
-/// How long after a call's deadline the proxy ends it itself. A member ends it at its deadline, in its own words;
-/// this is for one that doesn't.
-const GRACE: Duration = Duration::from_millis(100);
 
 /// Fires when a call has outlived its deadline.
 pub(super) struct Expiry<R: Runtime> {
@@ -66,7 +61,7 @@ pub(super) struct Expiry<R: Runtime> {
 impl<R: Runtime> Expiry<R> {
     pub(super) fn new(deadline: Deadline) -> Self {
         Self {
-            at: deadline.at.and_then(|at| at.checked_add(GRACE)),
+            at: deadline.at.and_then(|at| at.checked_add(DEADLINE_GRACE)),
             alarm: None,
         }
     }

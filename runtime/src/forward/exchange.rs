@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use etcd_proxy_core::grpc::{MessageLimit, MessageTooLarge};
-use etcd_proxy_core::retry::Failure;
+use etcd_proxy_core::retry::{CONNECTION_LOST, Failure};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
 
 use super::deadline::Expiry;
 use super::pump::{Pump, PumpEnd};
-use super::{CONNECTION_LOST, Call, StreamFailure, answer};
+use super::{Call, StreamFailure, answer};
 use crate::rt::Runtime;
 use crate::upstream::{Connection, OpenCall};
 
@@ -239,7 +239,12 @@ pub(super) async fn deliver(answer: Answer, mut respond: SendResponse<Bytes>) {
     }
 }
 
-async fn send_all(stream: &mut SendStream<Bytes>, mut chunks: VecDeque<Bytes>, trailers: Option<HeaderMap>) {
+/// Sends a body and its trailers as fast as the client reads, and ends early when the client has gone.
+pub(crate) async fn send_all(
+    stream: &mut SendStream<Bytes>,
+    mut chunks: VecDeque<Bytes>,
+    trailers: Option<HeaderMap>,
+) {
     let all_at_once = chunks.iter().map(Bytes::len).sum::<usize>() <= BURST_BYTES_MAX;
     while let Some(mut chunk) = chunks.pop_front() {
         loop {

@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 use etcd_proxy_core::endpoints::ConnectionId;
 use etcd_proxy_core::grpc::MESSAGE_PREFIX_LEN;
-use etcd_proxy_core::method::Member;
+use etcd_proxy_core::method::{Member, OTHER_ANSWER_TIMEOUT, OTHER_CONNECT_TIMEOUT, Said};
 use etcd_proxy_proto::etcdserverpb::StatusResponse;
 use prost::Message as _;
 
@@ -21,13 +21,6 @@ use super::head::Head;
 use crate::cli;
 use crate::rt::{self, Runtime};
 use crate::upstream::{Connection, Settings};
-
-/// How long reaching one of the other members may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How long one of the other members may take to answer, when the client sets no deadline: longer than a transfer of
-/// leadership takes.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The connections made here are known to no probe; while a call is open they are pinged, no more often than etcd
 /// servers allow.
@@ -46,45 +39,37 @@ pub(super) async fn redirect<R: Runtime>(
     client: &mut Client<'_, R>,
     answer: Answer,
 ) -> Answer {
-    match call.method.member {
-        Member::Leader if declines(&answer) => {
-            let found = ask_others(call, asked, head, payload, client, |answer| !declines(answer)).await;
-            found.map_or(answer, |(_, answer)| answer)
-        }
-        Member::SamePreferLeader if call.pinned_now && leads(&answer) == Some(false) => {
-            match ask_others(call, asked, head, payload, client, |answer| {
-                leads(answer) == Some(true)
-            })
-            .await
-            {
-                Some((leader, answer)) => {
-                    call.client.pin(&leader);
-                    answer
-                }
-                None => answer,
+    let member = call.method.member;
+    // What most answers say isn't worth a look.
+    if !matches!(member, Member::Leader | Member::SamePreferLeader)
+        || !member.asks_others(call.pinned_now, said(&answer))
+    {
+        return answer;
+    }
+    match ask_others(call, asked, head, payload, client).await {
+        Some((found, answer)) => {
+            if member.is_sticky() {
+                call.client.pin(&found);
             }
+            answer
         }
-        _ => answer,
+        None => answer,
     }
 }
 
-/// Whether a member says that it isn't the leader: FAILED_PRECONDITION `etcdserver: not leader`.
-fn declines(answer: &Answer) -> bool {
-    trailers(answer).is_some_and(|trailers| {
-        trailers
-            .get(GRPC_STATUS)
-            .is_some_and(|status| status.as_bytes() == b"9")
-            && trailers
-                .get(GRPC_MESSAGE)
-                .is_some_and(|message| message.as_bytes() == b"etcdserver: not leader")
-    })
-}
-
-/// Whether the member that gave this answer to Status is the leader; `None` if it doesn't say, or knows none.
-fn leads(answer: &Answer) -> Option<bool> {
+/// What an answer says of the member that gave it.
+fn said(answer: &Answer) -> Said {
     let AnswerEnd::Complete(_) = answer.end else {
-        return None;
+        return Said::Nothing;
     };
+    let field = |name| trailers(answer).and_then(|trailers| trailers.get(name));
+    let code = field(GRPC_STATUS).and_then(|code| code.to_str().ok()?.parse().ok());
+    if let Some(code) = code.filter(|code| *code != 0u8) {
+        return Said::by_error(
+            code,
+            field(GRPC_MESSAGE).map_or(b"", |message| message.as_bytes()),
+        );
+    }
     let data = answer
         .chunks
         .iter()
@@ -94,21 +79,25 @@ fn leads(answer: &Answer) -> Option<bool> {
         .freeze();
     if data.len() < MESSAGE_PREFIX_LEN || data[0] != 0 {
         // Empty, or compressed.
-        return None;
+        return Said::Nothing;
     }
-    let status = StatusResponse::decode(data.slice(MESSAGE_PREFIX_LEN..)).ok()?;
-    (status.leader != 0).then_some(status.header?.member_id == status.leader)
+    match StatusResponse::decode(data.slice(MESSAGE_PREFIX_LEN..)) {
+        Ok(StatusResponse {
+            header: Some(header),
+            leader,
+            ..
+        }) => Said::by_status(header.member_id, leader),
+        _ => Said::Nothing,
+    }
 }
 
-/// Asks the other endpoints in turn until one gives the answer that is wanted. A call asked of the wrong member does
-/// nothing there.
+/// Asks the other endpoints in turn until one gives the answer that is wanted.
 async fn ask_others<R: Runtime>(
     call: &Call,
     asked: &Connection,
     head: &Head,
     payload: &Payload,
     client: &mut Client<'_, R>,
-    wanted: impl Fn(&Answer) -> bool,
 ) -> Option<(Arc<Connection>, Answer)> {
     let worker = &call.client.worker;
     let settings = Settings {
@@ -125,7 +114,8 @@ async fn ask_others<R: Runtime>(
     for target in worker.endpoints.iter().filter(|target| *target != asked.target()) {
         // An id that no machine knows: events about it change nothing.
         let open = Connection::open::<R>(ConnectionId::default(), target.clone(), &settings);
-        let Ok(Ok((connection, driver))) = rt::timeout_at::<R, _>(until(CONNECT_TIMEOUT), open).await else {
+        let Ok(Ok((connection, driver))) = rt::timeout_at::<R, _>(until(OTHER_CONNECT_TIMEOUT), open).await
+        else {
             continue;
         };
         rt::spawn::<R>(async move {
@@ -133,8 +123,10 @@ async fn ask_others<R: Runtime>(
         });
         let request = head.again(&connection, call.deadline);
         let answer = attempt(call, &connection, request, payload, client);
-        match rt::timeout_at::<R, _>(until(ANSWER_TIMEOUT), answer).await {
-            Ok(Ok(answer)) if wanted(&answer) => return Some((connection, answer)),
+        match rt::timeout_at::<R, _>(until(OTHER_ANSWER_TIMEOUT), answer).await {
+            Ok(Ok(answer)) if call.method.member.is_found(said(&answer)) => {
+                return Some((connection, answer));
+            }
             Ok(Err(Unanswered::ClientGone | Unanswered::Expired)) => return None,
             _ => connection.close(),
         }

@@ -3,9 +3,9 @@
 //! Nothing is decoded. What is looked at: the path (which decides how the call may be handled), the
 //! `grpc-timeout`, the length prefixes of messages, and the `grpc-status` of an answer.
 
-mod answer;
+pub(crate) mod answer;
 mod deadline;
-mod exchange;
+pub(crate) mod exchange;
 mod head;
 mod leader;
 mod pump;
@@ -20,7 +20,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use etcd_proxy_core::endpoints::{ConnectionId, Event};
 use etcd_proxy_core::grpc::{Code, Status};
-use etcd_proxy_core::method::{Member, Method, Shape};
+use etcd_proxy_core::method::{Method, Shape};
+use etcd_proxy_core::retry::no_endpoint;
 use fastrand::Rng;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
@@ -32,17 +33,11 @@ use crate::rt::Runtime;
 use crate::server::ClientConnection;
 use crate::upstream::{Connection, NoEndpoint, Report};
 
-/// The member's connection broke and the call wasn't carried out, or may be made again.
-const CONNECTION_LOST: Status = Status::new(
-    Code::Unavailable,
-    "etcd-proxy: the connection to the member was lost during the call",
-);
-
 /// What an etcd server says when it is shut down.
-const SERVER_STOPPED: Status = Status::new(Code::Unavailable, "etcdserver: server stopped");
+pub(crate) const SERVER_STOPPED: Status = Status::new(Code::Unavailable, "etcdserver: server stopped");
 
 /// What newer etcd servers answer to a version that isn't text. 3.5 servers die of it.
-const INVALID_CLIENT_API_VERSION: Status =
+pub(crate) const INVALID_CLIENT_API_VERSION: Status =
     Status::new(Code::InvalidArgument, "etcdserver: invalid client api version");
 
 /// Handles one call from its request's head to the end of its answer.
@@ -91,7 +86,7 @@ struct Call {
     rng: Rng,
     /// An attempt was made before.
     attempted: bool,
-    /// This call is the one that its client connection's [`Member::Same`] calls follow.
+    /// This call is the one that its client connection's [`Member::Same`](etcd_proxy_core::method::Member::Same) calls follow.
     pinned_now: bool,
 }
 
@@ -132,7 +127,7 @@ impl Call {
         &mut self,
         avoid: Option<ConnectionId>,
     ) -> Result<Arc<Connection>, Status> {
-        let sticky = matches!(self.method.member, Member::Same | Member::SamePreferLeader);
+        let sticky = self.method.member.is_sticky();
         if sticky && let Some(pinned) = self.client.pinned(avoid) {
             return Ok(pinned);
         }
@@ -151,11 +146,7 @@ impl Call {
                 Ok(connection)
             }
             Err(NoEndpoint) if worker.lane.has_ended() => Err(SERVER_STOPPED),
-            Err(NoEndpoint) if self.deadline.has_passed() => Err(Status::deadline_exceeded()),
-            Err(NoEndpoint) => Err(Status::new(
-                Code::Unavailable,
-                "etcd-proxy: no endpoint is reachable",
-            )),
+            Err(NoEndpoint) => Err(no_endpoint(self.deadline.left())),
         }
     }
 

@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use etcd_proxy_core::endpoints::ConnectionId;
-use etcd_proxy_core::grpc::{Code, MessageLimit, MessageTooLarge, Status};
-use etcd_proxy_core::retry::{Attempts, Failure, Next};
+use etcd_proxy_core::grpc::{MessageLimit, MessageTooLarge, Status};
+use etcd_proxy_core::retry::{Attempts, CONNECTION_LOST, Failure, Ruling};
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::Request;
@@ -18,16 +18,11 @@ use http::Request;
 use super::deadline::{Expired, Expiry};
 use super::exchange::{Answer, Client, Payload, Unanswered, attempt, deliver, trailers};
 use super::head::Head;
-use super::{CONNECTION_LOST, Call, NoAttempt, answer, leader, stream};
+use super::{Call, NoAttempt, answer, leader, stream};
 use crate::rt::{self, Runtime};
 
 /// How long a client that has sent its message may take for its half-close before the call goes on without it.
 const HALF_CLOSE_PATIENCE: Duration = Duration::from_millis(20);
-
-const MAY_BE_APPLIED: Status = Status::new(
-    Code::Unavailable,
-    "etcd-proxy: the connection to the member was lost during the call; it may have been carried out",
-);
 
 /// Forwards a unary call.
 pub(super) async fn forward<R: Runtime>(
@@ -62,7 +57,7 @@ pub(super) async fn forward<R: Runtime>(
             expiry: &mut expiry,
         };
         let (failure, answer) = match attempt(&call, &connection, request, &payload, &mut client).await {
-            Ok(answer) if call.method.repeatable && is_unavailable(&answer) => {
+            Ok(answer) if status(&answer).is_some_and(|code| attempts.is_failure(code)) => {
                 call.doubt(&connection);
                 (Failure::Unavailable, Some(answer))
             }
@@ -76,22 +71,17 @@ pub(super) async fn forward<R: Runtime>(
             Err(Unanswered::Expired) => return answer::refuse(respond, Status::deadline_exceeded()),
             Err(Unanswered::ClientGone) => return,
         };
-        let pause = match (attempts.after(failure, &mut call.rng), answer) {
-            (Next::Again(pause), _) if call.deadline.at.is_none_or(|at| Instant::now() + pause < at) => pause,
-            (_, Some(answer)) => return deliver(answer, respond).await,
-            (_, None) if call.deadline.has_passed() => {
-                return answer::refuse(respond, Status::deadline_exceeded());
-            }
-            (_, None) if call.method.repeatable || matches!(failure, Failure::NotSent | Failure::Refused) => {
-                return answer::refuse(respond, CONNECTION_LOST);
-            }
-            (_, None) => return answer::refuse(respond, MAY_BE_APPLIED),
+        let (pause, elsewhere) = match (
+            attempts.rule(failure, call.deadline.left(), &mut call.rng),
+            answer,
+        ) {
+            (Ruling::Again { pause, elsewhere }, _) => (pause, elsewhere),
+            (Ruling::Forward, Some(answer)) => return deliver(answer, respond).await,
+            // Only an answer is ever ruled to be forwarded.
+            (Ruling::Forward, None) => return answer::refuse(respond, CONNECTION_LOST),
+            (Ruling::Refuse(status), _) => return answer::refuse(respond, status),
         };
-        let replaced = matches!(
-            failure,
-            Failure::NotSent | Failure::ConnectionLost | Failure::MovedAway
-        );
-        failed_on = replaced.then_some(connection.id());
+        failed_on = elsewhere.then_some(connection.id());
         drop(connection);
         if !pause.is_zero() && !wait::<R>(pause, &mut respond).await {
             return;
@@ -185,7 +175,8 @@ async fn wait<R: Runtime>(pause: Duration, respond: &mut SendResponse<Bytes>) ->
     .await
 }
 
-fn is_unavailable(answer: &Answer) -> bool {
-    let status = trailers(answer).and_then(|trailers| trailers.get(answer::GRPC_STATUS));
-    status.is_some_and(|status| status.as_bytes() == b"14")
+/// The gRPC status code of an answer; `None` if it has none that a server would send.
+fn status(answer: &Answer) -> Option<u8> {
+    let status = trailers(answer)?.get(answer::GRPC_STATUS)?;
+    status.to_str().ok()?.parse().ok()
 }

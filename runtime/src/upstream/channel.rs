@@ -11,14 +11,12 @@ use std::time::Instant;
 use bytes::{Buf as _, Bytes};
 use etcd_proxy_core::endpoints::{ConnectionId, Health};
 use etcd_proxy_proto::health::HealthCheckRequest;
-use etcd_proxy_proto::health::health_check_response::ServingStatus;
 use etcd_proxy_proto::health::health_client::HealthClient;
 use h2::{RecvStream, SendStream};
 use http::uri::Scheme;
 use http::{Request, Response, Uri};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
-use tonic::Code;
 use tonic::metadata::MetadataValue;
 use tower_service::Service;
 
@@ -134,7 +132,7 @@ pub(crate) enum Found {
     Answer(Health),
     /// The connection takes no new calls, so it can't be probed.
     Refusing,
-    /// The connection has ended, or nothing came in time; others will tell.
+    /// The connection has ended, the probe's stream was reset, or it found no way in time.
     Nothing,
 }
 
@@ -175,10 +173,7 @@ async fn ask(connection: Arc<Connection>) -> Found {
         .metadata_mut()
         .insert("hasleader", MetadataValue::from_static("true"));
     match HealthClient::with_origin(channel, origin).check(request).await {
-        Ok(answer) if answer.get_ref().status == ServingStatus::NotServing as i32 => {
-            Found::Answer(Health::Unfit)
-        }
-        Ok(_) => Found::Answer(Health::Fit),
+        Ok(answer) => Found::Answer(Health::of_serving_status(answer.get_ref().status)),
         // An error with a source is no answer: it comes from the transport, perhaps before the driver knows of the end.
         Err(status) if status.source().is_some() => {
             if connection.is_refusing() && !connection.is_closed() {
@@ -187,19 +182,6 @@ async fn ask(connection: Arc<Connection>) -> Found {
                 Found::Nothing
             }
         }
-        Err(status) => Found::Answer(judge(&status)),
-    }
-}
-
-/// An error is an answer too: one that isn't about the member's state shows that it lives.
-fn judge(status: &tonic::Status) -> Health {
-    match status.code() {
-        // `etcdserver: no leader`, and on 3.5 `etcdserver: rpc not supported for learner`.
-        Code::Unavailable => Health::Unfit,
-        // The latter from 3.6 on.
-        Code::FailedPrecondition => Health::Unfit,
-        // What came was no gRPC answer, or none at all.
-        Code::Unknown | Code::Internal | Code::Cancelled => Health::Unfit,
-        _ => Health::Fit,
+        Err(status) => Found::Answer(Health::of_error(status.code() as u8)),
     }
 }

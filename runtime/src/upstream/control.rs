@@ -6,8 +6,9 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use etcd_proxy_core::endpoints::{
-    Action, Actions, CloseCause, Config, ConnectionId, EndpointId, Endpoints, Event, Lane as For,
+    Action, Actions, Config, ConnectionId, EndpointId, Endpoints, Event, Lane as For,
 };
+use etcd_proxy_core::retry::Failure;
 use etcd_proxy_core::time;
 use tokio::sync::{Notify, mpsc};
 
@@ -265,7 +266,7 @@ impl Control {
                         let event = match channel::probe::<R>(connection, settings, patience).await {
                             Found::Answer(health) => Event::ProbeAnswered(id, health),
                             Found::Refusing => Event::Draining(id),
-                            Found::Nothing => return,
+                            Found::Nothing => Event::ProbeLost(id),
                         };
                         let _ = reports.send(Report::Event(event)).await;
                     });
@@ -281,8 +282,8 @@ impl Control {
                     .remove(&id)
                     .and_then(|known| known.connection.upgrade())
                 {
-                    match cause {
-                        CloseCause::LeaderLost => connection.move_away(),
+                    match Failure::of_close(cause) {
+                        Failure::MovedAway => connection.move_away(),
                         _ => connection.close(),
                     }
                 }

@@ -20,6 +20,7 @@ impl Endpoints {
             opened_at: None,
             draining: false,
             probing: false,
+            probe_lost: false,
             active: false,
             quiet_since: now,
             probed_at: None,

@@ -37,10 +37,12 @@ impl Endpoints {
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
-        if connection.opened_at.is_none() || connection.draining || connection.probing {
+        let waits = connection.probing && !connection.probe_lost;
+        if connection.opened_at.is_none() || connection.draining || waits {
             return;
         }
         connection.probing = true;
+        connection.probe_lost = false;
         connection.active = false;
         connection.quiet_since = now;
         self.timers.cancel(Timer::Probe(id));
@@ -65,6 +67,9 @@ impl Endpoints {
         if core::mem::take(&mut connection.active) {
             // Something still comes: busy, not dead.
             connection.quiet_since = now;
+            if connection.probe_lost {
+                return self.probe(now, id, actions);
+            }
         }
         let deadline = connection.quiet_since + self.config.probe_timeout;
         if now < deadline {
@@ -74,6 +79,23 @@ impl Endpoints {
         }
         actions.push(Action::Close(id, CloseCause::Silent));
         self.gone(now, id, FailureCause::Silent, actions);
+    }
+
+    /// A candidate had nothing else to say. On others the probe is sent again as soon as something comes; if nothing
+    /// does, that silence counts as any other.
+    pub(super) fn probe_lost(&mut self, now: Instant, id: ConnectionId, actions: &mut Actions) {
+        let Some(connection) = self
+            .connections
+            .get_mut(id)
+            .filter(|connection| connection.probing)
+        else {
+            return;
+        };
+        connection.probe_lost = true;
+        if connection.lane == Lane::Candidate {
+            actions.push(Action::Close(id, CloseCause::Unneeded));
+            self.gone(now, id, FailureCause::Lost, actions);
+        }
     }
 
     pub(super) fn probe_answered(

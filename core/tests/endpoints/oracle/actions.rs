@@ -23,7 +23,9 @@ impl Oracle {
                     view.opened_at.is_some() && !view.draining,
                     "a probe can't be sent on {view:?}"
                 );
-                assert_eq!(view.probe_sent.replace(now), None, "one probe at a time");
+                let lost = view.probe_lost.take().is_some();
+                let former = view.probe_sent.replace(now);
+                assert!(former.is_none() || lost, "one probe at a time");
                 view.heard_at = now;
             }
             Action::Close(id, cause) => self.close(now, *id, *cause, batch),
@@ -128,6 +130,7 @@ impl Oracle {
             opened_at: None,
             draining: false,
             probe_sent: None,
+            probe_lost: None,
             heard_at: now,
         };
         self.views.insert(id, view);

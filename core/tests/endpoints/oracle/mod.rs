@@ -16,6 +16,9 @@ use etcd_proxy_core::time::Instant;
 /// How late [`Event::Timeout`] may be delivered.
 pub(crate) const SLACK: Duration = Duration::from_millis(5);
 
+/// The shortest wait of the machine.
+const WAIT_MIN: Duration = Duration::from_millis(1);
+
 /// A connection as the driver sees it.
 #[derive(Clone, Debug)]
 pub(crate) struct View {
@@ -25,6 +28,8 @@ pub(crate) struct View {
     pub(crate) opened_at: Option<Instant>,
     pub(crate) draining: bool,
     pub(crate) probe_sent: Option<Instant>,
+    /// When it became known that the probe will not be answered.
+    pub(crate) probe_lost: Option<Instant>,
     pub(crate) heard_at: Instant,
 }
 
@@ -154,6 +159,7 @@ impl Oracle {
                 let view = self.views.get_mut(id).expect("it was there just now");
                 view.draining = true;
                 view.probe_sent = None;
+                view.probe_lost = None;
             }
             Event::Active(id) => {
                 // A candidate has nothing to do but to answer.
@@ -166,10 +172,20 @@ impl Oracle {
             Event::ProbeAnswered(id, health) => {
                 if let Some(view) = self.views.get_mut(id) {
                     view.probe_sent = None;
+                    view.probe_lost = None;
                     view.heard_at = now;
                     let known = self.known.get_mut(&view.endpoint);
                     if let (Lane::Candidate, Some(known)) = (view.lane, known) {
                         known.health = Some(*health);
+                        batch.condemned.insert(*id, CloseCause::Unneeded);
+                    }
+                }
+            }
+            Event::ProbeLost(id) => {
+                if let Some(view) = self.views.get_mut(id).filter(|view| view.probe_sent.is_some()) {
+                    view.probe_lost = Some(now);
+                    if view.lane == Lane::Candidate {
+                        batch.blamed.push((view.endpoint, FailureCause::Lost));
                         batch.condemned.insert(*id, CloseCause::Unneeded);
                     }
                 }
@@ -298,6 +314,14 @@ impl Oracle {
                 "candidate {id:?} should have been given up"
             );
         }
+        for (id, view) in &self.views {
+            let heard = view.probe_lost.is_some_and(|at| view.heard_at > at);
+            let look = self.config.probe_timeout / 4 + WAIT_MIN;
+            assert!(
+                !heard || now <= view.heard_at + look + SLACK,
+                "{id:?} lives and isn't probed any more"
+            );
+        }
         for known in self.known.values() {
             assert!(
                 known.candidate.is_some() || known.hidden_until.is_none_or(|at| now <= at + SLACK),
@@ -343,7 +367,8 @@ fn connection_of(event: &Event) -> Option<ConnectionId> {
         | Event::Doubt(id)
         | Event::Draining(id)
         | Event::Lost { connection: id, .. }
-        | Event::ProbeAnswered(id, _) => Some(*id),
+        | Event::ProbeAnswered(id, _)
+        | Event::ProbeLost(id) => Some(*id),
         Event::Replace(_) | Event::Start | Event::Timeout => None,
     }
 }

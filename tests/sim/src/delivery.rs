@@ -1,0 +1,136 @@
+//! All that can be on its way.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use etcd_proxy_core::endpoints::{ConnectionId, Event};
+use etcd_proxy_model::status::Status;
+
+use crate::net::{LinkId, Side};
+
+/// A call of a client, as the oracle knows it. Travels with the call like a tracing header; no decision is made of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallTag(pub u64);
+
+impl CallTag {
+    /// A proxy's own call.
+    pub(crate) const PROBE: Self = Self(0);
+}
+
+/// The number of a stream on its link; the side that dialled counts up from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct StreamNo(pub(crate) u32);
+
+/// The response message of a call, or the status it ended with.
+pub type Answer = Result<Bytes, Status>;
+
+/// The head of a call and its request message.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Request {
+    pub(crate) tag: CallTag,
+    pub(crate) path: &'static str,
+    pub(crate) token: Option<Bytes>,
+    pub(crate) require_leader: bool,
+    /// What the caller says is left until its deadline.
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) message: Bytes,
+}
+
+/// Why a stream was reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Reason {
+    /// CANCEL: nobody waits for the answer any more.
+    Cancel,
+    /// INTERNAL_ERROR.
+    Internal,
+    /// REFUSED_STREAM: it wasn't processed.
+    Refused,
+}
+
+/// What travels on a link: HTTP/2 as far as a proxy's decisions depend on it, and the end of the connection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Frame {
+    /// A call with its whole request.
+    Request(StreamNo, Rc<Request>),
+    /// The whole answer to a call.
+    Answer(StreamNo, Answer),
+    /// The end of a stream without an answer.
+    Reset(StreamNo, Reason),
+    /// No new streams are taken. Those above the number weren't processed; `None` says nothing of any yet.
+    GoAway(Option<StreamNo>),
+    /// Is anybody there?
+    Ping,
+    /// Yes.
+    Pong,
+    /// The connection has ended.
+    Gone,
+}
+
+/// What a client does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Step {
+    /// Makes its next call.
+    Call,
+    /// Gives a call up.
+    GiveUp(CallTag),
+    /// Closes its connection and makes a new one.
+    Reconnect,
+}
+
+/// What a proxy's connections tell its control task.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Report {
+    Connected(ConnectionId),
+    Event(Event),
+}
+
+/// What ends a wait of a call at a proxy. Carries the number of the wait, as it may be over before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Alarm {
+    /// No connection came in time.
+    Patience(u32),
+    /// The pause before the next attempt is over.
+    Pause(u32),
+    /// Asking one of the other members has taken too long.
+    Other(u32),
+    /// The deadline has passed by more than what a member may take to say so.
+    Expiry,
+}
+
+/// All that can be on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Delivery {
+    /// A connection is asked for at the side that accepts.
+    Dial(LinkId),
+    /// The side that dialled learns whether its connection was accepted.
+    Dialled(LinkId, bool),
+    /// The next frame for this side.
+    Frame(LinkId, Side, Frame),
+    /// What was held up on the way to this side comes through.
+    Drain(LinkId, Side),
+    /// This side learns that the connection broke, whatever is still on its way.
+    Broken(LinkId, Side),
+    /// A kernel looks after a silent connection of this side.
+    Keepalive(LinkId, Side),
+    /// The second half of a member's graceful goodbye.
+    LastGoAway(LinkId),
+    /// The deadline of a call passes at its member.
+    MemberDeadline(u64),
+    /// A timer of the cluster.
+    ClusterTimeout,
+    /// A timer of a proxy's endpoint machine.
+    MachineTimeout(usize),
+    /// Something reaches a proxy's control task.
+    Report(usize, Report),
+    /// A call at a proxy has waited.
+    Alarm(usize, u64, Alarm),
+    /// A connection that a proxy's endpoint machine doesn't know is looked after.
+    AsidePing(usize, u32),
+    /// A client acts.
+    Client(usize, Step),
+    /// A fault is over: the number of its remedy.
+    Remedy(u64),
+    /// The properties that need no event are looked at.
+    Look,
+}

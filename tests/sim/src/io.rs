@@ -1,0 +1,103 @@
+//! What every part of the world uses: time, chance, the network, the record.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use etcd_proxy_core::time::Instant;
+use fastrand::Rng;
+
+use crate::delivery::{Answer, CallTag, Delivery};
+use crate::net::{LinkId, Net};
+use crate::queue::Queue;
+use crate::situations::{Counts, Situation};
+use crate::trace::{Lines, Trace};
+
+/// Something that the oracle must know, told by the part of the world where it happened.
+#[derive(Clone, Debug)]
+pub(crate) enum Note {
+    /// A proxy has handed a call to a connection.
+    Sent { call: CallTag },
+    /// A call has been handed to the model at this member.
+    Reached { call: CallTag },
+    /// A member has answered.
+    Replied {
+        call: CallTag,
+        answer: Answer,
+        link: LinkId,
+    },
+    /// A member has reset a call that it had processed.
+    MemberReset { call: CallTag },
+    /// A proxy learns that a member refused a call, or left it out of its GOAWAY: it didn't process it.
+    NotProcessed { call: CallTag },
+    /// A connection broke under a call, or its proxy gave it up for dead.
+    Lost { call: CallTag },
+    /// A proxy closed a connection under a call to have it made on a member with a leader.
+    Moved { call: CallTag },
+    /// A proxy's connection took a call no more: it wasn't sent.
+    NotTaken { call: CallTag },
+    /// The client has its answer.
+    Answered { call: CallTag, answer: Answer },
+    /// The client's stream was reset.
+    AnsweredByReset { call: CallTag },
+    /// The client has stopped waiting, or has lost its connection.
+    Abandoned { call: CallTag },
+    /// A proxy dials a member.
+    Dialling { proxy: usize, member: usize },
+    /// A proxy sends a probe.
+    Probing { proxy: usize },
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Io {
+    pub(crate) now: Instant,
+    pub(crate) rng: Rng,
+    pub(crate) queue: Queue,
+    pub(crate) net: Net,
+    pub(crate) trace: Trace,
+    pub(crate) counts: Counts,
+    /// What the oracle hasn't heard yet.
+    pub(crate) notes: Vec<Note>,
+}
+
+impl Io {
+    pub(crate) fn new(seed: u64, latency: Range<Duration>, lines: Lines) -> Self {
+        Self {
+            now: Instant::ZERO,
+            rng: Rng::with_seed(seed),
+            queue: Queue::default(),
+            net: Net::new(latency),
+            trace: Trace::new(lines),
+            counts: Counts::default(),
+            notes: Vec::new(),
+        }
+    }
+
+    pub(crate) fn at(&mut self, at: Instant, delivery: Delivery) {
+        self.queue.push(at.max(self.now), delivery);
+    }
+
+    pub(crate) fn after(&mut self, wait: Duration, delivery: Delivery) {
+        self.queue.push(self.now + wait, delivery);
+    }
+
+    /// Any duration of the range, to the microsecond.
+    pub(crate) fn within(&mut self, range: Range<Duration>) -> Duration {
+        within(&mut self.rng, range)
+    }
+
+    pub(crate) fn chance(&mut self, percent: u8) -> bool {
+        self.rng.u8(..100) < percent
+    }
+
+    pub(crate) fn count(&mut self, situation: Situation) {
+        self.counts.add(situation);
+    }
+}
+
+/// Any duration of the range, to the microsecond; its start if it is empty.
+pub(crate) fn within(rng: &mut Rng, range: Range<Duration>) -> Duration {
+    let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    let (start, end) = (micros(range.start), micros(range.end));
+    Duration::from_micros(if start < end { rng.u64(start..end) } else { start })
+}

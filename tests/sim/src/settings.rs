@@ -1,0 +1,151 @@
+//! What a run is made of, drawn from its seed.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use etcd_proxy_core::endpoints;
+use etcd_proxy_model::cluster;
+use fastrand::Rng;
+
+use crate::client::{self, Target};
+use crate::io::within;
+use crate::proxy;
+use crate::world::FaultKind;
+
+/// Settings of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Seed of everything that is left to chance while it runs.
+    pub seed: u64,
+    /// The cluster.
+    pub cluster: cluster::Config,
+    /// Number of proxies.
+    pub proxies: usize,
+    /// Settings of each of them.
+    pub proxy: proxy::Config,
+    /// The clients.
+    pub clients: Vec<client::Config>,
+    /// One-way latency of the network's paths.
+    pub latency: Range<Duration>,
+    /// Which faults may happen.
+    pub faults: Vec<FaultKind>,
+    /// How many of them.
+    pub faults_max: u32,
+    /// Time between two of them.
+    pub fault_pause: Range<Duration>,
+    /// Whether users must authenticate.
+    pub auth: bool,
+}
+
+const MS: fn(u64) -> Duration = Duration::from_millis;
+
+impl Settings {
+    /// A quiet world: `members` members, a proxy with one lane, a client that does as it is told, no faults.
+    #[must_use]
+    pub fn plain(members: usize) -> Self {
+        Self {
+            seed: 1,
+            cluster: cluster::Config {
+                members,
+                seed: 1,
+                ..cluster::Config::default()
+            },
+            proxies: 1,
+            proxy: proxy::Config {
+                endpoints: endpoints::Config::default(),
+                dial_timeout: Duration::from_secs(5),
+                repeats_reports: false,
+            },
+            clients: vec![client::Config::scripted(0)],
+            latency: MS(1)..MS(2),
+            faults: Vec::new(),
+            faults_max: 0,
+            fault_pause: MS(100)..MS(1_000),
+            auth: false,
+        }
+    }
+
+    /// The settings of a seed.
+    #[must_use]
+    pub fn of_seed(seed: u64) -> Self {
+        let rng = &mut Rng::with_seed(seed);
+        let members = [1, 3, 3, 3, 5][rng.usize(..5)];
+        let proxies = if rng.u8(..4) == 0 { 2 } else { 1 };
+        let lanes = [1, 1, 2, 3][rng.usize(..4)];
+        let latency_max = [1, 5, 20, 50][rng.usize(..4)];
+        let clients = 1 + rng.usize(..4);
+        let clients = (0..clients)
+            .map(|index| any_client(rng, index, proxies, members))
+            .collect();
+        Self {
+            seed: rng.u64(..),
+            cluster: cluster::Config {
+                members,
+                seed: rng.u64(..),
+                ..cluster::Config::default()
+            },
+            proxies,
+            proxy: proxy::Config {
+                endpoints: any_endpoints(rng, lanes),
+                dial_timeout: Duration::from_secs(5),
+                repeats_reports: rng.bool(),
+            },
+            clients,
+            latency: Duration::from_micros(100)..MS(latency_max),
+            faults: any_faults(rng),
+            faults_max: rng.u32(0..24),
+            fault_pause: MS(20)..MS(rng.u64(100..4_000)),
+            auth: rng.u8(..8) == 0,
+        }
+    }
+}
+
+fn any_client(rng: &mut Rng, index: usize, proxies: usize, members: usize) -> client::Config {
+    // The first one always goes through a proxy.
+    let target = if index > 0 && rng.u8(..8) == 0 {
+        Target::Member(rng.usize(..members))
+    } else {
+        Target::Proxy(rng.usize(..proxies))
+    };
+    let mut percent = |often: u8, most: u8| if rng.u8(..100) < often { rng.u8(..=most) } else { 0 };
+    let mut config = client::Config {
+        writes_percent: 20 + percent(100, 60),
+        serializable_percent: percent(80, 100),
+        deadlines_percent: percent(60, 70),
+        gives_up_percent: percent(40, 20),
+        require_leader_percent: percent(50, 60),
+        odd_percent: percent(60, 15),
+        ..client::Config::scripted(0)
+    };
+    config.target = target;
+    config.patient = rng.bool();
+    config.calls_max = rng.usize(1..6);
+    config.keys = rng.u8(1..9);
+    let pause = rng.u64(20..300);
+    config.pause = Some(MS(pause / 4)..MS(pause));
+    config
+}
+
+fn any_endpoints(rng: &mut Rng, lanes: u32) -> endpoints::Config {
+    let mut config = endpoints::Config {
+        lanes,
+        ..endpoints::Config::default()
+    };
+    if rng.u8(..4) == 0 {
+        config.connect_timeout = within(rng, MS(300)..MS(2_000));
+        config.stagger = within(rng, MS(20)..MS(400));
+        config.probe_interval = Some(within(rng, MS(300)..MS(1_500)));
+        config.probe_timeout = within(rng, MS(600)..MS(2_500));
+        config.challenge_interval = within(rng, MS(300)..MS(1_500));
+        config.backoff_min = within(rng, MS(20)..MS(200));
+        config.backoff_max = within(rng, MS(500)..MS(1_500));
+    }
+    config
+}
+
+/// Some kinds of faults, mostly not all.
+fn any_faults(rng: &mut Rng) -> Vec<FaultKind> {
+    let share = rng.u8(20..=100);
+    let drawn = |_: &&FaultKind| rng.u8(..100) < share;
+    FaultKind::ALL.iter().filter(drawn).copied().collect()
+}

@@ -1,0 +1,220 @@
+//! How often each situation came up: a rule that is never put to the test must show.
+
+use etcd_proxy_core::endpoints::{CloseCause, FailureCause};
+use etcd_proxy_core::retry::Failure;
+
+macro_rules! situations {
+    ($($name:ident = $text:literal,)*) => {
+        /// What can come up in a run. All of it must, over many seeds.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[allow(missing_docs, reason = "each has its text")]
+        pub enum Situation {
+            $($name,)*
+        }
+
+        impl Situation {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// Says it in words.
+            #[must_use]
+            pub const fn text(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+situations! {
+    // The world.
+    OneMember = "world: one member",
+    ThreeMembers = "world: three members",
+    FiveMembers = "world: five members",
+    TwoProxies = "world: two proxies",
+    ThreeLanes = "world: three lanes",
+    AuthOn = "world: auth on",
+    DirectClient = "world: a client without proxy",
+
+    // What was done to it.
+    FaultBlackHole = "fault: a member can't be reached",
+    FaultClientLost = "fault: a client's connection breaks",
+    FaultClusterGone = "fault: all members gone",
+    FaultCut = "fault: a connection breaks",
+    FaultFreeze = "fault: a member frozen",
+    FaultGoAway = "fault: a member ends a connection in good order",
+    FaultGoodbye = "fault: a member ends all its connections at once",
+    FaultIsolate = "fault: a member isolated",
+    FaultKill = "fault: a member killed",
+    FaultLag = "fault: a member lags",
+    FaultLoseLeader = "fault: the leader resigns",
+    FaultPowerOff = "fault: a host without power",
+    FaultRefuse = "fault: a member refuses streams",
+    FaultReplace = "fault: the list of members changes",
+    FaultReset = "fault: a member resets streams",
+    FaultSlow = "fault: slow links",
+    FaultStall = "fault: a half-open connection",
+
+    // What happened on the wire.
+    AnswerReset = "a member reset a call it had processed",
+    GoAwayAtOnce = "GOAWAY at once",
+    GoAwayInTwoSteps = "GOAWAY in two steps",
+    LeftOutOfGoAway = "a call left out of a GOAWAY",
+    LostAnswer = "a write was applied and its answer lost",
+    LostRequest = "a write was lost on its way",
+    ReportRepeated = "a report repeated",
+    StreamRefused = "a stream refused",
+
+    // What the endpoint machine did.
+    Chosen = "machine: a member chosen",
+    ClosedConnectTimeout = "machine: gave up connecting",
+    ClosedLeaderLost = "machine: left a member without leader",
+    ClosedSilent = "machine: gave up a silent connection",
+    ClosedUnneeded = "machine: closed a connection it didn't need",
+    HiddenConnect = "machine: hid a member that can't be reached",
+    HiddenLost = "machine: hid a member that broke a connection",
+    HiddenRefusing = "machine: hid a member that keeps saying goodbye",
+    HiddenSilent = "machine: hid a silent member",
+    LeaderLost = "machine: the leader is lost",
+    LeaderRegained = "machine: the leader is regained",
+    Restored = "machine: a hidden member is back",
+
+    // What calls met.
+    ConnectionTakesNoMore = "call: its connection took no more",
+    MemberMissedDeadline = "call: the member missed its deadline",
+    FoundLeader = "call: the leader was found",
+    LooksForLeader = "call: the leader is looked for",
+    PinnedCall = "call: kept on its member",
+    ReadLost = "call: a read's connection broke",
+    ReadMoved = "call: a read was moved to another member",
+    Refused = "call: refused, sent again",
+    ResentNotSent = "call: left out, sent again",
+    WaitsForConnection = "call: waits for a connection",
+    WriteLost = "call: a write's connection broke",
+
+    // What clients were told.
+    ToldAsMemberSaid = "told: a status as the member said it",
+    ToldConnectionLost = "told: the connection was lost",
+    ToldDeadline = "told: the deadline has passed",
+    ToldMayBeApplied = "told: it may have been carried out",
+    ToldNoEndpoint = "told: no endpoint is reachable",
+    ToldNoLeader = "told: no leader",
+    ToldPermission = "told: not permitted, or not known",
+    ToldReset = "told: a reset stream",
+    Unavailable = "told: unavailable, in a member's words",
+    Abandoned = "a client gave up, or lost its connection",
+    ReadRepeated = "a read was answered at a later attempt",
+
+    // What was checked.
+    CheckedDelete = "checked: a delete",
+    CheckedLeaderAnswers = "checked: the leader tells of its state",
+    CheckedLinearizable = "checked: a linearizable read",
+    CheckedOldRevision = "checked: a read of an old revision",
+    CheckedPut = "checked: a put",
+    CheckedRefusal = "checked: a refused write was not applied",
+    CheckedSerializable = "checked: a serializable read",
+    CheckedStaleSerializable = "checked: a serializable read behind the others",
+    CheckedSticky = "checked: calls that stay on one member",
+    CheckedTxnFailed = "checked: a transaction that didn't compare",
+    CheckedTxnSucceeded = "checked: a transaction that compared",
+    LeaderlessInUse = "checked: a member without leader in use",
+    NobodyInUse = "checked: no member in use",
+    SilentInUse = "checked: a dead or silent member in use",
+    PromisedRead = "checked: a read during one member's failure",
+    PromisedWrite = "checked: a write soon after one member's failure",
+    Quiet = "checked: quiet at the end",
+    WaitsThoughFit = "checked: calls that wait although the member in use is well",
+    Rested = "checked: at rest after all faults",
+
+    // Which failure of the member in use reads were to survive.
+    EpisodeAbsent = "episode: another member has been dead or silent",
+    EpisodeBlackHole = "episode: black hole",
+    EpisodeCut = "episode: all its connections break",
+    EpisodeFreeze = "episode: frozen",
+    EpisodeGoAway = "episode: GOAWAY",
+    EpisodeGoodbye = "episode: goodbye",
+    EpisodeIsolate = "episode: isolated",
+    EpisodeKill = "episode: killed",
+    EpisodeLoseLeader = "episode: the leader resigns",
+    EpisodePowerOff = "episode: power off",
+    EpisodeSplit = "episode: all isolated, all but one find together",
+}
+
+/// How often each situation came up.
+#[derive(Clone, Debug)]
+pub struct Counts([u64; Situation::ALL.len()]);
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self([0; Situation::ALL.len()])
+    }
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, situation: Situation) {
+        self.0[situation as usize] += 1;
+    }
+
+    /// How often it came up.
+    #[must_use]
+    pub fn of(&self, situation: Situation) -> u64 {
+        self.0[situation as usize]
+    }
+
+    /// Adds another run's.
+    pub fn merge(&mut self, other: &Self) {
+        for (sum, count) in self.0.iter_mut().zip(other.0) {
+            *sum += count;
+        }
+    }
+
+    /// What never came up.
+    pub fn missing(&self) -> impl Iterator<Item = Situation> {
+        Situation::ALL
+            .iter()
+            .copied()
+            .filter(|situation| self.of(*situation) == 0)
+    }
+
+    /// One line each.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let line = |situation: &Situation| {
+            let count = self.of(*situation);
+            let mark = if count == 0 { "  <- never" } else { "" };
+            format!("{count:>10}  {}{mark}\n", situation.text())
+        };
+        Situation::ALL.iter().map(line).collect()
+    }
+
+    pub(crate) fn note_close(&mut self, cause: CloseCause) {
+        self.add(match cause {
+            CloseCause::ConnectTimeout => Situation::ClosedConnectTimeout,
+            CloseCause::LeaderLost => Situation::ClosedLeaderLost,
+            CloseCause::Silent => Situation::ClosedSilent,
+            CloseCause::Unneeded => Situation::ClosedUnneeded,
+        });
+    }
+
+    pub(crate) fn note_hidden(&mut self, cause: FailureCause) {
+        self.add(match cause {
+            FailureCause::Connect => Situation::HiddenConnect,
+            FailureCause::Lost => Situation::HiddenLost,
+            FailureCause::Refusing => Situation::HiddenRefusing,
+            FailureCause::Silent => Situation::HiddenSilent,
+            _ => return,
+        });
+    }
+
+    pub(crate) fn note_failure(&mut self, failure: Failure, repeatable: bool) {
+        self.add(match failure {
+            Failure::NotSent => Situation::ResentNotSent,
+            Failure::Refused => Situation::Refused,
+            Failure::ConnectionLost if repeatable => Situation::ReadLost,
+            Failure::MovedAway if repeatable => Situation::ReadMoved,
+            Failure::ConnectionLost | Failure::MovedAway => Situation::WriteLost,
+            Failure::Unavailable => Situation::Unavailable,
+        });
+    }
+}

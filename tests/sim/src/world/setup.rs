@@ -1,0 +1,84 @@
+//! What is done and learned before anything else happens.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use etcd_proxy_model::cluster::{Action, Actions, CallId, Event, Metadata};
+use etcd_proxy_proto::etcdserverpb::{
+    AuthEnableRequest, AuthRoleAddRequest, AuthUserAddRequest, AuthUserGrantRoleRequest, StatusResponse,
+};
+use prost::Message;
+
+use super::World;
+use crate::delivery::CallTag;
+use crate::op::{self, Op, PASSWORD, USER};
+
+/// How long the cluster may take for one of the steps.
+const STEP_MAX: Duration = Duration::from_secs(30);
+
+impl World {
+    /// What the cluster calls its members.
+    pub(super) fn learn_ids(&mut self) {
+        for member in 0..self.members.hosts.len() {
+            let answer = self.ask_member(member, "Maintenance/Status", Op::Status.message(CallTag::PROBE));
+            let response = StatusResponse::decode(answer).expect("the model says what etcd says");
+            self.member_ids
+                .push(response.header.map_or(0, |header| header.member_id));
+        }
+    }
+
+    /// Users must authenticate; all clients get the token of one who may do everything.
+    pub(super) fn enable_auth(&mut self) {
+        let name = || USER.to_owned();
+        let add = AuthUserAddRequest {
+            name: name(),
+            password: PASSWORD.to_owned(),
+            ..AuthUserAddRequest::default()
+        };
+        let grant = AuthUserGrantRoleRequest {
+            user: name(),
+            role: name(),
+        };
+        self.ask_member(0, "Auth/UserAdd", add.encode_to_vec().into());
+        self.ask_member(
+            0,
+            "Auth/RoleAdd",
+            AuthRoleAddRequest { name: name() }.encode_to_vec().into(),
+        );
+        self.ask_member(0, "Auth/UserGrantRole", grant.encode_to_vec().into());
+        self.ask_member(0, "Auth/AuthEnable", AuthEnableRequest {}.encode_to_vec().into());
+        let answer = self.ask_member(0, "Auth/Authenticate", Op::Authenticate.message(CallTag::PROBE));
+        let token = op::token(answer);
+        for client in &mut self.clients {
+            client.token.clone_from(&token);
+        }
+    }
+
+    /// Makes a call outside of all that is simulated.
+    fn ask_member(&mut self, member: usize, method: &str, message: Bytes) -> Bytes {
+        let mut actions = Actions::new();
+        let call = CallId(u64::MAX);
+        let event = Event::Call {
+            call,
+            member,
+            path: format!("/etcdserverpb.{method}"),
+            metadata: Metadata::default(),
+            message,
+        };
+        let cluster = &mut self.members.cluster;
+        cluster.handle(self.io.now, event, &mut actions);
+        let give_up = self.io.now + STEP_MAX;
+        loop {
+            for action in actions.drain(..) {
+                if let Action::Reply { call: other, result } = action
+                    && other == call
+                {
+                    return result.unwrap_or_else(|status| panic!("{method}: {status:?}"));
+                }
+            }
+            let next = cluster.next_timeout().filter(|at| *at <= give_up);
+            self.io.now = next.unwrap_or_else(|| panic!("{method} isn't answered"));
+            cluster.handle(self.io.now, Event::Timeout, &mut actions);
+        }
+    }
+}
