@@ -22,7 +22,7 @@ use std::time::Instant;
 use async_executor::LocalExecutor;
 use async_io::{Async, Timer};
 use etcd_proxy_runtime::cli::Endpoint;
-use etcd_proxy_runtime::{Runtime, Signal, Signals};
+use etcd_proxy_runtime::{Runtime, Signal, Signals, prepare_connected};
 use futures_util::StreamExt as _;
 
 pub use socket::Socket;
@@ -79,7 +79,7 @@ impl Runtime for AsyncStd {
             Endpoint::Tcp { host, port } => {
                 let addresses = resolve(host.clone(), *port).await?;
                 let stream = async_std::net::TcpStream::connect(addresses.as_slice()).await?;
-                stream.set_nodelay(true)?;
+                prepare_connected(&stream)?;
                 Socket::tcp(stream.as_fd().try_clone_to_owned()?.into())
             }
             Endpoint::Unix { path } => {

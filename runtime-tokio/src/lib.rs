@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Instant;
 
 use etcd_proxy_runtime::cli::Endpoint;
-use etcd_proxy_runtime::{Runtime, Signal, Signals};
+use etcd_proxy_runtime::{Runtime, Signal, Signals, prepare_connected};
 use tokio::net::UnixStream;
 use tokio::signal::unix::{Signal as TokioSignal, SignalKind, signal};
 
@@ -59,7 +59,7 @@ impl Runtime for Tokio {
         match endpoint {
             Endpoint::Tcp { host, port } => {
                 let stream = tokio::net::TcpStream::connect((host.as_str(), *port)).await?;
-                stream.set_nodelay(true)?;
+                prepare_connected(&stream)?;
                 Ok(Socket::Tcp(stream))
             }
             Endpoint::Unix { path } => UnixStream::connect(path).await.map(Socket::Unix),

@@ -21,8 +21,10 @@ mod app;
 pub mod cli;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod embedded;
 mod forward;
 mod keepalive;
+mod listen;
 pub mod logging;
 mod rt;
 mod server;
@@ -30,4 +32,4 @@ mod transport;
 mod upstream;
 
 pub use app::main;
-pub use rt::{Runtime, Signal, Signals};
+pub use rt::{Runtime, Signal, Signals, prepare_connected};

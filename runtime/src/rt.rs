@@ -9,12 +9,15 @@ use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
 use futures_util::FutureExt as _;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::cli::Endpoint;
@@ -60,7 +63,8 @@ pub trait Runtime: Send + Sync + Sized + 'static {
     /// The operating system's.
     fn adopt(socket: TcpStream) -> io::Result<Self::Stream>;
 
-    /// Connects to an endpoint, its name resolved afresh; each of its addresses is tried in turn.
+    /// Connects to an endpoint, its name resolved afresh; each of its addresses is tried in turn. TCP sockets get the
+    /// options of [`prepare_connected`].
     fn connect(endpoint: &Endpoint) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 
     /// The signals that ask the process to end, as a stream; see [`Signals`].
@@ -68,6 +72,28 @@ pub trait Runtime: Send + Sync + Sized + 'static {
     /// # Errors
     /// When no handler can be installed.
     fn signals() -> io::Result<impl Signals>;
+}
+
+/// How long nothing comes on a connection to a member before the kernel asks whether its peer still knows of it, and the
+/// time between two such questions; values of Go's dialer, as clients without a proxy have them. Connections that drain
+/// can't be probed: without this, calls on them would wait for ever for a host that lost its power.
+const MEMBER_KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// Questions without answer after which the connection counts as broken (Go's).
+const MEMBER_KEEPALIVE_QUESTIONS: u32 = 9;
+
+/// Sets the options of a TCP socket that was connected to a member.
+///
+/// # Errors
+/// The operating system's.
+pub fn prepare_connected(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    let keepalive = TcpKeepalive::new()
+        .with_time(MEMBER_KEEPALIVE)
+        .with_interval(MEMBER_KEEPALIVE)
+        .with_retries(MEMBER_KEEPALIVE_QUESTIONS);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 /// SIGTERM and SIGINT.
@@ -99,6 +125,11 @@ impl Signal {
 /// Spawns a future whose panic ends only itself. The panic hook has logged it by then.
 pub(crate) fn spawn<R: Runtime>(future: impl Future<Output = ()> + Send + 'static) {
     R::spawn(AssertUnwindSafe(future).catch_unwind().map(drop));
+}
+
+/// A number that differs from process to process: many proxies must not choose the same endpoint.
+pub(crate) fn random_seed() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 /// Completes after `wait`.
@@ -138,5 +169,15 @@ impl<R: Runtime> Alarm<R> {
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.0.as_mut().poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_their_numbers() {
+        assert_eq!((Signal::Interrupt.number(), Signal::Terminate.number()), (2, 15));
     }
 }

@@ -50,6 +50,9 @@ pub(crate) struct CompareArgs {
     /// An etcd-proxy binary; may be repeated, and named as NAME=PATH
     #[arg(long = "proxy", value_name = "[NAME=]PATH")]
     pub(crate) proxies: Vec<String>,
+    /// What the proxies run in front of
+    #[arg(long, default_value_t = Upstream::Etcd)]
+    pub(crate) upstream: Upstream,
     /// Rounds per workload; the table shows medians over them
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) rounds: u32,
@@ -65,6 +68,22 @@ pub(crate) struct CompareArgs {
     /// Print the reports of all rounds as one JSON array, and no table
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What the proxies run in front of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Upstream {
+    /// A real etcd
+    Etcd,
+    /// The in-memory etcd of the first --proxy, which can do more than a real one
+    InMemory,
+}
+
+impl std::fmt::Display for Upstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let value = self.to_possible_value().expect("no upstream is hidden");
+        f.write_str(value.get_name())
+    }
 }
 
 /// What the load generator does; `README.md` beside this file describes each.

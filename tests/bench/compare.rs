@@ -1,4 +1,4 @@
-//! The same load against etcd directly and through each proxy, in turns.
+//! The same load against etcd, real or in memory, directly and through each proxy, in turns.
 
 use serde_json::{Value, json};
 
@@ -51,7 +51,7 @@ async fn run_workload(
     proxies: &[ProxyBinary],
     workload: Workload,
 ) -> Result<Vec<Measured>, Failure> {
-    let servers = Servers::start(&args.etcd_bin, proxies).await?;
+    let servers = Servers::start(&args.etcd_bin, args.upstream, proxies).await?;
     let count = servers.targets.len();
     let name = |index: usize| servers.targets[index].name.clone();
     let mut measured: Vec<_> = (0..count)

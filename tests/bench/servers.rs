@@ -1,4 +1,4 @@
-//! One etcd and the proxies in front of it, as processes.
+//! One etcd, real or in memory, and the proxies in front of it, as processes.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,7 +13,7 @@ use etcd_proxy_tests::{
 };
 use tokio::time::{sleep, timeout};
 
-use crate::{load::Failure, measure::describe};
+use crate::{args::Upstream, load::Failure, measure::describe};
 
 /// A running etcd with an empty store, and proxies. Dropping it kills all and removes the data.
 #[derive(Debug)]
@@ -59,32 +59,29 @@ impl ProxyBinary {
 
 impl Servers {
     /// Starts everything and waits until a linearizable read works through each.
-    pub(crate) async fn start(etcd_bin: &Path, proxies: &[ProxyBinary]) -> Result<Self, Failure> {
+    pub(crate) async fn start(
+        etcd_bin: &Path,
+        upstream: Upstream,
+        proxies: &[ProxyBinary],
+    ) -> Result<Self, Failure> {
         let dir = TempDir::new("bench");
         let etcd_path = etcd_bin.join("etcd");
         let address = || format!("127.0.0.1:{}", free_port());
-        let (client, peer) = (address(), address());
-        let mut etcd = start(
-            "etcd",
-            &etcd_path,
-            &[
-                format!("--data-dir={}", dir.path().join("data").display()),
-                format!("--listen-client-urls=http://{client}"),
-                format!("--advertise-client-urls=http://{client}"),
-                format!("--listen-peer-urls=http://{peer}"),
-                format!("--initial-advertise-peer-urls=http://{peer}"),
-                format!("--initial-cluster=default=http://{peer}"),
-                // Proxies are compared, not disks.
-                "--unsafe-no-fsync".into(),
-                // No stop in the middle of a round, however long rounds are.
-                format!("--quota-backend-bytes={}", 8u64 << 30),
-                "--log-level=error".into(),
-            ],
-            dir.path(),
-        )?;
-        ready("etcd", &mut etcd, &client).await?;
+        let client = address();
+        let (name, mut etcd) = match upstream {
+            Upstream::Etcd => ("etcd", start_etcd(&etcd_path, &client, &address(), dir.path())?),
+            Upstream::InMemory => {
+                let proxy = proxies.first().ok_or_else(|| {
+                    Failure::new("--upstream in-memory needs a --proxy: it is that one's in-memory etcd")
+                })?;
+                let args = ["in-memory-etcd".into(), format!("--listen-addr={client}")];
+                let name = "in-memory etcd";
+                (name, start(name, &proxy.path, &args, dir.path())?)
+            }
+        };
+        ready(name, &mut etcd, &client).await?;
         let mut targets = vec![Target {
-            name: DIRECT.into(),
+            name: format!("{name}, direct"),
             address: client.clone(),
             proxy: None,
         }];
@@ -159,6 +156,27 @@ impl Servers {
     }
 }
 
+fn start_etcd(program: &Path, client: &str, peer: &str, dir: &Path) -> Result<Process, Failure> {
+    start(
+        "etcd",
+        program,
+        &[
+            format!("--data-dir={}", dir.join("data").display()),
+            format!("--listen-client-urls=http://{client}"),
+            format!("--advertise-client-urls=http://{client}"),
+            format!("--listen-peer-urls=http://{peer}"),
+            format!("--initial-advertise-peer-urls=http://{peer}"),
+            format!("--initial-cluster=default=http://{peer}"),
+            // Proxies are compared, not disks.
+            "--unsafe-no-fsync".into(),
+            // No stop in the middle of a round, however long rounds are.
+            format!("--quota-backend-bytes={}", 8u64 << 30),
+            "--log-level=error".into(),
+        ],
+        dir,
+    )
+}
+
 fn start(name: &str, program: &Path, args: &[String], dir: &Path) -> Result<Process, Failure> {
     if !program.exists() {
         return Err(Failure::new(format!("{} does not exist", program.display())));
@@ -201,7 +219,6 @@ fn probe() -> RangeRequest {
     }
 }
 
-pub(crate) const DIRECT: &str = "etcd, direct";
 pub(crate) const GRPC_PROXY: &str = "etcd grpc-proxy";
 const RANGE: &str = "/etcdserverpb.KV/Range";
 const OUT_OF_RANGE: u32 = 11;

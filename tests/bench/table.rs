@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use crate::{
-    args::CompareArgs,
+    args::{CompareArgs, Upstream},
     report::{Report, SATURATED},
-    servers::{DIRECT, GRPC_PROXY},
+    servers::GRPC_PROXY,
 };
 
 /// All rounds of one target.
@@ -19,8 +19,12 @@ pub(crate) struct Measured {
 pub(crate) fn preamble(args: &CompareArgs) -> String {
     let shape = &args.shape;
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let etcd = match args.upstream {
+        Upstream::Etcd => "One etcd member (`--unsafe-no-fsync`: its disk is not measured)",
+        Upstream::InMemory => "The in-memory etcd of the first proxy, a process of its own with one thread",
+    };
     format!(
-        "One etcd member (`--unsafe-no-fsync`: its disk is not measured), the proxies and the load \
+        "{etcd}, the proxies and the load \
          generator share {cores} cores. {} connections, {} tasks, {} B values, {} keys, {} \
          leases; {:?} per round after {:?} of warm-up. Medians of {} rounds taken in \
          turns; in parentheses the lowest and the highest round.\n",
@@ -39,7 +43,8 @@ pub(crate) fn preamble(args: &CompareArgs) -> String {
 pub(crate) fn of(title: &str, measured: &[Measured]) -> String {
     let rows: Vec<_> = measured.iter().map(Row::of).collect();
     let row = |name: &str| rows.iter().find(|row| row.name == name);
-    let (direct, existing) = (row(DIRECT), row(GRPC_PROXY));
+    // etcd itself comes first.
+    let (direct, existing) = (rows.first(), row(GRPC_PROXY));
     let mut text = format!(
         "### {title}\n\n\
          | target | ops/s | p50 µs | p99 µs | proxy CPU µs/op | etcd CPU µs/op | proxy RSS MiB \
@@ -213,7 +218,10 @@ mod tests {
         let text = of(
             "put",
             &[
-                measured(DIRECT, &[(20_000, &[200]), (10_000, &[100]), (10_000, &[100])]),
+                measured(
+                    "etcd, direct",
+                    &[(20_000, &[200]), (10_000, &[100]), (10_000, &[100])],
+                ),
                 measured(
                     GRPC_PROXY,
                     &[(4000, &[40, 200]), (4000, &[40, 160]), (400, &[4, 40])],

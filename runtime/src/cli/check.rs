@@ -1,16 +1,16 @@
-//! From values to [`StartOptions`]: etcd's checks first, in its order and words, then ours.
+//! From values to options: etcd's checks first, in its order and words, then ours.
 
 use core::num::NonZeroUsize;
 use core::time::Duration;
 
 use super::address::{Endpoint, ListenAddress};
 use super::flags::{FLAGS, Support, Value};
-use super::options::{Keepalive, StartOptions};
+use super::options::{InMemoryEtcdOptions, Keepalive, StartOptions, Upstream};
 use super::syntax::{Source, Values};
 use super::{duration, number};
 use crate::logging::{Format, Level};
 
-/// Checks everything and resolves it.
+/// Checks everything that `start` was given and resolves it.
 ///
 /// # Errors
 ///
@@ -18,6 +18,7 @@ use crate::logging::{Format, Level};
 pub(super) fn check(values: &Values, unknown_environment: Vec<String>) -> Result<StartOptions, String> {
     let values = Typed(values);
     check_as_etcd(values)?;
+    check_upstream(values)?;
     check_support(values)?;
 
     let probe_interval = not_negative(values, "endpoint-probe-interval")?;
@@ -30,12 +31,16 @@ pub(super) fn check(values: &Values, unknown_environment: Vec<String>) -> Result
     let workers = values.uint("workers").try_into().ok().and_then(NonZeroUsize::new);
 
     let listen_address = ListenAddress::parse(values.text("listen-addr"))?;
-    let endpoints = endpoints(values.list("endpoints"))?;
+    let upstream = if values.bool("embedded") {
+        Upstream::Embedded
+    } else {
+        Upstream::Endpoints(endpoints(values.list("endpoints"))?)
+    };
     let (max_send_bytes, max_recv_bytes) = message_limits(values)?;
 
     Ok(StartOptions {
         listen_address,
-        endpoints,
+        upstream,
         max_send_bytes,
         max_recv_bytes,
         max_concurrent_streams: match u32::try_from(values.uint("max-concurrent-streams")) {
@@ -69,19 +74,47 @@ pub(super) fn check(values: &Values, unknown_environment: Vec<String>) -> Result
         }),
         shutdown_timeout,
         workers,
-        log_format: match values.text("log-format") {
-            "console" => Format::Console,
-            _ => Format::Json,
-        },
-        log_level: match values.text("log-level") {
-            _ if values.bool("debug") => Level::Debug,
-            "debug" => Level::Debug,
-            "info" => Level::Info,
-            "warn" => Level::Warn,
-            _ => Level::Error,
-        },
+        log_format: log_format(values),
+        log_level: log_level(values),
         unknown_environment,
     })
+}
+
+/// Checks everything that `in-memory-etcd` was given and resolves it.
+///
+/// # Errors
+///
+/// The message to print before exiting with 1.
+pub(super) fn check_in_memory_etcd(
+    values: &Values,
+    unknown_environment: Vec<String>,
+) -> Result<InMemoryEtcdOptions, String> {
+    let values = Typed(values);
+    let shutdown_timeout = not_negative(values, "shutdown-timeout")?;
+    Ok(InMemoryEtcdOptions {
+        listen_address: ListenAddress::parse(values.text("listen-addr"))?,
+        shutdown_timeout,
+        log_format: log_format(values),
+        log_level: log_level(values),
+        unknown_environment,
+    })
+}
+
+fn log_format(values: Typed<'_>) -> Format {
+    match values.text("log-format") {
+        "console" => Format::Console,
+        _ => Format::Json,
+    }
+}
+
+fn log_level(values: Typed<'_>) -> Level {
+    match values.text("log-level") {
+        _ if values.bool("debug") => Level::Debug,
+        "debug" => Level::Debug,
+        "info" => Level::Info,
+        "warn" => Level::Warn,
+        _ => Level::Error,
+    }
 }
 
 /// What `checkArgs` of etcd's grpc-proxy checks (3.5.30), in its order.
@@ -119,6 +152,23 @@ fn check_as_etcd(values: Typed<'_>) -> Result<(), String> {
         return Err("cipher suites cannot be configured when only TLS1.3 is enabled".into());
     }
     Ok(())
+}
+
+/// Refuses flags that say where a cluster is, or how to connect to it, beside `--embedded`: of two answers to one
+/// question the process must not choose.
+fn check_upstream(values: Typed<'_>) -> Result<(), String> {
+    let others: Vec<String> = CLUSTER_FLAGS
+        .iter()
+        .filter(|name| values.0.of(name).1 != Source::Default)
+        .map(|name| format!("--{name}"))
+        .collect();
+    if others.is_empty() || !values.bool("embedded") {
+        return Ok(());
+    }
+    Err(format!(
+        "--embedded cannot be combined with {}: the in-memory etcd is the only endpoint",
+        others.join(", ")
+    ))
 }
 
 /// Refuses every flag that asks for what this version does not do, all in one go.
@@ -247,6 +297,19 @@ impl<'a> Typed<'a> {
             .map(Duration::from_nanos)
     }
 }
+
+/// Where a cluster is, and how to connect to it.
+const CLUSTER_FLAGS: [&str; 9] = [
+    "endpoints",
+    "endpoints-auto-sync-interval",
+    "discovery-srv",
+    "discovery-srv-name",
+    "insecure-discovery",
+    "cert",
+    "key",
+    "cacert",
+    "insecure-skip-tls-verify",
+];
 
 /// Ping enforcement of grpc-go when nothing is set.
 const KEEPALIVE_MIN_TIME_GRPC: Duration = Duration::from_secs(300);

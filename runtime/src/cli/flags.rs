@@ -1,4 +1,4 @@
-//! The table of flags of `start`: the one place that knows their names, types, defaults and words.
+//! The tables of flags: the one place that knows their names, types, defaults and words.
 
 use super::{csv, duration, number};
 
@@ -6,7 +6,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub(super) use table::FLAGS;
+pub(super) use table::{FLAGS, IN_MEMORY_ETCD_FLAGS};
 
 /// One flag.
 #[derive(Debug)]

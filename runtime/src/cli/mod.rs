@@ -3,11 +3,12 @@
 //! # Examples
 //!
 //! ```
-//! use etcd_proxy_runtime::cli::{self, Command};
+//! use etcd_proxy_runtime::cli::{self, Command, Upstream};
 //!
 //! let arguments = ["start", "--endpoints", "10.0.0.1:2379,10.0.0.2:2379"].map(Into::into);
 //! let Ok(Command::Start(options)) = cli::parse("etcd-proxy", arguments, []) else { unreachable!() };
-//! assert_eq!(options.endpoints.len(), 2);
+//! let Upstream::Endpoints(endpoints) = options.upstream else { unreachable!() };
+//! assert_eq!(endpoints.len(), 2);
 //! ```
 //!
 //! Syntax and error texts are those of pflag, which etcd uses, in `syntax`; `flags` is the one table of all flags,
@@ -30,11 +31,13 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 pub use address::{Endpoint, ListenAddress};
-pub use options::{Keepalive, StartOptions};
+pub use options::{InMemoryEtcdOptions, Keepalive, StartOptions, Upstream};
 
 /// What the command line asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
+    /// Run an etcd in memory, for trying out and tests, without a proxy.
+    InMemoryEtcd(InMemoryEtcdOptions),
     /// Run the proxy.
     Start(Box<StartOptions>),
 }
@@ -101,6 +104,7 @@ pub fn parse(
             Some(flag) if is_flag(flag) => Err(lone_flag(program, "grpc-proxy", flag)),
             _ => Err(Exit::printed(render::help(program, Some("grpc-proxy")))),
         },
+        Some("in-memory-etcd") => in_memory_etcd(program, rest, environment),
         Some("completion") => Err(completion(program, rest.next())),
         Some("version" | "--version") => Err(Exit::printed(format!(
             "{program} {}\n",
@@ -117,23 +121,47 @@ fn start<'a>(
     arguments: impl Iterator<Item = &'a str>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Command, Exit> {
+    let (values, unknown) = read(program, "start", flags::FLAGS, arguments, environment)?;
+    let options = check::check(&values, unknown).map_err(|message| Exit::refused(&message))?;
+    Ok(Command::Start(Box::new(options)))
+}
+
+fn in_memory_etcd<'a>(
+    program: &str,
+    arguments: impl Iterator<Item = &'a str>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Command, Exit> {
+    let flags = flags::IN_MEMORY_ETCD_FLAGS;
+    let (values, unknown) = read(program, "in-memory-etcd", flags, arguments, environment)?;
+    let options = check::check_in_memory_etcd(&values, unknown).map_err(|message| Exit::refused(&message))?;
+    Ok(Command::InMemoryEtcd(options))
+}
+
+/// The values of a subcommand's flags, and the names of those variables that no subcommand knows.
+fn read<'a>(
+    program: &str,
+    subcommand: &str,
+    table: &'static [flags::Flag],
+    arguments: impl Iterator<Item = &'a str>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<(syntax::Values, Vec<String>), Exit> {
     let arguments: Vec<String> = arguments.map(str::to_owned).collect();
     let mut variables: BTreeMap<String, OsString> = environment
         .into_iter()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
         .filter(|(name, _)| name.starts_with(flags::VARIABLE_PREFIX))
         .collect();
-    let values = match syntax::read(flags::FLAGS, &arguments, &variables) {
+    let values = match syntax::read(table, &arguments, &variables) {
         Ok(values) => values,
-        Err(syntax::Stop::Help) => return Err(Exit::printed(render::help(program, Some("start")))),
-        Err(syntax::Stop::Error(message)) => return Err(Exit::usage(&message, &usage(program, "start"))),
+        Err(syntax::Stop::Help) => return Err(Exit::printed(render::help(program, Some(subcommand)))),
+        Err(syntax::Stop::Error(message)) => {
+            return Err(Exit::usage(&message, &usage(program, subcommand)));
+        }
     };
-    for flag in flags::FLAGS {
+    for flag in flags::FLAGS.iter().chain(flags::IN_MEMORY_ETCD_FLAGS) {
         variables.remove(&flag.variable());
     }
-    let options =
-        check::check(&values, variables.into_keys().collect()).map_err(|message| Exit::refused(&message))?;
-    Ok(Command::Start(Box::new(options)))
+    Ok((values, variables.into_keys().collect()))
 }
 
 fn completion(program: &str, shell: Option<&str>) -> Exit {
@@ -164,7 +192,7 @@ fn lone_flag(program: &str, subcommand: &str, flag: &str) -> Exit {
 fn usage(program: &str, subcommand: &str) -> String {
     let (command, arguments) = match subcommand {
         "" => (program.to_owned(), "[command]"),
-        "start" => (format!("{program} start"), "[flags]"),
+        "start" | "in-memory-etcd" => (format!("{program} {subcommand}"), "[flags]"),
         "completion" => (format!("{program} completion"), "[shell]"),
         other => (format!("{program} {other}"), "[command]"),
     };

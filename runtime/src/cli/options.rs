@@ -1,4 +1,4 @@
-//! What `start` was asked to do, typed and checked.
+//! What a command was asked to do, typed and checked.
 
 use core::num::NonZeroUsize;
 use core::time::Duration;
@@ -13,8 +13,8 @@ use crate::logging::{Format, Level};
 pub struct StartOptions {
     /// `--listen-addr`: where clients connect, for gRPC and HTTP/1 alike.
     pub listen_address: ListenAddress,
-    /// `--endpoints`: the upstream members in the order given; at least one, without repeats.
-    pub endpoints: Vec<Endpoint>,
+    /// `--endpoints` or `--embedded`: what the proxy runs in front of.
+    pub upstream: Upstream,
 
     /// `--max-send-bytes`: the largest message a client may send through the proxy to a member, in bytes.
     ///
@@ -59,6 +59,30 @@ pub struct StartOptions {
     pub log_level: Level,
     /// Names of `ETCD_PROXY_*` environment variables that no flag has, sorted. They change nothing; whoever starts the
     /// proxy logs them, because each is probably a misspelt setting.
+    pub unknown_environment: Vec<String>,
+}
+
+/// What the proxy runs in front of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Upstream {
+    /// An etcd in memory inside this process, for trying out and tests: its data is lost at exit.
+    Embedded,
+    /// Members of a cluster in the order given; at least one, without repeats.
+    Endpoints(Vec<Endpoint>),
+}
+
+/// Everything `in-memory-etcd` needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InMemoryEtcdOptions {
+    /// `--listen-addr`: where clients connect.
+    pub listen_address: ListenAddress,
+    /// `--shutdown-timeout`: how long open calls may go on after SIGTERM or SIGINT; zero ends them at once.
+    pub shutdown_timeout: Duration,
+    /// `--log-format`.
+    pub log_format: Format,
+    /// `--log-level`, or [`Level::Debug`] with `--debug`.
+    pub log_level: Level,
+    /// As [`StartOptions::unknown_environment`].
     pub unknown_environment: Vec<String>,
 }
 

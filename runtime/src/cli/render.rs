@@ -4,7 +4,7 @@ use clap::builder::styling::Styles;
 use clap::{Arg, ArgAction, Command, ValueHint};
 use clap_complete::Shell;
 
-use super::flags::{FLAGS, Flag, Kind};
+use super::flags::{FLAGS, Flag, IN_MEMORY_ETCD_FLAGS, Kind};
 
 /// The help of the program, or of one of its subcommands.
 pub(super) fn help(program: &str, subcommand: Option<&str>) -> String {
@@ -12,7 +12,9 @@ pub(super) fn help(program: &str, subcommand: Option<&str>) -> String {
     // Fills in the names of subcommands ("etcd-proxy start") for the usage lines.
     command.build();
     match subcommand.and_then(|name| command.find_subcommand_mut(name)) {
-        Some(start) if start.get_name() == START => start.render_long_help().to_string(),
+        Some(flags) if [START, IN_MEMORY_ETCD].contains(&flags.get_name()) => {
+            flags.render_long_help().to_string()
+        }
         Some(subcommand) => subcommand.render_help().to_string(),
         None => command.render_help().to_string(),
     }
@@ -59,6 +61,7 @@ fn command(program: &str) -> Command {
                 .arg(help_flag())
                 .subcommand(start),
         )
+        .subcommand(in_memory_etcd(program))
         .subcommand(
             Command::new("completion")
                 .about("Print a completion script for a shell")
@@ -79,20 +82,32 @@ fn command(program: &str) -> Command {
             Command::new("help")
                 .about("Print the help of the program or of a command")
                 .disable_help_flag(true)
-                .arg(Arg::new("command").value_parser(["start", "grpc-proxy", "completion"])),
+                .arg(Arg::new("command").value_parser([START, "grpc-proxy", IN_MEMORY_ETCD, "completion"])),
         )
 }
 
 fn start(program: &str) -> Command {
-    Command::new(START)
-        .about("Start the proxy")
+    with_flags(program, START, FLAGS).about("Start the proxy")
+}
+
+fn in_memory_etcd(program: &str) -> Command {
+    with_flags(program, IN_MEMORY_ETCD, IN_MEMORY_ETCD_FLAGS)
+        .about("Start an in-memory etcd for trying out and tests; data is lost at exit")
+        .long_about(
+            "Start an in-memory etcd for trying out and tests; data is lost at exit\n\n\
+             It is the etcd of `start --embedded` by itself: one member, everything in memory.",
+        )
+}
+
+fn with_flags(program: &str, name: &'static str, flags: &'static [Flag]) -> Command {
+    Command::new(name)
         .after_help(
             "Lists are comma separated and repeatable. Durations are numbers with units: 100ms, 1.5h, 1m30s.\n\
              Every flag has an environment variable, named in its help; the flag wins over the variable.",
         )
         .disable_help_flag(true)
-        .override_usage(format!("{program} {START} [flags]"))
-        .args(FLAGS.iter().map(argument))
+        .override_usage(format!("{program} {name} [flags]"))
+        .args(flags.iter().map(argument))
         .arg(help_flag().help_heading("Help"))
 }
 
@@ -138,6 +153,7 @@ fn argument(flag: &'static Flag) -> Arg {
 }
 
 const START: &str = "start";
+const IN_MEMORY_ETCD: &str = "in-memory-etcd";
 /// Width of the help: fixed, so that the same version prints the same help everywhere.
 const HELP_COLUMNS: usize = 100;
 /// Shells that have a completion script.

@@ -7,6 +7,7 @@ use super::flags::FLAGS;
 use super::*;
 use crate::logging::{Format, Level};
 
+mod embedded;
 mod messages;
 mod text;
 
@@ -20,7 +21,7 @@ fn defaults() {
                 host: "127.0.0.1".into(),
                 port: 23790
             },
-            endpoints: vec![tcp("127.0.0.1", 2379)],
+            upstream: Upstream::Endpoints(vec![tcp("127.0.0.1", 2379)]),
             max_send_bytes: 1_572_864,
             max_recv_bytes: 2_147_483_647,
             max_concurrent_streams: u32::MAX,
@@ -84,7 +85,11 @@ fn every_option_reaches_its_field() {
                 host: String::new(),
                 port: 1
             },
-            endpoints: vec![tcp("a", 1), tcp("::1", 2), Endpoint::Unix { path: "/s".into() }],
+            upstream: Upstream::Endpoints(vec![
+                tcp("a", 1),
+                tcp("::1", 2),
+                Endpoint::Unix { path: "/s".into() }
+            ]),
             max_send_bytes: 16,
             max_recv_bytes: 1000,
             max_concurrent_streams: 9,
@@ -174,7 +179,10 @@ fn environment_sets_what_no_flag_sets() {
         ],
     );
     assert_eq!(options.dial_timeout, Duration::from_secs(2));
-    assert_eq!(options.endpoints, [tcp("a", 1), tcp("b", 2)]);
+    assert_eq!(
+        options.upstream,
+        Upstream::Endpoints(vec![tcp("a", 1), tcp("b", 2)])
+    );
     assert_eq!(options.log_level, Level::Debug);
     assert_eq!(options.max_send_bytes, 1_572_864);
     assert_eq!(
@@ -189,7 +197,10 @@ fn a_flag_replaces_the_list_of_the_environment() {
         &["start", "--endpoints=c:3", "--endpoints=d:4"],
         &[("ETCD_PROXY_ENDPOINTS", "a:1,b:2")],
     );
-    assert_eq!(options.endpoints, [tcp("c", 3), tcp("d", 4)]);
+    assert_eq!(
+        options.upstream,
+        Upstream::Endpoints(vec![tcp("c", 3), tcp("d", 4)])
+    );
 }
 
 proptest! {
@@ -201,10 +212,12 @@ proptest! {
             .collect();
         match parse("etcd-proxy", arguments.into_iter().map(OsString::from), environment) {
             Ok(Command::Start(options)) => {
-                prop_assert!(!options.endpoints.is_empty());
+                prop_assert!(options.upstream != Upstream::Endpoints(Vec::new()));
                 prop_assert!(!options.dial_timeout.is_zero() && !options.keepalive_min_time.is_zero());
                 prop_assert!(options.max_send_bytes > 0 && options.max_concurrent_streams > 0);
             }
+            // Nothing it holds could be wrong.
+            Ok(Command::InMemoryEtcd(_)) => {}
             Err(exit) => {
                 prop_assert_eq!(exit.code != 0, !exit.stderr.is_empty());
                 prop_assert_eq!(exit.code == 0, !exit.stdout.is_empty());
@@ -224,7 +237,7 @@ fn argument() -> impl Strategy<Value = String> {
     ];
     prop_oneof![
         2 => Just(String::from("start")),
-        1 => prop::sample::select(vec!["grpc-proxy", "completion", "help", "bash", "--", "-h"]).prop_map(String::from),
+        1 => prop::sample::select(vec!["grpc-proxy", "in-memory-etcd", "completion", "help", "bash", "--", "-h"]).prop_map(String::from),
         4 => (any_flag(), value).prop_map(|(flag, value)| format!("--{}={value}", FLAGS[flag].name)),
         1 => any_flag().prop_map(|flag| format!("--{}", FLAGS[flag].name)),
         1 => ".*",
@@ -250,6 +263,7 @@ fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Command, Exit
 fn started(arguments: &[&str], environment: &[(&str, &str)]) -> StartOptions {
     match run(arguments, environment) {
         Ok(Command::Start(options)) => *options,
+        Ok(other) => panic!("{arguments:?}: {other:?}"),
         Err(exit) => panic!("{arguments:?}: {}", exit.stderr),
     }
 }

@@ -1,4 +1,5 @@
-//! One client connection: told apart by its first bytes, then served as HTTP/2 or HTTP/1.
+//! One client connection: told apart by its first bytes, then served as HTTP/2 or HTTP/1. What its calls do is the
+//! caller's business.
 
 use core::future::{Future, poll_fn};
 use core::task::Poll;
@@ -10,11 +11,13 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use etcd_proxy_core::http2::PREFACE;
-use parking_lot::Mutex;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::Request;
 use tokio::io::AsyncReadExt as _;
+use tokio::sync::watch;
 
-use super::{ClientConnection, Open, Phase, PingGuard, Worker, http1};
-use crate::forward;
+use super::{Limits, Open, Phase, PingGuard, http1};
 use crate::keepalive::Keepalive;
 use crate::rt::{self, Runtime};
 use crate::transport::Transport;
@@ -24,9 +27,6 @@ const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Receive window of a call, in bytes.
 const CALL_WINDOW: u32 = 1 << 20;
-
-/// Receive window of a connection, in bytes.
-const CONNECTION_WINDOW: u32 = 16 << 20;
 
 /// Largest list of request headers, in bytes; tokens may be long.
 const HEADER_LIST_BYTES_MAX: u32 = 1 << 20;
@@ -42,18 +42,27 @@ enum Protocol {
     Http2,
 }
 
-/// Serves a connection to its end.
-pub(super) async fn serve<R: Runtime>(mut stream: R::Stream, worker: Arc<Worker>) {
+/// Serves a connection to its end. Each gRPC call becomes a task of the future that `call` makes.
+pub(crate) async fn serve<R, F>(
+    mut stream: R::Stream,
+    limits: Limits,
+    mut shutdown: watch::Receiver<Phase>,
+    call: impl FnMut(Request<RecvStream>, SendResponse<Bytes>) -> F,
+) where
+    R: Runtime,
+    F: Future<Output = ()> + Send + 'static,
+{
     let deadline = Instant::now() + PREFACE_TIMEOUT;
-    let mut shutdown = worker.shutdown.clone();
     let mut read = BytesMut::with_capacity(PREFACE.len());
     let sniffed = tokio::select! {
         sniffed = rt::timeout_at::<R, _>(deadline, sniff(&mut stream, &mut read)) => sniffed,
         _ = shutdown.wait_for(|phase| *phase == Phase::Draining) => return,
     };
     match sniffed {
-        Ok(Ok(Some(Protocol::Http2))) => http2::<R>(stream, read.freeze(), worker).await,
-        Ok(Ok(Some(Protocol::Http1))) => http1::serve::<R>(stream, read.freeze(), &worker).await,
+        Ok(Ok(Some(Protocol::Http2))) => {
+            http2::<R, F>(stream, read.freeze(), limits, shutdown, call).await;
+        }
+        Ok(Ok(Some(Protocol::Http1))) => http1::serve::<R>(stream, read.freeze(), shutdown).await,
         Ok(Ok(None) | Err(_)) | Err(rt::Elapsed) => {
             tracing::debug!("a client connection ended before it was known what it speaks");
         }
@@ -87,31 +96,34 @@ async fn sniff(
     }
 }
 
-async fn http2<R: Runtime>(stream: R::Stream, replay: Bytes, worker: Arc<Worker>) {
+async fn http2<R, F>(
+    stream: R::Stream,
+    replay: Bytes,
+    limits: Limits,
+    mut shutdown: watch::Receiver<Phase>,
+    mut call: impl FnMut(Request<RecvStream>, SendResponse<Bytes>) -> F,
+) where
+    R: Runtime,
+    F: Future<Output = ()> + Send + 'static,
+{
     let calls_open = Arc::new(AtomicUsize::new(0));
-    let guard = PingGuard::new(worker.limits.pings, calls_open.clone());
+    let guard = PingGuard::new(limits.pings, calls_open.clone());
     let transport = Transport::new(stream, replay).guarded(guard);
     let reads = transport.reads();
     let handshake = h2::server::Builder::new()
         .initial_window_size(CALL_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(limits.connection_window_bytes)
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .max_concurrent_streams(worker.limits.concurrent_streams_max)
+        .max_concurrent_streams(limits.concurrent_streams_max)
         .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
         .handshake::<_, Bytes>(transport);
     let Ok(Ok(mut connection)) = rt::timeout_at::<R, _>(Instant::now() + PREFACE_TIMEOUT, handshake).await
     else {
         return;
     };
-    let mut keepalive = worker.limits.keepalive.and_then(|times| {
+    let mut keepalive = limits.keepalive.and_then(|times| {
         let pings = connection.ping_pong()?;
         Some(Keepalive::<R>::new(pings, times, true, reads))
-    });
-    let mut shutdown = worker.shutdown.clone();
-    let client = Arc::new(ClientConnection {
-        worker,
-        pinned: Mutex::new(None),
-        calls_open: calls_open.clone(),
     });
     let mut draining = core::pin::pin!(shutdown.wait_for(|phase| *phase == Phase::Draining));
     let mut told = false;
@@ -131,8 +143,8 @@ async fn http2<R: Runtime>(stream: R::Stream, replay: Bytes, worker: Arc<Worker>
         loop {
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    let open = Open::new(&client.calls_open);
-                    let call = forward::forward::<R>(client.clone(), request, respond);
+                    let open = Open::new(&calls_open);
+                    let call = call(request, respond);
                     rt::spawn::<R>(async move {
                         call.await;
                         drop(open);

@@ -16,8 +16,9 @@ use http_body_util::Full;
 use hyper::rt::{Read, ReadBufCursor, Sleep, Timer, Write};
 use hyper::service::service_fn;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
 
-use super::{Phase, Worker};
+use super::Phase;
 use crate::rt::Runtime;
 use crate::transport::Transport;
 
@@ -26,9 +27,12 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves a connection to its end. The proxy has no HTTP paths yet, so every one is unknown, in the words of Go's
 /// HTTP server, which the existing proxy answers with.
-pub(super) async fn serve<R: Runtime>(stream: R::Stream, replay: Bytes, worker: &Worker) {
+pub(super) async fn serve<R: Runtime>(
+    stream: R::Stream,
+    replay: Bytes,
+    mut shutdown: watch::Receiver<Phase>,
+) {
     let io = HyperIo(Transport::new(stream, replay));
-    let mut shutdown = worker.shutdown.clone();
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(HyperTimer::<R>(PhantomData))
         .header_read_timeout(HEAD_TIMEOUT)

@@ -1,6 +1,6 @@
 //! The side that clients see.
 
-mod connection;
+pub(crate) mod connection;
 mod guard;
 mod http1;
 mod worker;
@@ -19,6 +19,10 @@ pub(crate) use worker::{Handle, WorkerGone, join, start};
 use crate::cli::{self, Endpoint};
 use crate::upstream::{Connection, Lane, Reports, Settings};
 
+/// What etcd adds to its `--max-request-bytes` to get the largest message that its gRPC server takes, in bytes
+/// (etcd's `grpcOverheadBytes`): a request a little too large is refused by name, not by the transport.
+pub(crate) const OVERHEAD_BYTES: u64 = 512 * 1024;
+
 /// Limits on what clients and members may send.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -26,6 +30,8 @@ pub(crate) struct Limits {
     pub(crate) request_bytes_max: u64,
     /// Largest message from a member, in bytes.
     pub(crate) response_bytes_max: u64,
+    /// Receive window of a client connection, in bytes: what its calls together may have on their way to us.
+    pub(crate) connection_window_bytes: u32,
     /// Calls that one client connection may have open.
     pub(crate) concurrent_streams_max: u32,
     /// How often clients may ping.
@@ -62,10 +68,16 @@ pub(crate) struct ClientConnection {
     pub(crate) worker: Arc<Worker>,
     /// Where calls go that must all reach the same member.
     pinned: Mutex<Option<Arc<Connection>>>,
-    calls_open: Arc<AtomicUsize>,
 }
 
 impl ClientConnection {
+    fn new(worker: Arc<Worker>) -> Self {
+        Self {
+            worker,
+            pinned: Mutex::new(None),
+        }
+    }
+
     /// The connection that was pinned, while it can be used.
     pub(crate) fn pinned(&self, avoid: Option<ConnectionId>) -> Option<Arc<Connection>> {
         let mut pinned = self.pinned.lock();

@@ -9,7 +9,8 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::mpsc;
 
-use super::{Open, Worker, connection};
+use super::{ClientConnection, Open, Worker, connection};
+use crate::forward;
 use crate::rt::{self, Runtime};
 use crate::upstream::Connect;
 
@@ -105,7 +106,10 @@ async fn run<R: Runtime>(
     while let Some((socket, open)) = sockets.recv().await {
         match R::adopt(socket) {
             Ok(stream) => {
-                let connection = connection::serve::<R>(stream, worker.clone());
+                let client = Arc::new(ClientConnection::new(worker.clone()));
+                let call = move |request, respond| forward::forward::<R>(client.clone(), request, respond);
+                let connection =
+                    connection::serve::<R, _>(stream, worker.limits, worker.shutdown.clone(), call);
                 rt::spawn::<R>(async move {
                     connection.await;
                     drop(open);

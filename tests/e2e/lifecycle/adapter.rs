@@ -20,7 +20,7 @@ const TOKIO_MODULES: [&str; 5] = [
     "5tokio7runtime9scheduler",
     "5tokio7runtime2io",
     "5tokio7runtime4time",
-    "5tokio3net",
+    "5tokio3net3tcp",
     "5tokio4time",
 ];
 

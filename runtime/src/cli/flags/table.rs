@@ -2,6 +2,22 @@
 
 use super::{Flag, Group, Kind, Support};
 
+/// Every flag of `in-memory-etcd`, in the order of the help. A flag that `start` has too means the same there, as the
+/// two share its environment variable.
+pub(in crate::cli) static IN_MEMORY_ETCD_FLAGS: &[Flag] = &[
+    full(
+        Group::Listening,
+        "listen-addr",
+        Kind::Text,
+        "127.0.0.1:2379",
+        "Address for clients: host:port without a scheme; nothing before the colon for all addresses of the machine",
+    ),
+    SHUTDOWN_TIMEOUT,
+    LOG_FORMAT,
+    LOG_LEVEL,
+    DEBUG,
+];
+
 /// Every flag of `start`, in the order of the help.
 pub(in crate::cli) static FLAGS: &[Flag] = &[
     full(
@@ -28,6 +44,13 @@ pub(in crate::cli) static FLAGS: &[Flag] = &[
         Kind::List,
         "127.0.0.1:2379",
         "Members of the cluster, comma separated: host:port, http://host:port or unix:path. One is chosen at random and kept; the others take over when it fails",
+    ),
+    full(
+        Group::Upstream,
+        "embedded",
+        Kind::Bool,
+        "false",
+        "Run in front of an etcd in memory inside this process instead of a cluster. For trying out and tests: its data is lost at exit. Not to be combined with flags that say where a cluster is or how to connect to it",
     ),
     full(
         Group::Upstream,
@@ -120,34 +143,10 @@ pub(in crate::cli) static FLAGS: &[Flag] = &[
         "0",
         "Number of worker threads, up to 1024; 0 for one per core",
     ),
-    full(
-        Group::Workers,
-        "shutdown-timeout",
-        Kind::Duration,
-        "10s",
-        "How long open calls may go on after SIGTERM or SIGINT; 0 to end them at once",
-    ),
-    full(
-        Group::Logging,
-        "log-format",
-        Kind::Choice(&["json", "console"]),
-        "json",
-        "Form of the log on standard error: json or console",
-    ),
-    full(
-        Group::Logging,
-        "log-level",
-        Kind::Choice(&["debug", "info", "warn", "error", "dpanic", "panic", "fatal"]),
-        "info",
-        "Least level to log: debug, info, warn or error; etcd's dpanic, panic and fatal count as error",
-    ),
-    full(
-        Group::Logging,
-        "debug",
-        Kind::Bool,
-        "false",
-        "Same as --log-level=debug, and wins over it",
-    ),
+    SHUTDOWN_TIMEOUT,
+    LOG_FORMAT,
+    LOG_LEVEL,
+    DEBUG,
     not_yet(
         "TLS is",
         "cert",
@@ -336,6 +335,38 @@ pub(in crate::cli) static FLAGS: &[Flag] = &[
         )
     },
 ];
+
+const SHUTDOWN_TIMEOUT: Flag = full(
+    Group::Workers,
+    "shutdown-timeout",
+    Kind::Duration,
+    "10s",
+    "How long open calls may go on after SIGTERM or SIGINT; 0 to end them at once",
+);
+
+const LOG_FORMAT: Flag = full(
+    Group::Logging,
+    "log-format",
+    Kind::Choice(&["json", "console"]),
+    "json",
+    "Form of the log on standard error: json or console",
+);
+
+const LOG_LEVEL: Flag = full(
+    Group::Logging,
+    "log-level",
+    Kind::Choice(&["debug", "info", "warn", "error", "dpanic", "panic", "fatal"]),
+    "info",
+    "Least level to log: debug, info, warn or error; etcd's dpanic, panic and fatal count as error",
+);
+
+const DEBUG: Flag = full(
+    Group::Logging,
+    "debug",
+    Kind::Bool,
+    "false",
+    "Same as --log-level=debug, and wins over it",
+);
 
 const fn full(
     group: Group,

@@ -45,8 +45,9 @@ tls-min-version string TLS1.2
 trusted-ca-file string
 ";
 
-const OURS: [&str; 7] = [
+const OURS: [&str; 8] = [
     "dial-timeout",
+    "embedded",
     "endpoint-probe-interval",
     "endpoint-probe-timeout",
     "log-format",
@@ -97,7 +98,7 @@ fn the_table_has_the_flags_of_etcd_and_ours() {
 
 #[test]
 fn defaults_parse_and_show_in_the_style_of_go() {
-    for flag in FLAGS {
+    for flag in FLAGS.iter().chain(IN_MEMORY_ETCD_FLAGS) {
         if let Value::Duration(ns) = flag.default_value() {
             assert_eq!(duration::format(ns), flag.default, "--{}", flag.name);
         }
@@ -113,4 +114,17 @@ fn defaults_parse_and_show_in_the_style_of_go() {
 #[test]
 fn variables() {
     assert_eq!(FLAGS[0].variable(), "ETCD_PROXY_LISTEN_ADDR");
+}
+
+/// They share their environment variables.
+#[test]
+fn flags_of_both_commands_take_the_same_values() {
+    for flag in IN_MEMORY_ETCD_FLAGS {
+        let other = FLAGS
+            .iter()
+            .find(|other| other.name == flag.name)
+            .unwrap_or_else(|| panic!("--{} is new: is its variable nobody else's?", flag.name));
+        assert_eq!(flag.kind, other.kind, "--{}", flag.name);
+        assert_eq!(flag.support, Support::Full, "--{}", flag.name);
+    }
 }

@@ -1,0 +1,171 @@
+//! One call, from its request's head to the end of its answer.
+
+use core::future::{Future, poll_fn};
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use etcd_proxy_core::grpc::{Code, MESSAGE_PREFIX_LEN, Status};
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use http::Request;
+use tokio::sync::watch;
+
+use super::head::Head;
+use super::hub::Hub;
+use super::messages::{Cut, Messages};
+use super::stream;
+use crate::forward::answer::status_fields;
+use crate::forward::exchange::send_all;
+use crate::rt::Runtime;
+use crate::server::Phase;
+
+/// A message up to this many bytes is copied behind its prefix; a longer one goes out as it is, behind a frame of
+/// its own for the prefix.
+const COPIED_BYTES_MAX: usize = 4 * 1024;
+
+/// Answers a call. No message of it may be larger than `request_bytes_max`.
+pub(super) async fn serve<R: Runtime>(
+    hub: Arc<Hub>,
+    request_bytes_max: u64,
+    shutdown: watch::Receiver<Phase>,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let head = match Head::of(&request) {
+        Ok(head) => head,
+        Err(refusal) => return refusal.send(respond),
+    };
+    let body = request.into_body();
+    let messages = Messages::new(request_bytes_max);
+    let mut expiry = Expiry::<R>::Unset(head.deadline);
+    if head.unary {
+        unary(&hub, head, body, messages, respond, &mut expiry).await;
+    } else {
+        stream::serve(&hub, head, body, messages, respond, &mut expiry, shutdown).await;
+    }
+}
+
+async fn unary<R: Runtime>(
+    hub: &Arc<Hub>,
+    head: Head,
+    mut body: RecvStream,
+    mut messages: Messages,
+    mut respond: SendResponse<Bytes>,
+    expiry: &mut Expiry<R>,
+) {
+    let request = match unless_given_up(&mut respond, expiry, first(&mut body, &mut messages)).await {
+        Ok(Ok(message)) => message,
+        Ok(Err(status)) => return head.refuse(respond, status.code().number(), status.message()),
+        Err(GivenUp::ByClient) => return,
+        Err(GivenUp::Expired) => return respond.send_reset(Reason::CANCEL),
+    };
+    let call = hub.call(head.path.clone(), head.metadata.clone(), request);
+    let response = match unless_given_up(&mut respond, expiry, call).await {
+        Ok(Ok(message)) => message,
+        Ok(Err(status)) => return head.refuse(respond, status.code, &status.message),
+        Err(GivenUp::ByClient) => return,
+        Err(GivenUp::Expired) => return respond.send_reset(Reason::CANCEL),
+    };
+    let Ok(mut stream) = respond.send_response(head.response(), false) else {
+        return;
+    };
+    let mut chunks = VecDeque::with_capacity(2);
+    frame(response, &mut chunks);
+    send_all(&mut stream, chunks, Some(status_fields(0, ""))).await;
+}
+
+/// The first message of a request. What may follow it is ignored, the half-close is not waited for.
+///
+/// # Errors
+/// What grpc-go answers when there is none.
+async fn first(body: &mut RecvStream, messages: &mut Messages) -> Result<Bytes, Status> {
+    loop {
+        if let Some(message) = messages.next()? {
+            return Ok(message);
+        }
+        match body.data().await {
+            Some(Ok(chunk)) => {
+                // It fails only when the stream has ended and its window means nothing any more.
+                let _ = body.flow_control().release_capacity(chunk.len());
+                messages.push(chunk);
+            }
+            // The client is gone: this answer reaches nobody.
+            Some(Err(_)) => return Err(Status::new(Code::Cancelled, "context canceled")),
+            None => {
+                return Err(match messages.cut() {
+                    Cut::Between => Status::new(Code::Unknown, "EOF"),
+                    Cut::Within => Status::new(Code::Unknown, "unexpected EOF"),
+                });
+            }
+        }
+    }
+}
+
+/// Adds a message and its prefix to what is to be sent.
+pub(super) fn frame(message: Bytes, chunks: &mut VecDeque<Bytes>) {
+    let copied = message.len() <= COPIED_BYTES_MAX;
+    let mut bytes = BytesMut::with_capacity(MESSAGE_PREFIX_LEN + if copied { message.len() } else { 0 });
+    bytes.put_u8(0);
+    // The model's answers stay far below 4 GiB: what a store holds in memory does.
+    bytes.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    if copied {
+        bytes.put_slice(&message);
+    }
+    chunks.push_back(bytes.freeze());
+    if !copied {
+        chunks.push_back(message);
+    }
+}
+
+/// Nobody waits for the answer any more.
+enum GivenUp {
+    /// The client has cancelled the call or is gone.
+    ByClient,
+    /// The deadline has passed.
+    Expired,
+}
+
+/// Runs `future` for as long as somebody waits for it.
+async fn unless_given_up<R: Runtime, F: Future>(
+    respond: &mut SendResponse<Bytes>,
+    expiry: &mut Expiry<R>,
+    future: F,
+) -> Result<F::Output, GivenUp> {
+    let mut future = core::pin::pin!(future);
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        if respond.poll_reset(cx).is_ready() {
+            return Poll::Ready(Err(GivenUp::ByClient));
+        }
+        expiry.poll(cx).map(|()| Err(GivenUp::Expired))
+    })
+    .await
+}
+
+/// The deadline of a call. As grpc-go, this server ends a call that outlives it with RST_STREAM(CANCEL).
+pub(super) enum Expiry<R: Runtime> {
+    /// Not waited for yet: most calls are over before.
+    Unset(Option<std::time::Instant>),
+    Set(Pin<Box<R::Sleep>>),
+}
+
+impl<R: Runtime> Expiry<R> {
+    /// Never completes for a call without deadline.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Unset(None) => Poll::Pending,
+            Self::Unset(Some(at)) => {
+                let mut sleep = Box::pin(R::sleep_until(*at));
+                let polled = sleep.as_mut().poll(cx);
+                *self = Self::Set(sleep);
+                polled
+            }
+            Self::Set(sleep) => sleep.as_mut().poll(cx),
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! The head of a request, judged in the order and the words of grpc-go, which etcd serves with.
+
+use core::time::Duration;
+use std::time::Instant;
+
+use bytes::Bytes;
+use etcd_proxy_core::grpc::{Code, Status, parse_timeout};
+use etcd_proxy_core::method::{Method, Shape};
+use etcd_proxy_model::cluster::Metadata;
+use h2::server::SendResponse;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+
+use crate::forward::INVALID_CLIENT_API_VERSION;
+use crate::forward::answer::status_fields;
+
+const GRPC: &str = "application/grpc";
+
+/// A unary call that a proxy has no need to know.
+const HEALTH_LIST: &str = "/grpc.health.v1.Health/List";
+
+/// What a request's head says.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) path: String,
+    pub(super) metadata: Metadata,
+    /// Whether the call has one message in each direction. What isn't known is a stream, whose first message nobody
+    /// waits for.
+    pub(super) unary: bool,
+    pub(super) deadline: Option<Instant>,
+    /// `content-type` of the answer: that of the request.
+    pub(super) content_type: HeaderValue,
+}
+
+/// An answer that is a status and nothing else.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) http_status: StatusCode,
+    pub(super) content_type: HeaderValue,
+    pub(super) status: Status,
+}
+
+impl Head {
+    /// Reads a head.
+    ///
+    /// # Errors
+    /// What grpc-go answers to one that it doesn't take. What this server can't do beside that: messages are taken
+    /// uncompressed only, while etcd takes gzip.
+    pub(super) fn of<B>(request: &Request<B>) -> Result<Self, Refusal> {
+        let headers = request.headers();
+        let grpc = HeaderValue::from_static(GRPC);
+        let refusal = |http_status, status| Refusal {
+            http_status,
+            content_type: grpc.clone(),
+            status,
+        };
+        let content_type =
+            content_type(headers).map_err(|status| refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, status))?;
+        let timeout = timeout(headers).map_err(|status| refusal(StatusCode::BAD_REQUEST, status))?;
+        if request.method() != http::Method::POST {
+            let message = format!(
+                "Received a HEADERS frame with :method {:?} which should be POST",
+                request.method().as_str()
+            );
+            let status = Status::owned(Code::Internal, message);
+            return Err(refusal(StatusCode::METHOD_NOT_ALLOWED, status));
+        }
+        let refusal = |status| Refusal {
+            http_status: StatusCode::OK,
+            content_type: content_type.clone(),
+            status,
+        };
+        if timeout == Some(Duration::ZERO) {
+            return Err(refusal(Status::deadline_exceeded()));
+        }
+        let version = headers.get("client-api-version");
+        if version.is_some_and(|version| core::str::from_utf8(version.as_bytes()).is_err()) {
+            return Err(refusal(INVALID_CLIENT_API_VERSION));
+        }
+        let path = request.uri().path();
+        let method = Method::of_path(path);
+        let encoding = headers.get("grpc-encoding");
+        if let Some(encoding) = encoding
+            && method != Method::UNKNOWN
+            && !matches!(encoding.as_bytes(), b"" | b"identity")
+        {
+            return Err(refusal(Status::owned(
+                Code::Unimplemented,
+                format!(
+                    "grpc: Decompressor is not installed for grpc-encoding {:?}",
+                    String::from_utf8_lossy(encoding.as_bytes())
+                ),
+            )));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            metadata: metadata(headers),
+            unary: method.shape == Shape::Unary || path == HEALTH_LIST,
+            // A deadline beyond what a clock can show is none.
+            deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+            content_type,
+        })
+    }
+
+    /// The head of an answer.
+    pub(super) fn response(&self) -> Response<()> {
+        let mut response = Response::new(());
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, self.content_type.clone());
+        response
+    }
+
+    /// An answer that is this status and nothing else.
+    pub(super) fn refuse(&self, respond: SendResponse<Bytes>, code: u8, message: &str) {
+        send(respond, StatusCode::OK, &self.content_type, code, message);
+    }
+}
+
+impl Refusal {
+    pub(super) fn send(&self, respond: SendResponse<Bytes>) {
+        let (code, message) = (self.status.code().number(), self.status.message());
+        send(respond, self.http_status, &self.content_type, code, message);
+    }
+}
+
+fn send(
+    mut respond: SendResponse<Bytes>,
+    http_status: StatusCode,
+    content_type: &HeaderValue,
+    code: u8,
+    message: &str,
+) {
+    let mut response = Response::new(());
+    *response.status_mut() = http_status;
+    *response.headers_mut() = status_fields(code, message);
+    response.headers_mut().insert(CONTENT_TYPE, content_type.clone());
+    // An error means that the client has gone.
+    let _ = respond.send_response(response, true);
+}
+
+/// `content-type` of the answer: `application/grpc`, with the subtype that the request has behind a `+` or a `;`.
+fn content_type(headers: &HeaderMap) -> Result<HeaderValue, Status> {
+    let given = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let answer = match given.strip_prefix(GRPC.as_bytes()) {
+        Some([]) => Some(HeaderValue::from_static(GRPC)),
+        Some([b'+' | b';', subtype @ ..]) => {
+            HeaderValue::from_bytes(&[GRPC.as_bytes(), b"+", subtype].concat()).ok()
+        }
+        _ => None,
+    };
+    answer.ok_or_else(|| {
+        let given = String::from_utf8_lossy(given);
+        Status::owned(
+            Code::InvalidArgument,
+            format!("invalid gRPC request content-type {given:?}"),
+        )
+    })
+}
+
+fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
+    let Some(value) = headers.get("grpc-timeout") else {
+        return Ok(None);
+    };
+    if let Some(timeout) = parse_timeout(value.as_bytes()) {
+        return Ok(Some(timeout));
+    }
+    let text = String::from_utf8_lossy(value.as_bytes());
+    let problem = match value.as_bytes() {
+        [] | [_] => format!("transport: timeout string is too short: {text:?}"),
+        [_, _, _, _, _, _, _, _, _, _, ..] => format!("transport: timeout string is too long: {text:?}"),
+        [digits @ .., b'H' | b'M' | b'S' | b'm' | b'u' | b'n'] => format!(
+            "strconv.ParseUint: parsing {:?}: invalid syntax",
+            String::from_utf8_lossy(digits)
+        ),
+        _ => format!("transport: timeout unit is not recognized: {text:?}"),
+    };
+    Err(Status::owned(
+        Code::Internal,
+        format!("malformed grpc-timeout: {problem}"),
+    ))
+}
+
+/// What etcd reads: the first value of each.
+fn metadata(headers: &HeaderMap) -> Metadata {
+    let token = headers.get("token").or_else(|| headers.get("authorization"));
+    Metadata {
+        token: token.map(|token| Bytes::copy_from_slice(token.as_bytes())),
+        require_leader: headers
+            .get("hasleader")
+            .is_some_and(|value| value.as_bytes() == b"true"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(method: &str, headers: &[(&str, &[u8])]) -> Request<()> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri("http://localhost/etcdserverpb.KV/Range");
+        for (name, value) in headers {
+            request = request.header(*name, HeaderValue::from_bytes(value).unwrap());
+        }
+        request.body(()).unwrap()
+    }
+
+    const CONTENT: (&str, &[u8]) = ("content-type", b"application/grpc");
+
+    /// HTTP status, code and message, as etcd 3.5.30 answers.
+    #[test]
+    fn bad_heads_get_the_words_of_grpc_go() {
+        for (method, headers, http_status, code, message) in [
+            (
+                "POST",
+                &[("content-type", &b"application/json"[..])][..],
+                415,
+                3,
+                "invalid gRPC request content-type \"application/json\"",
+            ),
+            ("POST", &[], 415, 3, "invalid gRPC request content-type \"\""),
+            (
+                "GET",
+                &[CONTENT],
+                405,
+                13,
+                "Received a HEADERS frame with :method \"GET\" which should be POST",
+            ),
+            (
+                "POST",
+                &[CONTENT, ("grpc-timeout", b"x")],
+                400,
+                13,
+                "malformed grpc-timeout: transport: timeout string is too short: \"x\"",
+            ),
+            (
+                "POST",
+                &[CONTENT, ("grpc-timeout", b"5s")],
+                400,
+                13,
+                "malformed grpc-timeout: transport: timeout unit is not recognized: \"5s\"",
+            ),
+            (
+                "POST",
+                &[CONTENT, ("grpc-timeout", b"123456789S")],
+                400,
+                13,
+                "malformed grpc-timeout: transport: timeout string is too long: \"123456789S\"",
+            ),
+            (
+                "POST",
+                &[CONTENT, ("grpc-timeout", b"0S")],
+                200,
+                4,
+                "context deadline exceeded",
+            ),
+            (
+                "POST",
+                &[CONTENT, ("grpc-encoding", b"snappy")],
+                200,
+                12,
+                "grpc: Decompressor is not installed for grpc-encoding \"snappy\"",
+            ),
+            (
+                "POST",
+                &[CONTENT, ("client-api-version", b"\xff")],
+                200,
+                3,
+                "etcdserver: invalid client api version",
+            ),
+        ] {
+            let refusal = Head::of(&request(method, headers)).unwrap_err();
+            let status = &refusal.status;
+            assert_eq!(
+                (
+                    refusal.http_status.as_u16(),
+                    status.code().number(),
+                    status.message()
+                ),
+                (http_status, code, message),
+            );
+        }
+    }
+
+    #[test]
+    fn the_first_value_of_each_key_counts() {
+        let head = Head::of(&request(
+            "POST",
+            &[
+                CONTENT,
+                ("authorization", b"not this"),
+                ("token", b"one"),
+                ("token", b"two"),
+                ("hasleader", b"true"),
+                ("hasleader", b"no"),
+            ],
+        ))
+        .unwrap();
+        assert_eq!(head.metadata.token.as_deref(), Some(&b"one"[..]));
+        assert!(head.metadata.require_leader && head.unary);
+        let head = Head::of(&request(
+            "POST",
+            &[CONTENT, ("authorization", b"this"), ("hasleader", b"yes")],
+        ))
+        .unwrap();
+        assert_eq!(head.metadata.token.as_deref(), Some(&b"this"[..]));
+        assert!(!head.metadata.require_leader);
+        assert_eq!(head.deadline, None);
+    }
+
+    #[test]
+    fn the_answer_has_the_requests_subtype() {
+        for (given, answered) in [
+            ("application/grpc", "application/grpc"),
+            ("application/grpc+proto", "application/grpc+proto"),
+            ("application/grpc;x", "application/grpc+x"),
+        ] {
+            let head = Head::of(&request("POST", &[("content-type", given.as_bytes())])).unwrap();
+            assert_eq!(head.content_type, answered);
+        }
+    }
+}
