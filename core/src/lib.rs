@@ -19,7 +19,8 @@
 //! - [`retry`]: which calls may be sent a second time, and how often;
 //! - [`method`]: what is known of each RPC of the etcd API;
 //! - [`grpc`]: message framing limits, timeouts and statuses of gRPC over HTTP/2;
-//! - [`http2`]: frame boundaries and the ping policy etcd servers enforce.
+//! - [`http2`]: frame boundaries and the ping policy etcd servers enforce;
+//! - [`watch`]: the hub, in which any number of watchers cost the cluster one.
 #![no_std]
 
 extern crate alloc;
@@ -31,3 +32,4 @@ pub mod method;
 pub mod retry;
 pub mod time;
 pub mod timer;
+pub mod watch;

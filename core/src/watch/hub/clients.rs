@@ -1,0 +1,204 @@
+//! Client streams: their requests, their outboxes, their ends.
+
+use alloc::borrow::Cow;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+
+use super::Hub;
+use super::state::{Client, Place, Step, Timer, WatcherId};
+use crate::time::Instant;
+use crate::watch::types::{Action, Actions, Caller, ClientId, Frame, Header, Status};
+use crate::watch::wire::request::Request;
+use crate::watch::wire::write;
+
+/// gRPC's INTERNAL.
+const INTERNAL: u8 = 13;
+
+impl Hub {
+    pub(super) fn open_client(&mut self, now: Instant, caller: Caller, actions: &mut Actions) -> ClientId {
+        let require_leader = caller.require_leader;
+        let id = self.clients.insert(Client {
+            caller,
+            watchers: BTreeMap::new(),
+            next_id: 0,
+            steps: VecDeque::new(),
+            creating: 0,
+            queued: 0,
+            lagging: VecDeque::new(),
+            paused: false,
+            revision: 0,
+            progress: None,
+        });
+        if require_leader {
+            self.leader_clients.insert(id);
+            self.open_leader_stream(now, actions);
+        }
+        id
+    }
+
+    pub(super) fn client_sent(&mut self, now: Instant, id: ClientId, message: &Bytes, actions: &mut Actions) {
+        if !self.clients.contains_key(id) {
+            return;
+        }
+        match Request::read(message) {
+            Ok(Request::Create(create)) => self.create(now, id, create, actions),
+            Ok(Request::Cancel(wire_id)) => self.cancel_request(now, id, wire_id, actions),
+            Ok(Request::Progress) => self.progress_request(now, id, actions),
+            Ok(Request::Unset) => {}
+            Err(_) => {
+                let message = "grpc: error unmarshalling request: malformed protobuf";
+                let status = Status {
+                    code: INTERNAL,
+                    message: Cow::Borrowed(message),
+                };
+                self.end_client(now, id, status, actions);
+            }
+        }
+        self.pause(id, actions);
+    }
+
+    /// A watcher that is there is cancelled at once; one that is about to be created, in its turn.
+    fn cancel_request(&mut self, now: Instant, id: ClientId, wire_id: i64, actions: &mut Actions) {
+        let client = &mut self.clients[id];
+        if let Some(watcher) = client.watchers.get(&wire_id) {
+            let watcher = *watcher;
+            self.canceled(now, watcher, 0, "", actions);
+        } else if client.creating > 0 {
+            client.steps.push_back(Step::Cancel(wire_id));
+        }
+    }
+
+    /// Tells a client that its watcher is gone, and forgets it. `compacted` is 0 if that isn't the reason.
+    pub(super) fn canceled(
+        &mut self,
+        now: Instant,
+        id: WatcherId,
+        compacted: i64,
+        reason: &str,
+        actions: &mut Actions,
+    ) {
+        self.tell_canceled(id, compacted, reason, actions);
+        self.remove_watcher(now, id, actions);
+    }
+
+    /// Tells a client that its watcher is gone. It must be forgotten then.
+    pub(super) fn tell_canceled(
+        &mut self,
+        id: WatcherId,
+        compacted: i64,
+        reason: &str,
+        actions: &mut Actions,
+    ) {
+        let watcher = &self.watchers[id];
+        let (client, wire_id) = (watcher.client, watcher.wire_id);
+        let mut header = self.header_for(client, self.header);
+        if compacted > 0 {
+            // So does etcd.
+            header.revision = 0;
+        }
+        let frame = write::canceled(header, wire_id, compacted, reason);
+        self.deliver(client, frame, header.revision, actions);
+        self.clients[client].watchers.remove(&wire_id);
+    }
+
+    /// A header whose revision isn't below one that the client has seen.
+    pub(super) fn header_for(&self, client: ClientId, header: Header) -> Header {
+        let seen = self.clients.get(client).map_or(0, |client| client.revision);
+        Header {
+            revision: header.revision.max(seen),
+            ..header
+        }
+    }
+
+    pub(super) fn deliver(&mut self, id: ClientId, frame: Frame, revision: i64, actions: &mut Actions) {
+        let client = &mut self.clients[id];
+        client.queued += frame.len();
+        client.revision = client.revision.max(revision);
+        self.stats.outbox_bytes += frame.len();
+        actions.push(Action::Deliver(id, frame));
+    }
+
+    /// Whether events for the client have to wait.
+    pub(super) fn is_full(&self, id: ClientId) -> bool {
+        self.clients[id].queued >= self.config.outbox_bytes_max
+    }
+
+    pub(super) fn client_took(&mut self, now: Instant, id: ClientId, bytes: usize, actions: &mut Actions) {
+        let Some(client) = self.clients.get_mut(id) else {
+            return;
+        };
+        let bytes = bytes.min(client.queued);
+        client.queued -= bytes;
+        self.stats.outbox_bytes -= bytes;
+        if client.queued > self.config.outbox_bytes_max / 2 {
+            return;
+        }
+        for _ in 0..client.lagging.len() {
+            let Some(watcher) = self.clients[id].lagging.pop_front() else {
+                break;
+            };
+            if let Some(state) = self.watchers.get_mut(watcher) {
+                state.is_in_line = false;
+                if matches!(state.place, Place::Lagging) {
+                    self.advance(now, watcher, actions);
+                }
+            }
+            if self.is_full(id) {
+                break;
+            }
+        }
+        self.resume(id, actions);
+    }
+
+    /// Reads no more requests of a client that doesn't take its answers, or waits for too many.
+    pub(super) fn pause(&mut self, id: ClientId, actions: &mut Actions) {
+        let Some(client) = self.clients.get_mut(id) else {
+            return;
+        };
+        let too_many = client.steps.len() >= self.config.requests_max.max(1);
+        if !client.paused && (too_many || client.queued >= self.config.outbox_bytes_max) {
+            client.paused = true;
+            actions.push(Action::PauseClient(id));
+        }
+    }
+
+    /// Reads requests again when there is room for some.
+    pub(super) fn resume(&mut self, id: ClientId, actions: &mut Actions) {
+        let Some(client) = self.clients.get_mut(id) else {
+            return;
+        };
+        let few = client.steps.len() <= self.config.requests_max / 2;
+        if client.paused && few && client.queued <= self.config.outbox_bytes_max / 2 {
+            client.paused = false;
+            actions.push(Action::ResumeClient(id));
+        }
+    }
+
+    pub(super) fn end_client(&mut self, now: Instant, id: ClientId, status: Status, actions: &mut Actions) {
+        actions.push(Action::EndClient(id, status));
+        self.client_gone(now, id, actions);
+    }
+
+    pub(super) fn client_gone(&mut self, now: Instant, id: ClientId, actions: &mut Actions) {
+        let Some(client) = self.clients.remove(id) else {
+            return;
+        };
+        self.stats.outbox_bytes -= client.queued;
+        let starting = client.steps.iter().filter_map(|step| match step {
+            Step::Create(watcher) => Some(*watcher),
+            Step::Cancel(_) => None,
+        });
+        // All of them first: none may be moved to another source meanwhile.
+        let mut sources = BTreeSet::new();
+        for watcher in client.watchers.into_values().chain(starting) {
+            sources.extend(self.forget_watcher(watcher, actions));
+        }
+        self.disown_all(now, sources, actions);
+        self.wishing.remove(&id);
+        self.timers.cancel(Timer::Progress(id));
+        if self.leader_clients.remove(&id) && self.leader_clients.is_empty() {
+            self.close_leader_stream(actions);
+        }
+    }
+}

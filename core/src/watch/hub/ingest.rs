@@ -1,0 +1,190 @@
+//! What servers say.
+
+use alloc::borrow::Cow;
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+
+use super::Hub;
+use super::checks::is_denial;
+use super::state::{SourceId, SourceState, WatcherId};
+use crate::time::Instant;
+use crate::watch::batch::Batch;
+use crate::watch::types::{Actions, Status, UpstreamId, UpstreamKind};
+use crate::watch::wire::response::Response;
+
+/// The watch id of what concerns no watcher, or all of them.
+const NO_WATCHER: i64 = -1;
+
+/// gRPC codes.
+const INVALID_ARGUMENT: u8 = 3;
+const PERMISSION_DENIED: u8 = 7;
+const UNAVAILABLE: u8 = 14;
+const UNAUTHENTICATED: u8 = 16;
+
+impl Hub {
+    pub(super) fn upstream_sent(
+        &mut self,
+        now: Instant,
+        id: UpstreamId,
+        message: &Bytes,
+        actions: &mut Actions,
+    ) {
+        let Some(upstream) = self.upstreams.get_mut(id).filter(|upstream| upstream.is_open) else {
+            return;
+        };
+        let Ok(response) = Response::read(message) else {
+            self.reset(now, id, actions);
+            return;
+        };
+        upstream.failures = 0;
+        if response.created {
+            self.source_created(now, id, &response, actions);
+            return;
+        }
+        let source = upstream.by_wire_id.get(&response.watch_id).copied();
+        if response.header.revision > 0 {
+            self.saw(response.header);
+        }
+        if response.watch_id == NO_WATCHER && !response.canceled && !response.has_events {
+            self.stream_progress(now, id, response.header.revision, actions);
+            return;
+        }
+        // Of a source that isn't there any more, or not under this id.
+        let Some(source) = source else { return };
+        if response.canceled {
+            self.source_canceled(now, source, &response, actions);
+        } else if response.has_events {
+            self.source_events(now, source, message, &response, actions);
+        } else {
+            self.source_progress(now, source, response.header.revision, actions);
+        }
+    }
+
+    fn source_events(
+        &mut self,
+        now: Instant,
+        id: SourceId,
+        message: &Bytes,
+        response: &Response,
+        actions: &mut Actions,
+    ) {
+        let source = &mut self.sources[id];
+        let header = (response.header, now);
+        let upstream = source.upstream;
+        let from = source.next;
+        match Batch::read(message, from, response.fragment, &mut source.held, header) {
+            Ok(Some(batch)) => {
+                self.broadcast(id, batch, actions);
+                self.merge(now, id, actions);
+                self.end_catch_up_if_unheard(id, actions);
+            }
+            Ok(None) => {}
+            Err(_) => self.reset(now, upstream, actions),
+        }
+    }
+
+    /// Create requests are answered in their order.
+    fn source_created(&mut self, now: Instant, id: UpstreamId, response: &Response, actions: &mut Actions) {
+        let upstream = &mut self.upstreams[id];
+        let is_refused = response.canceled || response.watch_id == NO_WATCHER;
+        let wire_id = upstream.creating.pop_front();
+        let wire_id = wire_id.filter(|wire_id| is_refused || *wire_id == response.watch_id);
+        let Some(wire_id) = wire_id else {
+            self.reset(now, id, actions);
+            return;
+        };
+        // There is room for one more.
+        self.stirred.upstreams.insert(id);
+        let source_id = upstream.by_wire_id.get(&wire_id).copied();
+        if response.header.revision > 0 {
+            self.saw(response.header);
+        }
+        let Some(source_id) = source_id else { return };
+        if is_refused {
+            self.source_canceled(now, source_id, response, actions);
+            return;
+        }
+        let source = &mut self.sources[source_id];
+        source.state = SourceState::Running {
+            wire_id,
+            created: response.header.revision,
+            asked_before: self.asked,
+        };
+        if source.kind == UpstreamKind::CatchUp || !self.wishing.is_empty() || !self.due.is_empty() {
+            // If nothing has happened to its keys, only this tells that it is caught up.
+            self.ask_stream(now, id, actions);
+        }
+    }
+
+    fn source_canceled(&mut self, now: Instant, id: SourceId, response: &Response, actions: &mut Actions) {
+        if response.compact_revision > 0 {
+            self.compacted(now, id, response.compact_revision, actions);
+            return;
+        }
+        self.withdraw(id, actions);
+        match denial(&response.cancel_reason) {
+            Some(status) => self.denied(now, id, &status, &response.cancel_reason, actions),
+            None => self.rest(now, id),
+        }
+    }
+
+    /// A source may not be watched any more with the credentials that it was watched with. Who has these loses it, and
+    /// nobody else does.
+    fn denied(&mut self, now: Instant, id: SourceId, status: &Status, reason: &str, actions: &mut Actions) {
+        let source = &self.sources[id];
+        let credentials = self.upstreams[source.upstream].credentials.clone();
+        let watchers: BTreeSet<WatcherId> = match source.kind {
+            UpstreamKind::Live => source.members.clone(),
+            UpstreamKind::CatchUp | UpstreamKind::Leader => source.whole.iter().copied().collect(),
+        };
+        let is_concerned = |watcher: &&WatcherId| {
+            let watcher = &self.watchers[**watcher];
+            watcher.credentials == credentials && watcher.range == source.range
+        };
+        let concerned: Vec<WatcherId> = watchers.iter().filter(is_concerned).copied().collect();
+        self.stats.denied += concerned.len() as u64;
+        for watcher in concerned {
+            let Some(client) = self.watchers.get(watcher).map(|watcher| watcher.client) else {
+                continue;
+            };
+            if status.code == PERMISSION_DENIED || credentials.is_none() {
+                self.canceled(now, watcher, 0, reason, actions);
+            } else {
+                // Its token has expired. A client whose stream breaks authenticates again, as it would have to if the
+                // stream was the server's; told that it may not watch, it would give up.
+                let message =
+                    Cow::Borrowed("etcdserver: the stream was lost and its token is not valid any more");
+                let status = Status {
+                    code: UNAVAILABLE,
+                    message,
+                };
+                self.end_client(now, client, status, actions);
+            }
+        }
+        // The last of them may have ended it.
+        if self.sources.contains_key(id) {
+            match self.hosts(id).into_iter().find(|host| *host != credentials) {
+                Some(host) => self.rehost(id, host, actions),
+                None => self.rest(now, id),
+            }
+        }
+    }
+}
+
+/// The status in a cancel reason, if that refuses the caller for who it is.
+fn denial(reason: &str) -> Option<Status> {
+    let reason = reason.strip_prefix("rpc error: code = ").unwrap_or(reason);
+    let (code, message) = reason.split_once(" desc = ").unwrap_or(("", reason));
+    let code = match (code, message) {
+        ("PermissionDenied", _) | (_, "etcdserver: permission denied") => PERMISSION_DENIED,
+        ("Unauthenticated", _) | (_, "etcdserver: invalid auth token") => UNAUTHENTICATED,
+        _ => INVALID_ARGUMENT,
+    };
+    let status = Status {
+        code,
+        message: Cow::Owned(message.into()),
+    };
+    is_denial(&status).then_some(status)
+}

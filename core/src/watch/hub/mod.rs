@@ -1,0 +1,207 @@
+//! The hub itself: its doors, and which part of it an event or a timer is for.
+
+mod broadcast;
+mod catch_up;
+mod checks;
+mod clients;
+mod ingest;
+mod progress;
+mod sources;
+mod starts;
+mod state;
+mod upstreams;
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use fastrand::Rng;
+use slotmap::SlotMap;
+
+use self::state::{
+    CatchUp, Check, Client, Credentials, Question, Source, SourceId, Timer, Upstream, Watcher, WatcherId,
+};
+use super::index::RangeIndex;
+use super::range::KeyRange;
+use super::types::{
+    Actions, Caller, CheckId, ClientId, Config, Event, Header, Stats, UpstreamId, UpstreamKind,
+};
+use crate::time::Instant;
+use crate::timer::TimerQueue;
+
+/// See the [module documentation](super).
+#[derive(Debug)]
+pub struct Hub {
+    config: Config,
+    rng: Rng,
+    timers: TimerQueue<Timer>,
+    clients: SlotMap<ClientId, Client>,
+    watchers: SlotMap<WatcherId, Watcher>,
+    checks: SlotMap<CheckId, Check>,
+    by_question: BTreeMap<Question, CheckId>,
+    sources: SlotMap<SourceId, Source>,
+    /// Live sources by range.
+    index: RangeIndex<SourceId>,
+    catch_ups: BTreeMap<KeyRange, CatchUp>,
+    upstreams: SlotMap<UpstreamId, Upstream>,
+    by_credentials: BTreeMap<(UpstreamKind, Credentials), Vec<UpstreamId>>,
+    /// Clients that asked for a leader.
+    leader_clients: BTreeSet<ClientId>,
+    /// Watchers that are told of progress from time to time.
+    notified: BTreeSet<WatcherId>,
+    /// Clients whose progress request isn't answered yet.
+    wishing: BTreeSet<ClientId>,
+    /// Watchers that are to be told of progress when their position is far enough.
+    due: BTreeSet<WatcherId>,
+    /// Questions for progress, numbered.
+    asked: u64,
+    /// Whether the timers that run as long as there are watchers are set.
+    is_armed: bool,
+    /// The batches of all histories, oldest first; some may be gone from theirs.
+    batches: VecDeque<(SourceId, u64)>,
+    /// Work of this event that is done at its end, so that what belongs together goes together.
+    stirred: Stirred,
+    /// The last header seen, with the highest revision.
+    header: Header,
+    stats: Stats,
+}
+
+/// What an event has changed and its end looks after.
+#[derive(Debug, Default)]
+struct Stirred {
+    /// Streams with create requests to send.
+    upstreams: BTreeSet<UpstreamId>,
+    /// Watchers that need their catch-up.
+    ranges: BTreeSet<KeyRange>,
+    /// Whether a progress request may have become answerable.
+    progress: bool,
+}
+
+impl Hub {
+    /// A hub without clients. The seed is for jitter.
+    #[must_use]
+    pub fn new(mut config: Config, seed: u64) -> Self {
+        config.outbox_bytes_max = config.outbox_bytes_max.max(1);
+        config.progress_retry = config.progress_retry.max(WAIT_MIN);
+        config.position_interval = config.position_interval.max(WAIT_MIN);
+        config.progress_notify_interval = config.progress_notify_interval.max(WAIT_MIN);
+        Self {
+            config,
+            rng: Rng::with_seed(seed),
+            timers: TimerQueue::default(),
+            clients: SlotMap::with_key(),
+            watchers: SlotMap::with_key(),
+            checks: SlotMap::with_key(),
+            by_question: BTreeMap::new(),
+            sources: SlotMap::with_key(),
+            index: RangeIndex::default(),
+            catch_ups: BTreeMap::new(),
+            upstreams: SlotMap::with_key(),
+            by_credentials: BTreeMap::new(),
+            leader_clients: BTreeSet::new(),
+            notified: BTreeSet::new(),
+            wishing: BTreeSet::new(),
+            due: BTreeSet::new(),
+            asked: 0,
+            is_armed: false,
+            batches: VecDeque::new(),
+            stirred: Stirred::default(),
+            header: Header::default(),
+            stats: Stats::default(),
+        }
+    }
+
+    /// A client opened a Watch call. Not an [`Event`], because whoever tells it needs the id at once.
+    #[must_use]
+    pub fn open(&mut self, now: Instant, caller: Caller, actions: &mut Actions) -> ClientId {
+        self.open_client(now, caller, actions)
+    }
+
+    /// Takes in what happened and pushes what must happen. Events about what is gone change nothing.
+    pub fn handle(&mut self, now: Instant, event: Event, actions: &mut Actions) {
+        match event {
+            Event::ClientSent(id, message) => self.client_sent(now, id, &message, actions),
+            // A server keeps such a stream open, and so does the hub. Nothing depends on it.
+            Event::ClientHalfClosed(_) => {}
+            Event::ClientTook(id, bytes) => self.client_took(now, id, bytes, actions),
+            Event::ClientGone(id) => self.client_gone(now, id, actions),
+            Event::UpstreamSent(id, message) => self.upstream_sent(now, id, &message, actions),
+            Event::UpstreamEnded(id, status) => self.upstream_ended(now, id, &status, actions),
+            Event::Answered(id, answer) => self.answered(now, id, answer, actions),
+            Event::Timeout => {
+                while let Some(timer) = self.timers.pop_due(now) {
+                    self.timeout(now, timer, actions);
+                }
+            }
+        }
+        self.settle(now, actions);
+    }
+
+    /// When [`Event::Timeout`] must come next.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.timers.next_timeout()
+    }
+
+    /// Counters and gauges.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let catching_up = self.sources.len() - self.index.len();
+        Stats {
+            clients: self.clients.len(),
+            watchers: self.watchers.len(),
+            live_sources: self.index.len(),
+            catch_up_sources: catching_up,
+            upstreams: self.upstreams.len(),
+            ..self.stats
+        }
+    }
+
+    fn timeout(&mut self, now: Instant, timer: Timer, actions: &mut Actions) {
+        match timer {
+            Timer::Create(id) => self.create_timed_out(now, id, actions),
+            Timer::Check(id) => self.ask(id, actions),
+            Timer::Reopen(id) => self.reopen(now, id, actions),
+            Timer::Linger(id) => self.close_if_idle(id, actions),
+            Timer::Recreate(id) => self.queue_source(id),
+            Timer::Ask(id) => self.ask_timer(now, id, actions),
+            Timer::Positions => self.ask_positions(now, actions),
+            Timer::Notify => self.notify_all(now, actions),
+            Timer::Progress(id) => self.forget_progress(id),
+        }
+    }
+
+    /// Does what the event has left for its end.
+    fn settle(&mut self, now: Instant, actions: &mut Actions) {
+        // One at a time, the first kind first: what is done for one may stir others.
+        loop {
+            if let Some(range) = self.stirred.ranges.pop_first() {
+                self.start_catch_up(now, &range, actions);
+            } else if core::mem::take(&mut self.stirred.progress) {
+                self.answer_progress(now, actions);
+            } else if let Some(id) = self.stirred.upstreams.pop_first() {
+                self.send_creates(now, id, actions);
+            } else {
+                break;
+            }
+        }
+    }
+
+    /// A wait that grows with the number of failures before, with jitter.
+    fn backoff(&mut self, failures: u32) -> Duration {
+        let min = self.config.backoff_min.max(WAIT_MIN);
+        let full = min
+            .saturating_mul(1 << failures.min(16))
+            .min(self.config.backoff_max.max(min));
+        let nanos = u64::try_from(full.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(self.rng.u64(nanos / 2..=nanos))
+    }
+
+    fn saw(&mut self, header: Header) {
+        let revision = self.header.revision.max(header.revision);
+        self.header = Header { revision, ..header };
+    }
+}
+
+/// The shortest wait that is repeated for as long as its cause lasts.
+const WAIT_MIN: Duration = Duration::from_millis(1);

@@ -1,0 +1,243 @@
+//! Create requests, from when they come until they are answered.
+
+use alloc::borrow::Cow;
+use alloc::format;
+use alloc::string::String;
+
+use super::Hub;
+use super::checks::Verdict;
+use super::state::{Place, Question, Start, Step, Timer, Watcher, WatcherId};
+use crate::time::Instant;
+use crate::watch::batch::Variant;
+use crate::watch::types::{Actions, ClientId, Status};
+use crate::watch::wire::request::Create;
+use crate::watch::wire::write;
+
+/// gRPC's UNAVAILABLE: the client tries again.
+const UNAVAILABLE: u8 = 14;
+
+/// The watch id of a creation that was refused.
+const NO_WATCHER: i64 = -1;
+
+impl Hub {
+    /// Has a create request wait for a revision read after it came, and for permission. Refusals wait for a revision
+    /// too: a server's have a header.
+    pub(super) fn create(&mut self, now: Instant, id: ClientId, create: Create, actions: &mut Actions) {
+        let client = &mut self.clients[id];
+        let credentials = client.caller.credentials.clone();
+        let refusal = if create.start < 0 {
+            Some(String::from(
+                "etcdserver: mvcc: required revision has been compacted",
+            ))
+        } else if client.watchers.len() + client.creating >= self.config.watchers_per_client_max {
+            Some(String::from(
+                "rpc error: code = ResourceExhausted desc = etcdserver: too many requests",
+            ))
+        } else {
+            None
+        };
+        let needs_permission = refusal.is_none() && credentials.is_some();
+        let range = create.range;
+        let watcher = self.watchers.insert(Watcher {
+            client: id,
+            credentials: credentials.clone(),
+            wire_id: NO_WATCHER,
+            range: range.clone(),
+            variant: Variant {
+                no_put: create.no_put,
+                no_delete: create.no_delete,
+                prev_kv: create.prev_kv,
+            },
+            fragment: create.fragment,
+            notify: create.progress_notify,
+            active: false,
+            start: create.start,
+            next: create.start,
+            is_in_line: false,
+            live: None,
+            place: Place::Starting(Start {
+                watch_id: create.watch_id,
+                revision: create.start,
+                header: None,
+                is_permitted: !needs_permission,
+                refusal,
+            }),
+        });
+        client.steps.push_back(Step::Create(watcher));
+        client.creating += 1;
+        self.timers
+            .set(Timer::Create(watcher), now + self.config.create_timeout);
+        let question = match &credentials {
+            // Whoever may read a range may read its first key.
+            Some(_) => Question::Revision(credentials.clone(), range.key().clone()),
+            None => Question::Revision(None, bytes::Bytes::new()),
+        };
+        self.wonder(question, watcher, actions);
+        if needs_permission {
+            self.wonder(Question::Permission(credentials, range), watcher, actions);
+        }
+    }
+
+    /// Takes in an answer that a watcher waited for. `of_revision`: if it is a refusal, no header will come.
+    pub(super) fn learn(
+        &mut self,
+        now: Instant,
+        id: WatcherId,
+        verdict: &Verdict,
+        of_revision: bool,
+        actions: &mut Actions,
+    ) {
+        let Some(watcher) = self.watchers.get_mut(id) else {
+            return;
+        };
+        let Place::Starting(start) = &mut watcher.place else {
+            return;
+        };
+        match verdict {
+            Verdict::Reached(header) => start.header = Some(*header),
+            Verdict::Permitted => start.is_permitted = true,
+            Verdict::Refused(status) => {
+                start.refusal.get_or_insert_with(|| refusal(status));
+                if of_revision {
+                    start.header.get_or_insert_default();
+                }
+            }
+            Verdict::Unknown(_) => {}
+        }
+        let client = watcher.client;
+        self.take_steps(now, client, actions);
+    }
+
+    /// Answers requests in their order, as far as they can be.
+    fn take_steps(&mut self, now: Instant, id: ClientId, actions: &mut Actions) {
+        while let Some(client) = self.clients.get_mut(id)
+            && let Some(step) = client.steps.front().copied()
+        {
+            match step {
+                Step::Cancel(wire_id) => {
+                    client.steps.pop_front();
+                    if let Some(watcher) = client.watchers.get(&wire_id).copied() {
+                        self.canceled(now, watcher, 0, "", actions);
+                    }
+                }
+                Step::Create(watcher) => {
+                    let Place::Starting(start) = &self.watchers[watcher].place else {
+                        unreachable!("it leaves the steps when it is created");
+                    };
+                    let refused = start.refusal.is_some();
+                    if start.header.is_none() || !(refused || start.is_permitted) {
+                        break;
+                    }
+                    client.steps.pop_front();
+                    client.creating -= 1;
+                    self.created(now, watcher, actions);
+                }
+            }
+        }
+        self.resume(id, actions);
+    }
+
+    /// Answers a create request.
+    fn created(&mut self, now: Instant, id: WatcherId, actions: &mut Actions) {
+        self.timers.cancel(Timer::Create(id));
+        let watcher = &mut self.watchers[id];
+        let client_id = watcher.client;
+        let place = core::mem::replace(&mut watcher.place, Place::Waiting);
+        let Place::Starting(start) = place else {
+            unreachable!("its only caller has looked");
+        };
+        // With auth on, a refused revision has no header. That of anybody's last answer is as true.
+        let header = start.header.filter(|header| header.revision > 0);
+        let header = header.unwrap_or(self.header);
+        let watched = watcher.range.clone();
+        let client = &mut self.clients[client_id];
+        let was_denied = start.refusal.is_some() && start.revision >= 0;
+        let wire_id = match start.refusal {
+            Some(reason) => Err(Cow::Owned(reason)),
+            None if watched.is_empty() => Err(Cow::Borrowed("mvcc: watcher range is empty")),
+            None if start.watch_id != 0 && client.watchers.contains_key(&start.watch_id) => Err(
+                Cow::Borrowed("mvcc: duplicate watch ID provided on the WatchStream"),
+            ),
+            None if start.watch_id != 0 => Ok(start.watch_id),
+            None => {
+                while client.watchers.contains_key(&client.next_id) {
+                    client.next_id = client.next_id.wrapping_add(1);
+                }
+                client.next_id = client.next_id.wrapping_add(1);
+                Ok(client.next_id.wrapping_sub(1))
+            }
+        };
+        let header_sent = self.header_for(client_id, header);
+        let (sent_id, reason) = match &wire_id {
+            Ok(wire_id) => (*wire_id, ""),
+            Err(reason) => (NO_WATCHER, reason.as_ref()),
+        };
+        let frame = write::created(header_sent, sent_id, reason);
+        self.deliver(client_id, frame, header_sent.revision, actions);
+        let Ok(wire_id) = wire_id else {
+            self.stats.denied += u64::from(was_denied);
+            self.watchers.remove(id);
+            self.stirred.progress = true;
+            return;
+        };
+        self.clients[client_id].watchers.insert(wire_id, id);
+        let follows = header.revision.saturating_add(1);
+        let watcher = &mut self.watchers[id];
+        watcher.wire_id = wire_id;
+        watcher.next = if start.revision == 0 {
+            follows
+        } else {
+            start.revision
+        };
+        if watcher.notify {
+            self.notified.insert(id);
+        }
+        self.arm_timers(now);
+        self.attach(id, follows, actions);
+        self.advance(now, id, actions);
+    }
+
+    /// A question isn't answered. Those who asked for a leader don't wait for one.
+    pub(super) fn check_failed(
+        &mut self,
+        now: Instant,
+        waiting: &[WatcherId],
+        status: &Status,
+        actions: &mut Actions,
+    ) {
+        if !is_no_leader(status) {
+            return;
+        }
+        for watcher in waiting {
+            let Some(client) = self.watchers.get(*watcher).map(|watcher| watcher.client) else {
+                continue;
+            };
+            if self.leader_clients.contains(&client) {
+                self.end_client(now, client, status.clone(), actions);
+            }
+        }
+    }
+
+    pub(super) fn create_timed_out(&mut self, now: Instant, id: WatcherId, actions: &mut Actions) {
+        let Some(watcher) = self.watchers.get(id) else {
+            return;
+        };
+        let status = Status::new(UNAVAILABLE, "etcdserver: request timed out");
+        self.end_client(now, watcher.client, status, actions);
+    }
+}
+
+/// Whether a member refuses because it has no leader.
+pub(super) fn is_no_leader(status: &Status) -> bool {
+    status.code == UNAVAILABLE && status.message == "etcdserver: no leader"
+}
+
+/// A refusal as a cancel reason has it: how Go prints a gRPC status.
+fn refusal(status: &Status) -> String {
+    let code = match status.code {
+        3 => "InvalidArgument",
+        16 => "Unauthenticated",
+        _ => "PermissionDenied",
+    };
+    format!("rpc error: code = {code} desc = {}", status.message)
+}

@@ -1,0 +1,297 @@
+//! What the hub keeps: clients, watchers, sources, streams.
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+use slotmap::new_key_type;
+
+use crate::watch::batch::{History, Variant};
+use crate::watch::range::KeyRange;
+use crate::watch::types::{Caller, CheckId, ClientId, Header, UpstreamId, UpstreamKind};
+
+new_key_type! {
+    /// A watcher of a client.
+    pub(super) struct WatcherId;
+
+    /// A watcher of the server's.
+    pub(super) struct SourceId;
+}
+
+/// A token, or none.
+pub(super) type Credentials = Option<Bytes>;
+
+/// A Watch call of a client.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) caller: Caller,
+    /// Created watchers by their ids on the wire.
+    pub(super) watchers: BTreeMap<i64, WatcherId>,
+    /// Where the search for an id begins.
+    pub(super) next_id: i64,
+    /// Requests that wait for those before them: answers come in the order of the requests.
+    pub(super) steps: VecDeque<Step>,
+    /// Create requests among them.
+    pub(super) creating: usize,
+    /// Bytes in its outbox.
+    pub(super) queued: usize,
+    /// Watchers that go on when there is room. May hold some that are elsewhere by now.
+    pub(super) lagging: VecDeque<WatcherId>,
+    /// No requests are read from it.
+    pub(super) paused: bool,
+    /// The highest revision in a header that it was sent; none that follows is lower.
+    pub(super) revision: i64,
+    /// A progress request of it isn't answered yet.
+    pub(super) progress: Option<ProgressWish>,
+}
+
+/// A request that waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Step {
+    Create(WatcherId),
+    Cancel(i64),
+}
+
+/// What an answer to a progress request needs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProgressWish {
+    /// Streams must have been asked at this number of the hub's questions or later.
+    pub(super) asked: u64,
+}
+
+/// A watcher of a client.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    pub(super) client: ClientId,
+    pub(super) credentials: Credentials,
+    pub(super) wire_id: i64,
+    pub(super) range: KeyRange,
+    pub(super) variant: Variant,
+    pub(super) fragment: bool,
+    /// Whether it is told of progress from time to time.
+    pub(super) notify: bool,
+    /// Whether it was sent something since it was last told, so that telling it has no use.
+    pub(super) active: bool,
+    /// The first revision that it asked for; 0 for what follows its creation.
+    pub(super) start: i64,
+    /// The first revision that it hasn't been sent, if the source that it is in step with isn't farther.
+    pub(super) next: i64,
+    /// Whether it is among those of its client that are [lagging](Client::lagging).
+    pub(super) is_in_line: bool,
+    /// The live source that serves it in the end; none before it is created.
+    pub(super) live: Option<SourceId>,
+    pub(super) place: Place,
+}
+
+/// How far a watcher is.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// Its create request isn't answered yet.
+    Starting(Start),
+    /// In step with a source, at this position among those of its range there.
+    InStep(SourceId, usize),
+    /// It goes on when its client has room.
+    Lagging,
+    /// It needs a catch-up, which will begin.
+    Waiting,
+}
+
+/// What a create request waits for.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) watch_id: i64,
+    /// As it was asked for.
+    pub(super) revision: i64,
+    /// From a revision that was read after the request came.
+    pub(super) header: Option<Header>,
+    pub(super) is_permitted: bool,
+    /// Why it can't be.
+    pub(super) refusal: Option<String>,
+}
+
+/// Watchers of the same range that are in step with the same source.
+pub(super) type Port = Vec<WatcherId>;
+
+/// A watcher of the server's.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) kind: UpstreamKind,
+    pub(super) range: KeyRange,
+    pub(super) upstream: UpstreamId,
+    pub(super) state: SourceState,
+    /// All events below it have come.
+    pub(super) next: i64,
+    /// From here on history is whole.
+    pub(super) floor: i64,
+    /// From here on history has previous pairs.
+    pub(super) prev_floor: i64,
+    /// Whether the server was asked for previous pairs.
+    pub(super) prev_asked: bool,
+    /// How many of its watchers want them.
+    pub(super) prev_wanted: usize,
+    pub(super) history: History,
+    /// Events of a revision that hasn't come as a whole, encoded.
+    pub(super) held: Vec<u8>,
+    /// Failures in a row.
+    pub(super) failures: u32,
+    /// Live sources: all their watchers, also those that are behind.
+    pub(super) members: BTreeSet<WatcherId>,
+    /// Live sources: the credentials of the watchers of exactly its range, and how many have them. Each of them may
+    /// read all of it.
+    pub(super) owners: BTreeMap<Credentials, usize>,
+    /// In step, of exactly its range.
+    pub(super) whole: Port,
+    /// In step, of single keys in its range.
+    pub(super) keys: BTreeMap<Bytes, Port>,
+    /// In step, of other ranges in its range.
+    pub(super) ranges: BTreeMap<KeyRange, Port>,
+}
+
+/// What the server knows of a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SourceState {
+    /// Nothing: its turn on the stream is yet to come.
+    Queued,
+    /// The server ended it; it will be queued again after a while.
+    Resting,
+    /// A create request was sent with this id.
+    Creating(i64),
+    /// It is created.
+    Running {
+        wire_id: i64,
+        /// The revision of the store when it was created, at least.
+        created: i64,
+        /// The last question for progress that was sent before it was known to be created.
+        asked_before: u64,
+    },
+}
+
+impl Source {
+    /// The first revision from which its history serves a watcher.
+    pub(super) fn floor_for(&self, variant: Variant) -> i64 {
+        if variant.prev_kv {
+            self.floor.max(self.prev_floor)
+        } else {
+            self.floor
+        }
+    }
+
+    /// The id on the wire of what the server may hold for it.
+    pub(super) const fn wire_id(&self) -> Option<i64> {
+        match self.state {
+            SourceState::Creating(wire_id) | SourceState::Running { wire_id, .. } => Some(wire_id),
+            SourceState::Queued | SourceState::Resting => None,
+        }
+    }
+
+    /// The watchers of a range that are in step with it.
+    pub(super) fn port(&mut self, range: &KeyRange) -> &mut Port {
+        if *range == self.range {
+            &mut self.whole
+        } else if range.is_single() {
+            self.keys.entry(range.key().clone()).or_default()
+        } else {
+            self.ranges.entry(range.clone()).or_default()
+        }
+    }
+
+    /// Forgets the watchers of a range if there are none.
+    pub(super) fn close_port(&mut self, range: &KeyRange) {
+        if range.is_single() {
+            if self.keys.get(range.key()).is_some_and(Vec::is_empty) {
+                self.keys.remove(range.key());
+            }
+        } else if self.ranges.get(range).is_some_and(Vec::is_empty) {
+            self.ranges.remove(range);
+        }
+    }
+
+    /// Whether nobody is in step with it.
+    pub(super) fn is_unheard(&self) -> bool {
+        self.whole.is_empty() && self.keys.is_empty() && self.ranges.is_empty()
+    }
+}
+
+/// A Watch call to a server.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    pub(super) kind: UpstreamKind,
+    pub(super) credentials: Credentials,
+    /// Whether it was opened; if not it will be, after a while.
+    pub(super) is_open: bool,
+    /// Failures in a row: no answer came between them.
+    pub(super) failures: u32,
+    pub(super) sources: BTreeSet<SourceId>,
+    /// Sources whose create request is yet to be sent.
+    pub(super) to_create: VecDeque<SourceId>,
+    /// Create requests without answer, in their order.
+    pub(super) creating: VecDeque<i64>,
+    /// The sources of ids that the server may use.
+    pub(super) by_wire_id: BTreeMap<i64, SourceId>,
+    pub(super) next_wire_id: i64,
+    /// Questions for progress that may still be answered, by their numbers. A server is silent when it isn't ready,
+    /// so which of them an answer is for can't be told: it may be the first.
+    pub(super) asked: VecDeque<u64>,
+    /// Whether no answer came since the last one was sent.
+    pub(super) is_asking: bool,
+    /// Questions in a row that weren't answered.
+    pub(super) unanswered: u32,
+    /// Ask again when the answer comes, for somebody asked since.
+    pub(super) ask_again: bool,
+    /// The last question that is answered.
+    pub(super) answered: u64,
+}
+
+/// Watchers of a range that need revisions which the live source doesn't have any more.
+#[derive(Debug, Default)]
+pub(super) struct CatchUp {
+    /// The one that runs.
+    pub(super) source: Option<SourceId>,
+    /// Those that it is too late for.
+    pub(super) waiting: BTreeSet<WatcherId>,
+}
+
+/// What can be asked of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Question {
+    /// The revision, as somebody who may read this key. Without credentials any key does: either all may be read or
+    /// none.
+    Revision(Credentials, Bytes),
+    /// Whether somebody may read a range.
+    Permission(Credentials, KeyRange),
+}
+
+/// A question that is being asked, and who waits for the answer.
+#[derive(Debug)]
+pub(super) struct Check {
+    pub(super) question: Question,
+    /// Whether it is on its way. Those who come now wait for the next time: its answer may be older than they are.
+    pub(super) is_asked: bool,
+    pub(super) failures: u32,
+    pub(super) waiting: Vec<WatcherId>,
+    pub(super) next: Vec<WatcherId>,
+}
+
+/// What a timer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// A create request has waited for too long.
+    Create(WatcherId),
+    /// A question failed and is asked again.
+    Check(CheckId),
+    /// A stream that ended is opened again.
+    Reopen(UpstreamId),
+    /// A stream without sources has lingered for long enough.
+    Linger(UpstreamId),
+    /// A source that the server ended is created again.
+    Recreate(SourceId),
+    /// A question for progress wasn't answered, or a catch-up stream's is due.
+    Ask(UpstreamId),
+    /// The positions of all live streams are asked for.
+    Positions,
+    /// Watchers that wish it are told of progress.
+    Notify,
+    /// A client's progress request can't be answered in time.
+    Progress(ClientId),
+}

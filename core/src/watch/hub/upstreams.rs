@@ -1,0 +1,243 @@
+//! Streams to servers: opened when there is something to watch, opened again whenever they end.
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
+
+use super::Hub;
+use super::starts::is_no_leader;
+use super::state::{Credentials, Source, SourceId, SourceState, Timer, Upstream};
+use crate::time::Instant;
+use crate::watch::types::{Action, Actions, ClientId, Status, UpstreamId, UpstreamKind};
+use crate::watch::wire::request;
+
+impl Hub {
+    /// The stream that a new source is put on: the one with the fewest, or a new one as long as more are allowed.
+    pub(super) fn stream_for(
+        &mut self,
+        kind: UpstreamKind,
+        credentials: Credentials,
+        actions: &mut Actions,
+    ) -> UpstreamId {
+        let key = (kind, credentials);
+        let streams = self.by_credentials.get(&key).map_or(&[][..], Vec::as_slice);
+        let load = |id: &UpstreamId| self.upstreams[*id].sources.len();
+        let least = streams.iter().copied().min_by_key(load);
+        let max = match kind {
+            UpstreamKind::Live => self.config.live_streams_max.max(1),
+            UpstreamKind::CatchUp | UpstreamKind::Leader => 1,
+        };
+        match least {
+            Some(id) if load(&id) == 0 || streams.len() >= max => id,
+            _ => {
+                let id = self.add_stream(key.0, key.1, 0);
+                self.open_stream(id, actions);
+                id
+            }
+        }
+    }
+
+    fn add_stream(&mut self, kind: UpstreamKind, credentials: Credentials, failures: u32) -> UpstreamId {
+        let id = self.upstreams.insert(Upstream {
+            kind,
+            credentials: credentials.clone(),
+            is_open: false,
+            failures,
+            sources: BTreeSet::new(),
+            to_create: VecDeque::new(),
+            creating: VecDeque::new(),
+            by_wire_id: BTreeMap::new(),
+            // Zero would leave the choice to the server.
+            next_wire_id: 1,
+            asked: VecDeque::new(),
+            is_asking: false,
+            unanswered: 0,
+            ask_again: false,
+            answered: 0,
+        });
+        let streams = self.by_credentials.entry((kind, credentials));
+        streams.or_default().push(id);
+        id
+    }
+
+    fn open_stream(&mut self, id: UpstreamId, actions: &mut Actions) {
+        let upstream = &mut self.upstreams[id];
+        upstream.is_open = true;
+        actions.push(Action::OpenUpstream {
+            upstream: id,
+            kind: upstream.kind,
+            credentials: upstream.credentials.clone(),
+        });
+    }
+
+    fn remove_stream(&mut self, id: UpstreamId) -> Option<Upstream> {
+        let upstream = self.upstreams.remove(id)?;
+        let key = (upstream.kind, upstream.credentials.clone());
+        if let Some(streams) = self.by_credentials.get_mut(&key) {
+            streams.retain(|stream| *stream != id);
+            if streams.is_empty() {
+                self.by_credentials.remove(&key);
+            }
+        }
+        self.timers.cancel(Timer::Linger(id));
+        self.timers.cancel(Timer::Reopen(id));
+        self.timers.cancel(Timer::Ask(id));
+        Some(upstream)
+    }
+
+    pub(super) fn open_leader_stream(&mut self, _now: Instant, actions: &mut Actions) {
+        let key = (UpstreamKind::Leader, None);
+        if !self.by_credentials.contains_key(&key) {
+            let id = self.add_stream(key.0, key.1, 0);
+            self.open_stream(id, actions);
+        }
+    }
+
+    pub(super) fn close_leader_stream(&mut self, actions: &mut Actions) {
+        let streams = self.by_credentials.get(&(UpstreamKind::Leader, None)).cloned();
+        for id in streams.into_iter().flatten() {
+            if self.remove_stream(id).is_some_and(|upstream| upstream.is_open) {
+                actions.push(Action::CloseUpstream(id));
+            }
+        }
+    }
+
+    /// Sends the create requests that it is time for, one after the other without waiting for answers. A stream
+    /// without sources is left to itself for a while.
+    pub(super) fn send_creates(&mut self, now: Instant, id: UpstreamId, actions: &mut Actions) {
+        let Some(upstream) = self.upstreams.get_mut(id) else {
+            return;
+        };
+        if upstream.sources.is_empty() && upstream.kind != UpstreamKind::Leader {
+            if upstream.is_open {
+                self.timers.set(Timer::Linger(id), now + self.config.linger);
+            } else {
+                self.remove_stream(id);
+            }
+            return;
+        }
+        self.timers.cancel(Timer::Linger(id));
+        while upstream.is_open
+            && upstream.creating.len() < self.config.creates_in_flight_max.max(1)
+            && let Some(source_id) = upstream.to_create.pop_front()
+        {
+            let source = &mut self.sources[source_id];
+            let wire_id = upstream.next_wire_id;
+            upstream.next_wire_id += 1;
+            source.state = SourceState::Creating(wire_id);
+            upstream.creating.push_back(wire_id);
+            upstream.by_wire_id.insert(wire_id, source_id);
+            let message = request::create(&source.range, source.next, source.prev_asked, wire_id);
+            actions.push(Action::SendUpstream(id, message));
+        }
+    }
+
+    pub(super) fn close_if_idle(&mut self, id: UpstreamId, actions: &mut Actions) {
+        let is_idle = |upstream: &Upstream| upstream.sources.is_empty();
+        if self.upstreams.get(id).is_some_and(is_idle) {
+            self.remove_stream(id);
+            actions.push(Action::CloseUpstream(id));
+        }
+    }
+
+    /// Gives up a stream whose server doesn't do what a server does.
+    pub(super) fn reset(&mut self, now: Instant, id: UpstreamId, actions: &mut Actions) {
+        actions.push(Action::CloseUpstream(id));
+        self.stream_lost(now, id, actions);
+    }
+
+    pub(super) fn upstream_ended(
+        &mut self,
+        now: Instant,
+        id: UpstreamId,
+        status: &Status,
+        actions: &mut Actions,
+    ) {
+        let Some(upstream) = self.upstreams.get_mut(id).filter(|upstream| upstream.is_open) else {
+            return;
+        };
+        // There is nothing to be closed any more.
+        upstream.is_open = false;
+        if upstream.kind == UpstreamKind::Leader && is_no_leader(status) {
+            let clients: Vec<ClientId> = self.leader_clients.iter().copied().collect();
+            for client in clients {
+                self.end_client(now, client, status.clone(), actions);
+            }
+        }
+        self.stream_lost(now, id, actions);
+    }
+
+    /// A stream is gone, for whatever reason. Its sources go on at their positions on a new one, which is opened a
+    /// little later; or on one with other credentials, if nobody with these is left.
+    fn stream_lost(&mut self, now: Instant, id: UpstreamId, actions: &mut Actions) {
+        let Some(upstream) = self.remove_stream(id) else {
+            return;
+        };
+        let is_needed = upstream.kind == UpstreamKind::Leader && !self.leader_clients.is_empty();
+        if upstream.sources.is_empty() && !is_needed {
+            return;
+        }
+        let failures = upstream.failures;
+        let wait = self.backoff(failures);
+        let new = self.add_stream(
+            upstream.kind,
+            upstream.credentials.clone(),
+            failures.saturating_add(1),
+        );
+        self.timers.set(Timer::Reopen(new), now + wait);
+        for source_id in upstream.sources {
+            let source = &mut self.sources[source_id];
+            self.stats.resumes += u64::from(source.wire_id().is_some());
+            source.state = SourceState::Resting;
+            source.held.clear();
+            self.timers.cancel(Timer::Recreate(source_id));
+            source.upstream = new;
+            self.upstreams[new].sources.insert(source_id);
+            self.spare_prev(source_id);
+            self.queue_source(source_id);
+            let hosts = self.hosts(source_id);
+            if !hosts.contains(&upstream.credentials)
+                && let Some(other) = hosts.first().cloned()
+            {
+                self.rehost(source_id, other, actions);
+            }
+        }
+        self.stirred.upstreams.insert(new);
+    }
+
+    /// Previous pairs that nobody wants any more aren't asked for again.
+    fn spare_prev(&mut self, id: SourceId) {
+        let source = &mut self.sources[id];
+        if source.kind == UpstreamKind::Live && source.prev_wanted == 0 {
+            source.prev_asked = false;
+        }
+    }
+
+    /// The credentials with which a source may be watched: those of its own watchers.
+    pub(super) fn hosts(&self, id: SourceId) -> BTreeSet<Credentials> {
+        let source: &Source = &self.sources[id];
+        match source.kind {
+            UpstreamKind::Live => source.owners.keys().cloned().collect(),
+            UpstreamKind::CatchUp | UpstreamKind::Leader => {
+                let watchers = source.whole.iter().map(|watcher| &self.watchers[*watcher]);
+                watchers.map(|watcher| watcher.credentials.clone()).collect()
+            }
+        }
+    }
+
+    pub(super) fn reopen(&mut self, now: Instant, id: UpstreamId, actions: &mut Actions) {
+        if self.upstreams.get(id).is_some_and(|upstream| !upstream.is_open) {
+            self.open_stream(id, actions);
+            self.send_creates(now, id, actions);
+        }
+    }
+
+    /// Has a source that its server ended created again after a while.
+    pub(super) fn rest(&mut self, now: Instant, id: SourceId) {
+        self.stats.resumes += 1;
+        let source = &mut self.sources[id];
+        let failures = source.failures;
+        source.failures = failures.saturating_add(1);
+        let wait = self.backoff(failures);
+        self.timers.set(Timer::Recreate(id), now + wait);
+    }
+}

@@ -1,0 +1,284 @@
+//! The vocabulary of the hub: settings, events, actions.
+
+use alloc::borrow::Cow;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use bytes::Bytes;
+use slotmap::new_key_type;
+
+new_key_type! {
+    /// A Watch call of a client, from its beginning to its end. Generational.
+    pub struct ClientId;
+
+    /// A Watch call to a server, from the wish to have it to its end. Generational.
+    pub struct UpstreamId;
+
+    /// A question to the cluster: a revision or a permission. Generational. It is asked again under the same id, but
+    /// never before the answer to the last time came.
+    pub struct CheckId;
+}
+
+/// Settings of the hub. Sizes are in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// A client for whom so much waits gets no events until it has taken half of it. One more frame may be added to
+    /// what is just below, and answers to the client's own requests count but always find room.
+    pub outbox_bytes_max: usize,
+    /// Requests of a client that may wait for their answer before no more are read from it.
+    pub requests_max: usize,
+    /// Watchers that one client may have.
+    pub watchers_per_client_max: usize,
+    /// Events that are kept for each source.
+    pub history_bytes_max: usize,
+    /// Events that are kept for all sources together.
+    pub history_bytes_total_max: usize,
+    /// Streams that the live sources of the same credentials are spread over.
+    pub live_streams_max: usize,
+    /// Unanswered create requests on one upstream stream.
+    pub creates_in_flight_max: usize,
+    /// Ranges of more than one key that are served by a wider source, before the next one gets a source of its own.
+    /// Each event is compared with each of them.
+    pub narrow_ranges_max: usize,
+    /// From this size on a response is split for clients that asked for it (etcd: `--max-request-bytes` and
+    /// 512 KiB, 2 MiB unless it is set).
+    pub fragment_bytes: usize,
+    /// Runs of events up to this size are copied into each different frame; larger ones are shared.
+    pub inline_bytes_max: usize,
+    /// How long a create request may wait for its revision and permission. Then the client's stream ends with
+    /// `UNAVAILABLE`, so that the client tries again, which it wouldn't if just the watcher was refused.
+    pub create_timeout: Duration,
+    /// Shortest wait before an upstream stream is opened again, or a question asked again.
+    pub backoff_min: Duration,
+    /// Longest such wait. Waits double from one failure to the next, and are spread between half and full.
+    pub backoff_max: Duration,
+    /// How long an upstream stream without sources is kept.
+    pub linger: Duration,
+    /// Whether the server's progress can be trusted (etcd from 3.4.31 and 3.5.13 on). Without it idle sources resume
+    /// from their last event, and progress requests stay without answer.
+    pub trusts_progress: bool,
+    /// How often the position of all live sources is asked for, so that idle ones don't fall behind compaction.
+    pub position_interval: Duration,
+    /// When an unanswered question for progress is repeated.
+    pub progress_retry: Duration,
+    /// How long a client's progress request is kept when it can't be answered.
+    pub progress_timeout: Duration,
+    /// How often watchers that asked for it are told of progress while nothing happens to their keys (etcd: 10 min).
+    /// Notifications of the server are passed on besides.
+    pub progress_notify_interval: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            outbox_bytes_max: 4 << 20,
+            requests_max: 128,
+            watchers_per_client_max: 1 << 20,
+            history_bytes_max: 4 << 20,
+            history_bytes_total_max: 256 << 20,
+            live_streams_max: 4,
+            creates_in_flight_max: 1024,
+            narrow_ranges_max: 64,
+            fragment_bytes: 2 << 20,
+            inline_bytes_max: 2048,
+            create_timeout: Duration::from_secs(10),
+            backoff_min: Duration::from_millis(20),
+            backoff_max: Duration::from_secs(1),
+            linger: Duration::from_secs(5),
+            trusts_progress: true,
+            position_interval: Duration::from_secs(30),
+            progress_retry: Duration::from_millis(100),
+            progress_timeout: Duration::from_secs(5),
+            progress_notify_interval: Duration::from_secs(600),
+        }
+    }
+}
+
+/// What every response of an etcd server begins with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// The cluster.
+    pub cluster_id: u64,
+    /// The member that answered.
+    pub member_id: u64,
+    /// A revision that the store has reached.
+    pub revision: i64,
+    /// The raft term.
+    pub raft_term: u64,
+}
+
+/// How a call ended: a gRPC code, 0 to 16, and a message that isn't percent-encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The code on the wire; 0 is OK.
+    pub code: u8,
+    /// The message.
+    pub message: Cow<'static, str>,
+}
+
+impl Status {
+    /// A status with a fixed message.
+    #[must_use]
+    pub const fn new(code: u8, message: &'static str) -> Self {
+        Self {
+            code,
+            message: Cow::Borrowed(message),
+        }
+    }
+}
+
+/// Who opened a Watch call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// The token it sent, if any; opaque.
+    pub credentials: Option<Bytes>,
+    /// Whether it sent `hasleader: true`.
+    pub require_leader: bool,
+}
+
+/// What an upstream stream is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum UpstreamKind {
+    /// Watchers that are caught up with the store, but for the moment after they were created.
+    Live,
+    /// Watchers that replay history. Apart from the live ones: a server tells a stream's progress only when all its
+    /// watchers have caught up.
+    CatchUp,
+    /// No watchers: it is ended by the server, if opened with `hasleader: true`, when that has lost its leader.
+    Leader,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A client sent a message (`WatchRequest`, without its gRPC prefix).
+    ClientSent(ClientId, Bytes),
+    /// A client won't send any more. Its stream stays, as it does on a server.
+    ClientHalfClosed(ClientId),
+    /// Bytes of frames delivered to the client have left its outbox.
+    ClientTook(ClientId, usize),
+    /// The client's stream is gone.
+    ClientGone(ClientId),
+    /// An upstream stream sent a message (`WatchResponse`, without its gRPC prefix). It is kept for as long as its
+    /// events are, so it should be no part of a much larger buffer.
+    UpstreamSent(UpstreamId, Bytes),
+    /// An upstream stream ended or broke, or couldn't be opened.
+    UpstreamEnded(UpstreamId, Status),
+    /// The answer to [`Action::ReadRevision`] or [`Action::AskPermission`]: the header of the response, or the status.
+    Answered(CheckId, Result<Header, Status>),
+    /// [`Hub::next_timeout`](super::Hub::next_timeout) has come.
+    Timeout,
+}
+
+/// A message for a client with its gRPC prefix, in two parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// What differs between watchers.
+    pub head: Bytes,
+    /// What doesn't, if it is large: the same buffer for all of them. May be empty.
+    pub tail: Bytes,
+}
+
+impl Frame {
+    /// Bytes of both parts.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.head.len() + self.tail.len()
+    }
+
+    /// Whether there is nothing in it; never true of what the hub delivers.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.head.is_empty() && self.tail.is_empty()
+    }
+}
+
+/// What must happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Put a frame into a client's outbox.
+    Deliver(ClientId, Frame),
+    /// End a client's stream with this status, after what its outbox holds. The id is gone.
+    EndClient(ClientId, Status),
+    /// Read no more requests of the client for now.
+    PauseClient(ClientId),
+    /// Read requests of the client again.
+    ResumeClient(ClientId),
+    /// Open a Watch call. Messages are sent without waiting for an answer.
+    OpenUpstream {
+        /// Its id from now on.
+        upstream: UpstreamId,
+        /// What for. [`UpstreamKind::Leader`] is opened with `hasleader: true`.
+        kind: UpstreamKind,
+        /// The token to send.
+        credentials: Option<Bytes>,
+    },
+    /// Send a message (`WatchRequest`, without its gRPC prefix).
+    SendUpstream(UpstreamId, Bytes),
+    /// End a Watch call. The id is gone.
+    CloseUpstream(UpstreamId),
+    /// Read this single key, linearizably, with `keys_only`, with these credentials and `hasleader: true`. Only the
+    /// header of the response matters, or the status.
+    ReadRevision {
+        /// For the answer.
+        check: CheckId,
+        /// The token to send.
+        credentials: Option<Bytes>,
+        /// The key.
+        key: Bytes,
+    },
+    /// Read exactly this range, serializably, at revision 2^63 - 2, with these credentials. A server checks permission
+    /// first and the revision before it looks at keys: `OUT_OF_RANGE` means that it is allowed.
+    AskPermission {
+        /// For the answer.
+        check: CheckId,
+        /// The token to send.
+        credentials: Option<Bytes>,
+        /// First key.
+        key: Bytes,
+        /// As in `RangeRequest`.
+        range_end: Bytes,
+    },
+}
+
+/// The list that actions are pushed to, in the order in which they must be carried out.
+pub type Actions = Vec<Action>;
+
+/// Counters and gauges, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Client streams.
+    pub clients: usize,
+    /// Watchers of clients, also those that aren't created yet.
+    pub watchers: usize,
+    /// Watchers that are created but not in step with their live source.
+    pub behind: usize,
+    /// Live watchers of the server's.
+    pub live_sources: usize,
+    /// Watchers of the server's that catch up.
+    pub catch_up_sources: usize,
+    /// Upstream streams, also those that wait to be opened again.
+    pub upstreams: usize,
+    /// Bytes that wait for clients.
+    pub outbox_bytes: usize,
+    /// Bytes that history holds.
+    pub history_bytes: usize,
+    /// Events received, total.
+    pub events_in: u64,
+    /// Events delivered, total.
+    pub events_out: u64,
+    /// Times that a watcher left the broadcast because its client was slow, total.
+    pub lagged: u64,
+    /// Catch-up watches created, total.
+    pub catch_ups: u64,
+    /// Times that a source had to go on after its stream or it alone was ended, total.
+    pub resumes: u64,
+    /// Watchers cancelled because their history was compacted, total.
+    pub compacted: u64,
+    /// Create requests refused and watchers cancelled for their credentials, total.
+    pub denied: u64,
+    /// Nanoseconds that events delivered from history have waited in it, total.
+    pub late_nanos: u64,
+    /// Frames delivered from history, total: `late_nanos / late_frames` is their mean lag.
+    pub late_frames: u64,
+}

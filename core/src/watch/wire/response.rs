@@ -1,0 +1,130 @@
+//! Watch responses of servers.
+
+use alloc::string::String;
+
+use bytes::Bytes;
+
+use super::read::{Malformed, Reader, Value};
+use crate::watch::types::Header;
+
+/// A `WatchResponse`, its events still encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::watch) struct Response {
+    pub(in crate::watch) header: Header,
+    pub(in crate::watch) watch_id: i64,
+    pub(in crate::watch) created: bool,
+    pub(in crate::watch) canceled: bool,
+    pub(in crate::watch) compact_revision: i64,
+    pub(in crate::watch) cancel_reason: String,
+    /// More of the same follows.
+    pub(in crate::watch) fragment: bool,
+    pub(in crate::watch) has_events: bool,
+}
+
+impl Response {
+    /// Reads all but the events.
+    pub(in crate::watch) fn read(message: &Bytes) -> Result<Self, Malformed> {
+        let mut response = Self {
+            header: Header::default(),
+            watch_id: 0,
+            created: false,
+            canceled: false,
+            compact_revision: 0,
+            cancel_reason: String::new(),
+            fragment: false,
+            has_events: false,
+        };
+        let mut reader = Reader::all(message);
+        while let Some(field) = reader.next()? {
+            match field.number {
+                1 => response.header = read_header(message, field.bytes()?)?,
+                2 => response.watch_id = field.int64()?,
+                3 => response.created = field.varint()? != 0,
+                4 => response.canceled = field.varint()? != 0,
+                5 => response.compact_revision = field.int64()?,
+                6 => {
+                    let (from, to) = field.bytes()?;
+                    response.cancel_reason = String::from_utf8_lossy(&message[from..to]).into_owned();
+                }
+                7 => response.fragment = field.varint()? != 0,
+                11 => response.has_events = true,
+                _ => {}
+            }
+        }
+        Ok(response)
+    }
+}
+
+fn read_header(message: &[u8], at: (usize, usize)) -> Result<Header, Malformed> {
+    let mut header = Header::default();
+    let mut reader = Reader::new(message, at);
+    while let Some(field) = reader.next()? {
+        match field.number {
+            1 => header.cluster_id = field.varint()?,
+            2 => header.member_id = field.varint()?,
+            3 => header.revision = field.int64()?,
+            4 => header.raft_term = field.varint()?,
+            _ => {}
+        }
+    }
+    Ok(header)
+}
+
+/// Where the parts of an event are in the message that it came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::watch) struct EventAt {
+    pub(in crate::watch) revision: i64,
+    pub(in crate::watch) is_delete: bool,
+    pub(in crate::watch) key: (usize, usize),
+    /// The event, with its tag and length.
+    pub(in crate::watch) field: (usize, usize),
+    /// The event.
+    pub(in crate::watch) body: (usize, usize),
+    /// The previous pair within it, with tag and length; empty if there is none.
+    pub(in crate::watch) prev: (usize, usize),
+}
+
+/// Calls `each` with the events of a response, in order.
+pub(in crate::watch) fn read_events(message: &[u8], mut each: impl FnMut(EventAt)) -> Result<(), Malformed> {
+    let mut reader = Reader::all(message);
+    while let Some(field) = reader.next()? {
+        if field.number == 11 {
+            let body = field.bytes()?;
+            each(read_event(message, (field.start, reader.at()), body)?);
+        }
+    }
+    Ok(())
+}
+
+fn read_event(message: &[u8], field: (usize, usize), body: (usize, usize)) -> Result<EventAt, Malformed> {
+    let mut event = EventAt {
+        revision: 0,
+        is_delete: false,
+        key: (body.0, body.0),
+        field,
+        body,
+        prev: (body.0, body.0),
+    };
+    let mut reader = Reader::new(message, body);
+    while let Some(part) = reader.next()? {
+        match (part.number, part.value) {
+            (1, _) => event.is_delete = part.varint()? == 1,
+            (2, Value::Bytes(from, to)) => {
+                let mut pair = Reader::new(message, (from, to));
+                while let Some(part) = pair.next()? {
+                    match part.number {
+                        1 => event.key = part.bytes()?,
+                        3 => event.revision = part.int64()?,
+                        _ => {}
+                    }
+                }
+            }
+            (3, Value::Bytes(..)) => event.prev = (part.start, reader.at()),
+            _ => {}
+        }
+    }
+    if event.revision <= 0 {
+        return Err(Malformed);
+    }
+    Ok(event)
+}

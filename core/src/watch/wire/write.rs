@@ -1,0 +1,102 @@
+//! Protobuf fields and gRPC prefixes, written.
+
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+
+use crate::watch::types::{Frame, Header};
+
+/// Length of the prefix of a gRPC message: a flag and the length.
+const PREFIX: usize = 5;
+
+pub(in crate::watch) fn varint(buffer: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        // The low seven bits.
+        buffer.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    buffer.push(value as u8);
+}
+
+/// Appends a number; zero, the default, is left out.
+pub(in crate::watch) fn number(buffer: &mut Vec<u8>, field: u32, value: u64) {
+    if value != 0 {
+        varint(buffer, u64::from(field) << 3);
+        varint(buffer, value);
+    }
+}
+
+/// Appends bytes; none, the default, are left out.
+pub(in crate::watch) fn bytes(buffer: &mut Vec<u8>, field: u32, value: &[u8]) {
+    if !value.is_empty() {
+        nested(buffer, field, value);
+    }
+}
+
+/// Appends a message.
+pub(in crate::watch) fn nested(buffer: &mut Vec<u8>, field: u32, value: &[u8]) {
+    varint(buffer, u64::from(field) << 3 | 2);
+    varint(buffer, value.len() as u64);
+    buffer.extend_from_slice(value);
+}
+
+/// The start of a response, behind room for its prefix.
+fn response(header: Header, watch_id: i64) -> Vec<u8> {
+    let mut head = Vec::with_capacity(96);
+    head.extend_from_slice(&[0; PREFIX]);
+    // Its length is below 128, so one byte holds it.
+    head.extend_from_slice(&[1 << 3 | 2, 0]);
+    let from = head.len();
+    number(&mut head, 1, header.cluster_id);
+    number(&mut head, 2, header.member_id);
+    number(&mut head, 3, header.revision.cast_unsigned());
+    number(&mut head, 4, header.raft_term);
+    head[from - 1] = (head.len() - from) as u8;
+    number(&mut head, 2, watch_id.cast_unsigned());
+    head
+}
+
+fn finish(mut head: Vec<u8>, tail: Bytes) -> Frame {
+    let length = u32::try_from(head.len() - PREFIX + tail.len()).unwrap_or(u32::MAX);
+    head[1..PREFIX].copy_from_slice(&length.to_be_bytes());
+    Frame {
+        head: head.into(),
+        tail,
+    }
+}
+
+/// Events, or without any a progress notification. Runs of events up to `inline_max` bytes are copied.
+pub(in crate::watch) fn events(
+    header: Header,
+    watch_id: i64,
+    fragment: bool,
+    events: &Bytes,
+    inline_max: usize,
+) -> Frame {
+    let mut head = response(header, watch_id);
+    number(&mut head, 7, u64::from(fragment));
+    if events.len() <= inline_max {
+        head.extend_from_slice(events);
+        finish(head, Bytes::new())
+    } else {
+        finish(head, events.clone())
+    }
+}
+
+/// The answer to a create request.
+pub(in crate::watch) fn created(header: Header, watch_id: i64, refusal: &str) -> Frame {
+    let mut head = response(header, watch_id);
+    number(&mut head, 3, 1);
+    number(&mut head, 4, u64::from(!refusal.is_empty()));
+    bytes(&mut head, 6, refusal.as_bytes());
+    finish(head, Bytes::new())
+}
+
+/// The end of a watcher.
+pub(in crate::watch) fn canceled(header: Header, watch_id: i64, compacted: i64, reason: &str) -> Frame {
+    let mut head = response(header, watch_id);
+    number(&mut head, 4, 1);
+    number(&mut head, 5, compacted.cast_unsigned());
+    bytes(&mut head, 6, reason.as_bytes());
+    finish(head, Bytes::new())
+}

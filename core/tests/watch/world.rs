@@ -1,0 +1,417 @@
+//! The hub in a world of naive servers and clients: what happens next is the caller's choice.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use etcd_proxy_core::time::Instant;
+use etcd_proxy_core::watch::{
+    Action, Actions, Caller, CheckId, Config, Event, Header, Hub, Status, UpstreamId, UpstreamKind,
+};
+use etcd_proxy_proto::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
+use fastrand::Rng;
+use prost::Message;
+
+use crate::client::Client;
+use crate::server::{CLUSTER, Stream};
+use crate::store::Store;
+
+#[derive(Debug)]
+enum Check {
+    Revision(Option<Bytes>),
+    /// With the end of the range.
+    Permission(Option<Bytes>, Bytes),
+}
+
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) hub: Hub,
+    pub(crate) config: Config,
+    pub(crate) now: Instant,
+    pub(crate) rng: Rng,
+    pub(crate) store: Store,
+    /// What each member has applied.
+    pub(crate) members: Vec<i64>,
+    pub(crate) streams: BTreeMap<UpstreamId, Stream>,
+    asked: VecDeque<(CheckId, Check)>,
+    answers: VecDeque<(CheckId, Result<Header, Status>)>,
+    pub(crate) clients: Vec<Client>,
+    /// Clients whose streams the hub ended.
+    pub(crate) ended: Vec<(Client, Status)>,
+    /// Tokens that may not read anything; no token at all is "".
+    pub(crate) denied: BTreeSet<Bytes>,
+    /// Tokens that may read any key, but no range.
+    pub(crate) keys_only: BTreeSet<Bytes>,
+    /// Tokens that are valid no more.
+    pub(crate) expired: BTreeSet<Bytes>,
+    /// Reads and probes fail like this.
+    pub(crate) outage: Option<Status>,
+    pub(crate) reads: usize,
+    pub(crate) probes: usize,
+    pub(crate) opened: usize,
+    /// Everything the hub did, for comparing runs.
+    pub(crate) trace: u64,
+    /// Print everything.
+    pub(crate) is_told: bool,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, config: Config, members: usize) -> Self {
+        Self {
+            hub: Hub::new(config, seed),
+            config,
+            now: Instant::ZERO,
+            rng: Rng::with_seed(seed),
+            store: Store::new(),
+            members: vec![1; members],
+            streams: BTreeMap::new(),
+            asked: VecDeque::new(),
+            answers: VecDeque::new(),
+            clients: Vec::new(),
+            ended: Vec::new(),
+            denied: BTreeSet::new(),
+            keys_only: BTreeSet::new(),
+            expired: BTreeSet::new(),
+            outage: None,
+            reads: 0,
+            probes: 0,
+            opened: 0,
+            trace: 0,
+            is_told: false,
+        }
+    }
+
+    pub(crate) fn open(&mut self, credentials: Option<&'static str>, require_leader: bool) -> usize {
+        let credentials = credentials.map(|token| Bytes::from_static(token.as_bytes()));
+        let caller = Caller {
+            credentials,
+            require_leader,
+        };
+        let mut actions = Actions::new();
+        let id = self.hub.open(self.now, caller.clone(), &mut actions);
+        self.clients.push(Client::new(id, caller));
+        self.carry_out(actions);
+        self.clients.len() - 1
+    }
+
+    pub(crate) fn send(&mut self, client: usize, message: Bytes) {
+        let id = self.clients[client].id;
+        self.tell(Event::ClientSent(id, message));
+    }
+
+    pub(crate) fn create(&mut self, client: usize, request: WatchCreateRequest) {
+        let message = self.clients[client].create(&self.store, request);
+        self.send(client, message);
+    }
+
+    pub(crate) fn close(&mut self, client: usize) {
+        let client = self.clients.swap_remove(client);
+        self.tell(Event::ClientGone(client.id));
+    }
+
+    pub(crate) fn tell(&mut self, event: Event) {
+        if self.is_told {
+            match &event {
+                Event::UpstreamSent(id, message) => {
+                    eprintln!(
+                        "{:?} {id:?} sent {:?}",
+                        self.now,
+                        WatchResponse::decode(&message[..])
+                    );
+                }
+                other => eprintln!("{:?} {other:?}", self.now),
+            }
+        }
+        let mut actions = Actions::new();
+        self.hub.handle(self.now, event, &mut actions);
+        self.carry_out(actions);
+    }
+
+    fn carry_out(&mut self, actions: Actions) {
+        for action in actions {
+            self.note(&action);
+            match action {
+                Action::Deliver(id, frame) => {
+                    let client = self.clients.iter_mut().find(|client| client.id == id);
+                    let client = client.expect("nothing is delivered to those who are gone");
+                    let before = client.outbox_bytes();
+                    client.see(&self.store, &frame);
+                    let response = client.frames.last().expect("just seen");
+                    let is_event = !response.events.is_empty() && !response.fragment;
+                    // The last fragment follows the others.
+                    let was_split = client
+                        .frames
+                        .iter()
+                        .rev()
+                        .nth(1)
+                        .is_some_and(|frame| frame.fragment);
+                    if is_event && !was_split {
+                        assert!(before < self.config.outbox_bytes_max, "the outbox was full");
+                    }
+                    client.outbox.push_back(frame);
+                }
+                Action::EndClient(id, status) => {
+                    let at = self.clients.iter().position(|client| client.id == id);
+                    let client = self.clients.swap_remove(at.expect("it is there"));
+                    let is_right = match status.message.as_ref() {
+                        "etcdserver: no leader" => client.caller.require_leader,
+                        "etcdserver: request timed out" => !client.creating.is_empty(),
+                        message if message.ends_with("not valid any more") => {
+                            client.caller.credentials.is_some()
+                        }
+                        _ => status.code == 13,
+                    };
+                    assert!(is_right, "nothing ends the stream with {status:?}: {client:?}");
+                    self.ended.push((client, status));
+                }
+                Action::PauseClient(id) | Action::ResumeClient(id) => {
+                    let client = self.clients.iter_mut().find(|client| client.id == id);
+                    let client = client.expect("it is there");
+                    let pauses = matches!(action, Action::PauseClient(_));
+                    assert_ne!(client.paused, pauses, "nothing changes");
+                    client.paused = pauses;
+                }
+                Action::OpenUpstream {
+                    upstream,
+                    kind,
+                    credentials,
+                } => {
+                    self.opened += 1;
+                    let member = self.rng.usize(..self.members.len());
+                    let stream = Stream::new(member, kind, credentials);
+                    assert!(self.streams.insert(upstream, stream).is_none());
+                }
+                Action::SendUpstream(id, message) => {
+                    // A stream that ended meanwhile takes what is sent and does nothing.
+                    if let Some(stream) = self.streams.get_mut(&id) {
+                        stream.inbox.push_back(message);
+                    }
+                }
+                Action::CloseUpstream(id) => {
+                    assert!(self.streams.remove(&id).is_some(), "it is open");
+                }
+                Action::ReadRevision {
+                    check, credentials, ..
+                } => {
+                    self.reads += 1;
+                    self.ask(check, Check::Revision(credentials));
+                }
+                Action::AskPermission {
+                    check,
+                    credentials,
+                    range_end,
+                    ..
+                } => {
+                    self.probes += 1;
+                    self.ask(check, Check::Permission(credentials, range_end));
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, id: CheckId, check: Check) {
+        let is_new = self.asked.iter().all(|(asked, _)| *asked != id)
+            && self.answers.iter().all(|(asked, _)| *asked != id);
+        assert!(is_new, "a question is on its way once at a time");
+        self.asked.push_back((id, check));
+    }
+
+    fn note(&mut self, action: &Action) {
+        if self.is_told {
+            match action {
+                Action::SendUpstream(id, message) => {
+                    eprintln!("    to {id:?} {:?}", WatchRequest::decode(&message[..]));
+                }
+                Action::Deliver(id, frame) => {
+                    let bytes = [&frame.head[5..], &frame.tail[..]].concat();
+                    eprintln!("    deliver {id:?} {:?}", WatchResponse::decode(&bytes[..]));
+                }
+                other => eprintln!("    {other:?}"),
+            }
+        }
+        for byte in format!("{action:?}").bytes() {
+            self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    /// The cluster answers one question, but the hub doesn't hear it yet.
+    pub(crate) fn answer_check(&mut self) -> bool {
+        let Some((id, check)) = self.asked.pop_front() else {
+            return false;
+        };
+        let (Check::Revision(credentials) | Check::Permission(credentials, _)) = &check;
+        let answer = if let Some(status) = &self.outage {
+            Err(status.clone())
+        } else if let Some(status) = self.refusal(credentials.as_ref()) {
+            Err(status)
+        } else if let Check::Permission(Some(token), range_end) = &check
+            && self.keys_only.contains(token)
+            && !range_end.is_empty()
+        {
+            Err(Status::new(7, "etcdserver: permission denied"))
+        } else if matches!(check, Check::Permission(..)) {
+            Err(Status::new(
+                11,
+                "etcdserver: mvcc: required revision is a future revision",
+            ))
+        } else {
+            Ok(Header {
+                cluster_id: CLUSTER,
+                member_id: 1,
+                revision: self.store.revision,
+                raft_term: 3,
+            })
+        };
+        self.answers.push_back((id, answer));
+        true
+    }
+
+    pub(crate) fn hear_answer(&mut self) -> bool {
+        let Some((id, answer)) = self.answers.pop_front() else {
+            return false;
+        };
+        self.tell(Event::Answered(id, answer));
+        true
+    }
+
+    /// How a server refuses these credentials, if it does.
+    fn refusal(&self, credentials: Option<&Bytes>) -> Option<Status> {
+        let token = credentials.map_or(&b""[..], |token| token);
+        if self.expired.contains(token) {
+            Some(Status::new(16, "etcdserver: invalid auth token"))
+        } else if !self.denied.contains(token) {
+            None
+        } else if credentials.is_none() {
+            Some(Status::new(3, "etcdserver: user name is empty"))
+        } else {
+            Some(Status::new(7, "etcdserver: permission denied"))
+        }
+    }
+
+    fn stream_ids(&self) -> Vec<UpstreamId> {
+        self.streams.keys().copied().collect()
+    }
+
+    pub(crate) fn random_stream(&mut self) -> Option<UpstreamId> {
+        let ids = self.stream_ids();
+        self.rng.choice(ids)
+    }
+
+    pub(crate) fn server_step(&mut self, id: UpstreamId) -> bool {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return false;
+        };
+        let credentials = stream.credentials.clone();
+        let applied = self.members[stream.member];
+        let refusal = self
+            .refusal(credentials.as_ref())
+            .map(|status| match status.code {
+                3 => "rpc error: code = InvalidArgument desc = etcdserver: user name is empty",
+                16 => "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token",
+                _ => "rpc error: code = PermissionDenied desc = etcdserver: permission denied",
+            });
+        let stream = self.streams.get_mut(&id).expect("it was there");
+        stream.step(applied, refusal)
+    }
+
+    pub(crate) fn server_sync(&mut self, id: UpstreamId) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.sync(&self.store, self.members[stream.member]);
+        }
+    }
+
+    pub(crate) fn server_send(&mut self, id: UpstreamId) -> bool {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return false;
+        };
+        let Some(message) = stream.send(&mut self.rng) else {
+            return false;
+        };
+        self.tell(Event::UpstreamSent(id, message));
+        true
+    }
+
+    /// A member applies the next revision.
+    pub(crate) fn apply(&mut self, member: usize) -> bool {
+        if self.members[member] >= self.store.revision {
+            return false;
+        }
+        self.members[member] += 1;
+        for stream in self.streams.values_mut().filter(|stream| stream.member == member) {
+            stream.applied(&self.store, self.members[member]);
+        }
+        true
+    }
+
+    pub(crate) fn end_stream(&mut self, id: UpstreamId, code: u8, message: &'static str) {
+        if self.streams.remove(&id).is_some() {
+            self.tell(Event::UpstreamEnded(id, Status::new(code, message)));
+        }
+    }
+
+    /// A client takes a frame.
+    pub(crate) fn take(&mut self, client: usize) -> bool {
+        let Some(frame) = self.clients[client].outbox.pop_front() else {
+            return false;
+        };
+        let id = self.clients[client].id;
+        self.tell(Event::ClientTook(id, frame.len()));
+        true
+    }
+
+    pub(crate) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(at) = self.hub.next_timeout().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.tell(Event::Timeout);
+        }
+        self.now = end;
+    }
+
+    /// Everybody does what there is to do, without time passing, but for stopped clients.
+    pub(crate) fn settle(&mut self) {
+        let mut more = true;
+        while more {
+            more = false;
+            for member in 0..self.members.len() {
+                while self.apply(member) {}
+            }
+            while self.answer_check() {
+                more = true;
+            }
+            while self.hear_answer() {
+                more = true;
+            }
+            for id in self.stream_ids() {
+                while self.server_step(id) {
+                    more = true;
+                }
+                self.server_sync(id);
+                while self.server_send(id) {
+                    more = true;
+                }
+            }
+            for client in 0..self.clients.len() {
+                while !self.clients[client].stopped && self.take(client) {
+                    more = true;
+                }
+            }
+        }
+    }
+
+    /// [`settle`](Self::settle) and time, in turns.
+    pub(crate) fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        self.settle();
+        while self.now < end {
+            self.pass(Duration::from_millis(20));
+            self.settle();
+        }
+    }
+
+    /// Watchers that servers have, of one kind of stream.
+    pub(crate) fn server_watchers(&self, kind: UpstreamKind) -> usize {
+        let streams = self.streams.values().filter(|stream| stream.kind == kind);
+        streams.map(Stream::watchers).sum()
+    }
+}
