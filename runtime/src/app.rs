@@ -11,15 +11,18 @@ use std::time::Instant;
 
 use etcd_proxy_core::endpoints::Config;
 use etcd_proxy_core::http2::PingPolicyConfig;
-use tokio::sync::{mpsc, watch};
+use etcd_proxy_core::watch::Config as WatchConfig;
+use tokio::sync::{mpsc, watch as latest};
 
 use crate::cli::{self, Command, Endpoint, StartOptions, Upstream};
 use crate::embedded::{self, Embedded};
 use crate::listen::{self, ListenError};
 use crate::logging;
+use crate::metrics::Metrics;
 use crate::rt::{self, Runtime, Signals as _};
-use crate::server::{self, Handle, Limits, OVERHEAD_BYTES, Phase, Worker, WorkerGone};
+use crate::server::{self, Handle, Limits, OVERHEAD_BYTES, Orders, Phase, Worker, WorkerGone};
 use crate::upstream::{Control, Lane, Report, Reports, Settings};
+use crate::watch::{self, WatchHub};
 
 /// Receive window of a client connection, in bytes.
 const CLIENT_CONNECTION_WINDOW: u32 = 16 << 20;
@@ -73,6 +76,8 @@ enum Failure {
     Signals(io::Error),
     #[error("cannot start a worker thread: {0}")]
     Thread(io::Error),
+    #[error("the watch hub has failed; this is a bug")]
+    Watch,
     #[error(transparent)]
     Worker(#[from] WorkerGone),
 }
@@ -112,14 +117,18 @@ async fn serve<R: Runtime>(
 ) -> Result<ExitCode, Failure> {
     let mut signals = R::signals().map_err(Failure::Signals)?;
     let listener = R::listener(listener).map_err(Failure::Runtime)?;
-    let (phase, shutdown) = watch::channel(Phase::Serving);
+    let (phase, shutdown) = latest::channel(Phase::Serving);
     let (alive, mut all_ended) = mpsc::channel::<()>(1);
     let endpoints = match (&embedded, &options.upstream) {
         (None, Upstream::Endpoints(endpoints)) => endpoints.clone(),
         (None, Upstream::Embedded) => Vec::new(),
         (Some(embedded), _) => vec![embedded.endpoint()],
     };
-    let (workers, reports) = start_workers::<R>(&options, endpoints.into(), &shutdown, &alive)?;
+    let Started {
+        workers,
+        reports,
+        watch,
+    } = start_workers::<R>(&options, endpoints.into(), &shutdown, &alive)?;
     drop(alive);
 
     tracing::info!(address = %address, "started gRPC proxy");
@@ -132,6 +141,7 @@ async fn serve<R: Runtime>(
         signal = signals.next() => signal,
         gone = accept::<R>(&listener, &workers) => return Err(gone.into()),
         failure = embedded_failure(&mut embedded) => return Err(failure.into()),
+        () = watch.failed() => return Err(Failure::Watch),
     };
     drop(listener);
     tracing::info!(signal = signal.number(), "shutting down; open calls may finish");
@@ -175,12 +185,19 @@ async fn embedded_failure(embedded: &mut Option<Embedded>) -> embedded::Failure 
     }
 }
 
+/// What runs once the workers are started.
+struct Started {
+    workers: Vec<Handle>,
+    reports: Reports,
+    watch: Arc<WatchHub>,
+}
+
 fn start_workers<R: Runtime>(
     options: &StartOptions,
     endpoints: Arc<[Endpoint]>,
-    shutdown: &watch::Receiver<Phase>,
+    shutdown: &latest::Receiver<Phase>,
     alive: &mpsc::Sender<()>,
-) -> Result<(Vec<Handle>, Reports), Failure> {
+) -> Result<Started, Failure> {
     let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let count = options.workers.map_or_else(cores, NonZeroUsize::get);
     let settings = Arc::new(Settings {
@@ -211,12 +228,26 @@ fn start_workers<R: Runtime>(
         orders,
     );
     let reports = control.reports();
+    let (watch_orders, watch_mailboxes): (Vec<_>, Vec<_>) =
+        (0..count).map(|_| mpsc::unbounded_channel()).unzip();
+    let watch = Arc::new(WatchHub::new(
+        watch_config(options),
+        rt::random_seed(),
+        watch_orders,
+    ));
+    let metrics = Arc::new(Metrics::new(watch.clone()));
     let connections_open: Arc<[Arc<AtomicUsize>]> = (0..count).map(|_| Arc::default()).collect();
     let mut workers = Vec::with_capacity(count);
+    let mailboxes = mailboxes
+        .into_iter()
+        .zip(watch_mailboxes)
+        .map(|(connections, watch)| Orders { connections, watch });
     for (number, (lane, orders)) in lanes.into_iter().zip(mailboxes).enumerate() {
         let worker = Worker {
             lane,
             reports: reports.clone(),
+            watch: watch.clone(),
+            metrics: metrics.clone(),
             settings: settings.clone(),
             endpoints: endpoints.clone(),
             limits,
@@ -226,7 +257,21 @@ fn start_workers<R: Runtime>(
         workers.push(server::start::<R>(number, worker, orders, alive.clone()).map_err(Failure::Thread)?);
     }
     rt::spawn::<R>(control.run::<R>());
-    Ok((workers, reports))
+    Ok(Started {
+        workers,
+        reports,
+        watch,
+    })
+}
+
+fn watch_config(options: &StartOptions) -> WatchConfig {
+    WatchConfig {
+        // As any call, and then there are questions to be asked.
+        create_timeout: options.dial_timeout.saturating_add(watch::CHECK_PATIENCE),
+        // Each member is asked for its version first.
+        trusts_progress: false,
+        ..WatchConfig::default()
+    }
 }
 
 fn endpoint_config(options: &StartOptions, workers: usize) -> Config {

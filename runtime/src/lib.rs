@@ -23,13 +23,17 @@ pub mod cli;
 pub mod conformance;
 mod embedded;
 mod forward;
+mod grpc;
 mod keepalive;
 mod listen;
 pub mod logging;
+mod machine;
+mod metrics;
 mod rt;
 mod server;
 mod transport;
 mod upstream;
+mod watch;
 
 pub use app::main;
 pub use rt::{Runtime, Signal, Signals, prepare_connected};

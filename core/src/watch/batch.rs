@@ -57,7 +57,7 @@ impl Batch {
             events.push(event);
         })?;
         if !ordered {
-            return Err(Malformed);
+            return Err(Malformed::Illegal(0));
         }
         events.retain(|event| event.revision >= from);
         if to_come && let Some(last) = events.last().map(|event| event.revision) {

@@ -37,6 +37,7 @@ mod hub;
 mod index;
 mod range;
 mod types;
+mod version;
 mod wire;
 
 pub use hub::Hub;
@@ -44,3 +45,4 @@ pub use types::{
     Action, Actions, Caller, CheckId, ClientId, Config, Event, Frame, Header, Stats, Status, UpstreamId,
     UpstreamKind,
 };
+pub use version::trusts_progress;

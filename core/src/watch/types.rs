@@ -54,8 +54,8 @@ pub struct Config {
     pub backoff_max: Duration,
     /// How long an upstream stream without sources is kept.
     pub linger: Duration,
-    /// Whether the server's progress can be trusted (etcd from 3.4.31 and 3.5.13 on). Without it idle sources resume
-    /// from their last event, and progress requests stay without answer.
+    /// Whether a server's progress is trusted (etcd from 3.4.31 and 3.5.13 on) unless [`Event::ProgressTrusted`] says
+    /// otherwise. Where it isn't, idle sources resume from their last event, and progress requests stay without answer.
     pub trusts_progress: bool,
     /// How often the position of all live sources is asked for, so that idle ones don't fall behind compaction.
     pub position_interval: Duration,
@@ -162,9 +162,12 @@ pub enum Event {
     /// An upstream stream sent a message (`WatchResponse`, without its gRPC prefix). It is kept for as long as its
     /// events are, so it should be no part of a much larger buffer.
     UpstreamSent(UpstreamId, Bytes),
+    /// Whether the member that an upstream stream leads to can be trusted in what it says of progress.
+    ProgressTrusted(UpstreamId, bool),
     /// An upstream stream ended or broke, or couldn't be opened.
     UpstreamEnded(UpstreamId, Status),
-    /// The answer to [`Action::ReadRevision`] or [`Action::AskPermission`]: the header of the response, or the status.
+    /// The answer to [`Action::ReadRevision`], [`Action::AskPermission`] or [`Action::ReadHeader`]: the header of the
+    /// response, or the status.
     Answered(CheckId, Result<Header, Status>),
     /// [`Hub::next_timeout`](super::Hub::next_timeout) has come.
     Timeout,
@@ -239,6 +242,9 @@ pub enum Action {
         /// As in `RangeRequest`.
         range_end: Bytes,
     },
+    /// Make an empty transaction, without credentials: whoever may read nothing is told of it with a header, and a
+    /// server asks nobody who he is for this one (seen on etcd 3.5.30).
+    ReadHeader(CheckId),
 }
 
 /// The list that actions are pushed to, in the order in which they must be carried out.

@@ -77,8 +77,10 @@ impl Stream {
             Some(RequestUnion::CreateRequest(request)) => self.create(applied, request, refusal),
             Some(RequestUnion::CancelRequest(request)) => self.cancel(applied, request.watch_id),
             Some(RequestUnion::ProgressRequest(_)) => {
-                let synced = self.watchers.values().all(|watcher| watcher.synced);
-                if synced && !self.watchers.is_empty() {
+                let is_ready =
+                    |watcher: &ServerWatcher| watcher.synced && watcher.request.start_revision <= applied;
+                let ready = self.watchers.values().all(is_ready);
+                if ready && !self.watchers.is_empty() {
                     self.events.push_back(WatchResponse {
                         header: self.header(applied),
                         watch_id: -1,
@@ -103,7 +105,7 @@ impl Stream {
     }
 
     fn create(&mut self, applied: i64, request: WatchCreateRequest, refusal: Option<&str>) {
-        assert!(request.start_revision > 0, "the hub always knows where it is");
+        assert!(request.start_revision >= 0, "the hub knows where it is");
         self.creates += 1;
         self.prev_creates += usize::from(request.prev_kv);
         let mut response = WatchResponse {
@@ -117,9 +119,14 @@ impl Stream {
             response.canceled = true;
             response.cancel_reason = refusal.into();
         } else {
+            let follows = request.start_revision == 0;
             let watcher = ServerWatcher {
-                next: request.start_revision,
-                synced: request.start_revision > applied,
+                next: if follows {
+                    applied + 1
+                } else {
+                    request.start_revision
+                },
+                synced: follows || request.start_revision > applied,
                 request,
             };
             let id = watcher.request.watch_id;

@@ -21,6 +21,7 @@ enum Check {
     Revision(Option<Bytes>),
     /// With the end of the range.
     Permission(Option<Bytes>, Bytes),
+    Header,
 }
 
 #[derive(Debug)]
@@ -205,6 +206,7 @@ impl World {
                     self.probes += 1;
                     self.ask(check, Check::Permission(credentials, range_end));
                 }
+                Action::ReadHeader(check) => self.ask(check, Check::Header),
             }
         }
     }
@@ -239,10 +241,15 @@ impl World {
         let Some((id, check)) = self.asked.pop_front() else {
             return false;
         };
-        let (Check::Revision(credentials) | Check::Permission(credentials, _)) = &check;
+        let refusal = match &check {
+            Check::Revision(credentials) | Check::Permission(credentials, _) => {
+                self.refusal(credentials.as_ref())
+            }
+            Check::Header => None,
+        };
         let answer = if let Some(status) = &self.outage {
             Err(status.clone())
-        } else if let Some(status) = self.refusal(credentials.as_ref()) {
+        } else if let Some(status) = refusal {
             Err(status)
         } else if let Check::Permission(Some(token), range_end) = &check
             && self.keys_only.contains(token)

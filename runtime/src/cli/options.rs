@@ -20,7 +20,8 @@ pub struct StartOptions {
     ///
     /// Zero or less on the command line means 2 MiB, as in etcd's clientv3.
     pub max_send_bytes: u64,
-    /// `--max-recv-bytes`: the largest message a member may send through the proxy to a client, in bytes.
+    /// `--max-recv-bytes`: the largest message a member may send through the proxy to a client, in bytes. Watches are
+    /// excepted: they share their messages.
     ///
     /// Zero or less on the command line means 2^31 - 1, as in etcd's clientv3. Where it was given, it is not below
     /// `max_send_bytes`.

@@ -1,24 +1,23 @@
 //! One call, from its request's head to the end of its answer.
 
 use core::future::{Future, poll_fn};
-use core::pin::Pin;
-use core::task::{Context, Poll};
+use core::task::Poll;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use etcd_proxy_core::grpc::{Code, MESSAGE_PREFIX_LEN, Status};
+use etcd_proxy_model::cluster::Metadata;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::Request;
 use tokio::sync::watch;
 
-use super::head::Head;
 use super::hub::Hub;
-use super::messages::{Cut, Messages};
 use super::stream;
 use crate::forward::answer::status_fields;
 use crate::forward::exchange::send_all;
+use crate::grpc::{Cut, Expiry, Head, Messages};
 use crate::rt::Runtime;
 use crate::server::Phase;
 
@@ -40,7 +39,7 @@ pub(super) async fn serve<R: Runtime>(
     };
     let body = request.into_body();
     let messages = Messages::new(request_bytes_max);
-    let mut expiry = Expiry::<R>::Unset(head.deadline);
+    let mut expiry = Expiry::<R>::new(head.deadline);
     if head.unary {
         unary(&hub, head, body, messages, respond, &mut expiry).await;
     } else {
@@ -62,7 +61,7 @@ async fn unary<R: Runtime>(
         Err(GivenUp::ByClient) => return,
         Err(GivenUp::Expired) => return respond.send_reset(Reason::CANCEL),
     };
-    let call = hub.call(head.path.clone(), head.metadata.clone(), request);
+    let call = hub.call(head.path.clone(), metadata(&head), request);
     let response = match unless_given_up(&mut respond, expiry, call).await {
         Ok(Ok(message)) => message,
         Ok(Err(status)) => return head.refuse(respond, status.code, &status.message),
@@ -101,6 +100,14 @@ async fn first(body: &mut RecvStream, messages: &mut Messages) -> Result<Bytes, 
                 });
             }
         }
+    }
+}
+
+/// What the model is told of a caller.
+pub(super) fn metadata(head: &Head) -> Metadata {
+    Metadata {
+        token: head.token.clone(),
+        require_leader: head.require_leader,
     }
 }
 
@@ -145,27 +152,4 @@ async fn unless_given_up<R: Runtime, F: Future>(
         expiry.poll(cx).map(|()| Err(GivenUp::Expired))
     })
     .await
-}
-
-/// The deadline of a call. As grpc-go, this server ends a call that outlives it with RST_STREAM(CANCEL).
-pub(super) enum Expiry<R: Runtime> {
-    /// Not waited for yet: most calls are over before.
-    Unset(Option<std::time::Instant>),
-    Set(Pin<Box<R::Sleep>>),
-}
-
-impl<R: Runtime> Expiry<R> {
-    /// Never completes for a call without deadline.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self {
-            Self::Unset(None) => Poll::Pending,
-            Self::Unset(Some(at)) => {
-                let mut sleep = Box::pin(R::sleep_until(*at));
-                let polled = sleep.as_mut().poll(cx);
-                *self = Self::Set(sleep);
-                polled
-            }
-            Self::Set(sleep) => sleep.as_mut().poll(cx),
-        }
-    }
 }

@@ -3,43 +3,26 @@
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
-use core::time::Duration;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use etcd_proxy_core::time;
 use etcd_proxy_model::cluster::{Action, Actions, CallId, Cluster, Config, Event, Metadata, StreamId};
 use etcd_proxy_model::status::Status;
-use parking_lot::Mutex;
-use tokio::sync::Notify;
 
-use crate::rt::{self, Runtime};
+use crate::machine::{Machine, Shared};
+use crate::rt::Runtime;
 
 /// Messages that a stream may have on their way to its client: the credit that the model gets at first.
 pub(super) const CREDIT: u32 = 32;
-
-/// How many timeouts may follow from one event at once. More come from the timer, so a model that never came to rest
-/// would be slow, not stuck.
-const TIMEOUTS_AT_ONCE: usize = 16;
-
-/// How long the timer rests when it finds itself due again.
-const PAUSE: Duration = Duration::from_millis(1);
 
 /// The one member: there is no other.
 const MEMBER: usize = 0;
 
 /// The etcd that all calls of all connections reach.
 #[derive(Debug)]
-pub(super) struct Hub {
-    started: Instant,
-    state: Mutex<State>,
-    /// The next timeout has moved ahead of the one that the timer waits for.
-    sooner: Notify,
-    /// The model has panicked.
-    failed: Notify,
-}
+pub(super) struct Hub(Shared<State>);
 
 #[derive(Debug)]
 struct State {
@@ -50,8 +33,6 @@ struct State {
     streams: HashMap<StreamId, Outbox>,
     /// Calls and streams are numbered together.
     next_id: u64,
-    /// What the timer waits for.
-    armed: Option<time::Instant>,
     /// Set while the model is at work, so it stays set if that panics: what is left is not to be trusted.
     at_work: bool,
 }
@@ -73,25 +54,19 @@ struct Outbox {
 
 impl Hub {
     pub(super) fn new(config: Config) -> Self {
-        Self {
-            started: Instant::now(),
-            state: Mutex::new(State {
-                cluster: Cluster::new(time::Instant::ZERO, config),
-                actions: Actions::new(),
-                calls: HashMap::new(),
-                streams: HashMap::new(),
-                next_id: 0,
-                armed: None,
-                at_work: false,
-            }),
-            sooner: Notify::new(),
-            failed: Notify::new(),
-        }
+        Self(Shared::new(State {
+            cluster: Cluster::new(time::Instant::ZERO, config),
+            actions: Actions::new(),
+            calls: HashMap::new(),
+            streams: HashMap::new(),
+            next_id: 0,
+            at_work: false,
+        }))
     }
 
     /// Makes a unary call.
     pub(super) fn call(self: &Arc<Self>, path: String, metadata: Metadata, message: Bytes) -> Call {
-        let call = self.with(|state, now, wakers| {
+        let call = self.0.with(|state, now, wakers| {
             let call = CallId(state.number());
             state.calls.insert(call, Waiting::For(None));
             let event = Event::Call {
@@ -113,7 +88,7 @@ impl Hub {
 
     /// Opens a stream.
     pub(super) fn open(self: &Arc<Self>, path: String, metadata: Metadata) -> Stream {
-        let stream = self.with(|state, now, wakers| {
+        let stream = self.0.with(|state, now, wakers| {
             let stream = StreamId(state.number());
             state.streams.insert(stream, Outbox::default());
             let event = Event::Open {
@@ -134,70 +109,24 @@ impl Hub {
 
     /// Tells the model when its time has come. Never returns.
     pub(super) async fn run_timer<R: Runtime>(&self) {
-        let mut rested = self.started;
-        loop {
-            let due = {
-                let mut state = self.state.lock();
-                state.armed = state.cluster.next_timeout();
-                state.armed
-            };
-            // A time beyond what the clock can show doesn't come.
-            let due = due.and_then(|due| {
-                self.started
-                    .checked_add(due.saturating_since(time::Instant::ZERO))
-            });
-            let sooner = self.sooner.notified();
-            match due {
-                None => sooner.await,
-                Some(due) => {
-                    if rt::timeout_at::<R, _>(due.max(rested), sooner).await == Err(rt::Elapsed) {
-                        self.with(State::handle_timeouts);
-                        rested = Instant::now() + PAUSE;
-                    }
-                }
-            }
-        }
+        self.0.run_timer::<R>().await;
     }
 
     /// Completes when the model has panicked: there is nothing left to serve.
     pub(super) async fn failed(&self) {
-        self.failed.notified().await;
-    }
-
-    /// Does something with the state, and wakes whoever got something by it once the lock is free.
-    fn with<T>(&self, act: impl FnOnce(&mut State, time::Instant, &mut Vec<Waker>) -> T) -> T {
-        let _failure = TellFailure(&self.failed);
-        let mut wakers = Vec::new();
-        let (result, sooner) = {
-            let mut state = self.state.lock();
-            // Read under the lock, so that events are in the order of their times.
-            let now = time::Instant::ZERO + self.started.elapsed();
-            let result = act(&mut state, now, &mut wakers);
-            let next = state.cluster.next_timeout();
-            let sooner = next.is_some_and(|next| state.armed.is_none_or(|armed| next < armed));
-            if sooner {
-                state.armed = next;
-            }
-            (result, sooner)
-        };
-        if sooner {
-            self.sooner.notify_one();
-        }
-        for waker in wakers {
-            waker.wake();
-        }
-        result
+        self.0.failed().await;
     }
 }
 
-/// Tells of a panic while it lives.
-struct TellFailure<'a>(&'a Notify);
+impl Machine for State {
+    type After = Vec<Waker>;
 
-impl Drop for TellFailure<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.notify_one();
-        }
+    fn next_timeout(&self) -> Option<time::Instant> {
+        self.cluster.next_timeout()
+    }
+
+    fn timeout(&mut self, now: time::Instant, after: &mut Vec<Waker>) {
+        self.handle(now, Event::Timeout, after);
     }
 }
 
@@ -208,20 +137,6 @@ impl State {
     }
 
     fn handle(&mut self, now: time::Instant, event: Event, wakers: &mut Vec<Waker>) {
-        self.step(now, event, wakers);
-        self.handle_timeouts(now, wakers);
-    }
-
-    fn handle_timeouts(&mut self, now: time::Instant, wakers: &mut Vec<Waker>) {
-        for _ in 0..TIMEOUTS_AT_ONCE {
-            if self.cluster.next_timeout().is_none_or(|due| due > now) {
-                break;
-            }
-            self.step(now, Event::Timeout, wakers);
-        }
-    }
-
-    fn step(&mut self, now: time::Instant, event: Event, wakers: &mut Vec<Waker>) {
         if self.at_work {
             return;
         }
@@ -268,21 +183,18 @@ impl Future for Call {
     type Output = Result<Bytes, Status>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let result = {
-            let mut state = self.hub.state.lock();
-            match state.calls.remove(&self.call) {
-                Some(Waiting::Answered(result)) => result,
-                Some(Waiting::For(_)) => {
-                    let waiting = Waiting::For(Some(cx.waker().clone()));
-                    state.calls.insert(self.call, waiting);
-                    return Poll::Pending;
-                }
-                // Polled again after its end: it has nothing more to say.
-                None => return Poll::Pending,
+        let result = self.hub.0.quietly(|state| match state.calls.remove(&self.call) {
+            Some(Waiting::Answered(result)) => Poll::Ready(result),
+            Some(Waiting::For(_)) => {
+                let waiting = Waiting::For(Some(cx.waker().clone()));
+                state.calls.insert(self.call, waiting);
+                Poll::Pending
             }
-        };
-        self.answered = true;
-        Poll::Ready(result)
+            // Polled again after its end: it has nothing more to say.
+            None => Poll::Pending,
+        });
+        self.answered = result.is_ready();
+        result
     }
 }
 
@@ -291,7 +203,7 @@ impl Drop for Call {
         if self.answered {
             return;
         }
-        self.hub.with(|state, now, wakers| {
+        self.hub.0.with(|state, now, wakers| {
             if let Some(Waiting::For(_)) = state.calls.remove(&self.call) {
                 state.handle(now, Event::CancelCall(self.call), wakers);
             }
@@ -325,7 +237,7 @@ impl Stream {
     }
 
     fn event(&self, event: Event) {
-        self.hub.with(|state, now, wakers| {
+        self.hub.0.with(|state, now, wakers| {
             // Once the model has ended a stream it knows nothing of it.
             let ended = state
                 .streams
@@ -343,25 +255,26 @@ impl Stream {
         cx: &mut Context<'_>,
         messages: &mut VecDeque<Bytes>,
     ) -> Poll<Option<Status>> {
-        let mut state = self.hub.state.lock();
-        let Some(outbox) = state.streams.get_mut(&self.stream) else {
-            return Poll::Pending;
-        };
-        if !outbox.messages.is_empty() {
-            messages.append(&mut outbox.messages);
-            return Poll::Ready(None);
-        }
-        if let Some(status) = &outbox.end {
-            return Poll::Ready(Some(status.clone()));
-        }
-        outbox.waker = Some(cx.waker().clone());
-        Poll::Pending
+        self.hub.0.quietly(|state| {
+            let Some(outbox) = state.streams.get_mut(&self.stream) else {
+                return Poll::Pending;
+            };
+            if !outbox.messages.is_empty() {
+                messages.append(&mut outbox.messages);
+                return Poll::Ready(None);
+            }
+            if let Some(status) = &outbox.end {
+                return Poll::Ready(Some(status.clone()));
+            }
+            outbox.waker = Some(cx.waker().clone());
+            Poll::Pending
+        })
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.hub.with(|state, now, wakers| {
+        self.hub.0.with(|state, now, wakers| {
             if let Some(outbox) = state.streams.remove(&self.stream)
                 && outbox.end.is_none()
             {

@@ -17,9 +17,7 @@
 
 mod alone;
 mod call;
-mod head;
 mod hub;
-mod messages;
 mod server;
 mod stream;
 

@@ -73,7 +73,7 @@ pub(super) async fn run<R: Runtime>(
                     let (hub, phase) = (hub.clone(), calls_phase.clone());
                     call::serve::<R>(hub, limits.request_bytes_max, phase, request, respond)
                 };
-                connection::serve::<R, _>(stream, limits, phase, call).await;
+                connection::serve::<R, _>(stream, limits, None, phase, call).await;
                 drop(open);
             });
         }

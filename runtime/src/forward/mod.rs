@@ -28,10 +28,11 @@ use h2::{Reason, RecvStream};
 use http::Request;
 
 use self::deadline::Deadline;
-use self::head::Head;
+use crate::grpc::Head;
 use crate::rt::Runtime;
 use crate::server::ClientConnection;
 use crate::upstream::{Connection, NoEndpoint, Report};
+use crate::watch;
 
 /// What an etcd server says when it is shut down.
 pub(crate) const SERVER_STOPPED: Status = Status::new(Code::Unavailable, "etcdserver: server stopped");
@@ -67,6 +68,12 @@ pub(crate) async fn forward<R: Runtime>(
     if version.is_some_and(|version| core::str::from_utf8(version.as_bytes()).is_err()) {
         return answer::refuse(respond, INVALID_CLIENT_API_VERSION);
     }
+    // What a member would refuse is for a member to refuse, and a compressed stream goes through as it is.
+    if request.uri().path() == watch::PATH
+        && let Ok(head) = Head::of(&request)
+    {
+        return watch::serve::<R>(call.client.worker.clone(), head, request, respond).await;
+    }
     match method.shape {
         Shape::Unary => unary::forward::<R>(call, request, respond).await,
         Shape::Stream | Shape::Endless => stream::forward::<R>(call, request, respond).await,
@@ -97,7 +104,7 @@ impl Call {
     /// When there is none in time, or the client doesn't want one any more.
     async fn next<R: Runtime>(
         &mut self,
-        head: &Head,
+        head: &head::Head,
         avoid: Option<ConnectionId>,
         respond: &mut SendResponse<Bytes>,
     ) -> Result<(Arc<Connection>, Request<()>), NoAttempt> {

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use super::{Limits, Open, Phase, PingGuard, http1};
 use crate::keepalive::Keepalive;
+use crate::metrics::Metrics;
 use crate::rt::{self, Runtime};
 use crate::transport::Transport;
 
@@ -42,10 +43,11 @@ enum Protocol {
     Http2,
 }
 
-/// Serves a connection to its end. Each gRPC call becomes a task of the future that `call` makes.
+/// Serves a connection to its end. `metrics` are there for HTTP/1 clients. Each gRPC call becomes a task of the future that `call` makes.
 pub(crate) async fn serve<R, F>(
     mut stream: R::Stream,
     limits: Limits,
+    metrics: Option<Arc<Metrics>>,
     mut shutdown: watch::Receiver<Phase>,
     call: impl FnMut(Request<RecvStream>, SendResponse<Bytes>) -> F,
 ) where
@@ -62,7 +64,7 @@ pub(crate) async fn serve<R, F>(
         Ok(Ok(Some(Protocol::Http2))) => {
             http2::<R, F>(stream, read.freeze(), limits, shutdown, call).await;
         }
-        Ok(Ok(Some(Protocol::Http1))) => http1::serve::<R>(stream, read.freeze(), shutdown).await,
+        Ok(Ok(Some(Protocol::Http1))) => http1::serve::<R>(stream, read.freeze(), metrics, shutdown).await,
         Ok(Ok(None) | Err(_)) | Err(rt::Elapsed) => {
             tracing::debug!("a client connection ended before it was known what it speaks");
         }

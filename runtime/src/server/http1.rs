@@ -7,11 +7,12 @@ use core::pin::Pin;
 use core::task::{Context, Poll, ready};
 use core::time::Duration;
 use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::rt::{Read, ReadBufCursor, Sleep, Timer, Write};
 use hyper::service::service_fn;
@@ -19,24 +20,31 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
 use super::Phase;
+use crate::metrics::Metrics;
 use crate::rt::Runtime;
 use crate::transport::Transport;
 
 /// How long a client may take for the head of a request, and how long it may keep an idle connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves a connection to its end. The proxy has no HTTP paths yet, so every one is unknown, in the words of Go's
-/// HTTP server, which the existing proxy answers with.
+/// Serves a connection to its end.
 pub(super) async fn serve<R: Runtime>(
     stream: R::Stream,
     replay: Bytes,
+    metrics: Option<Arc<Metrics>>,
     mut shutdown: watch::Receiver<Phase>,
 ) {
     let io = HyperIo(Transport::new(stream, replay));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(HyperTimer::<R>(PhantomData))
         .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(io, service_fn(answer));
+        .serve_connection(
+            io,
+            service_fn(move |request| {
+                let answer = answer(&request, metrics.as_deref());
+                core::future::ready(Ok::<_, Infallible>(answer))
+            }),
+        );
     let mut connection = core::pin::pin!(connection);
     let mut stop = core::pin::pin!(shutdown.wait_for(|phase| *phase == Phase::Draining));
     let mut stopping = false;
@@ -53,19 +61,33 @@ pub(super) async fn serve<R: Runtime>(
     }
 }
 
-async fn answer(_: Request<hyper::body::Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let mut response = Response::new(Full::new(Bytes::from_static(b"404 page not found\n")));
-    *response.status_mut() = StatusCode::NOT_FOUND;
+/// Answers in the words of Go's HTTP server, which the existing proxy answers with.
+fn answer(request: &Request<hyper::body::Incoming>, metrics: Option<&Metrics>) -> Response<Full<Bytes>> {
+    match (request.uri().path(), metrics) {
+        ("/proxy/metrics", Some(metrics)) if request.method() == Method::GET => match metrics.text() {
+            Ok(metrics) => text(
+                StatusCode::OK,
+                "text/plain; version=0.0.4; charset=utf-8",
+                metrics,
+            ),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, format!("{error}\n")),
+        },
+        _ => text(StatusCode::NOT_FOUND, PLAIN, "404 page not found\n"),
+    }
+}
+
+const PLAIN: &str = "text/plain; charset=utf-8";
+
+fn text(status: StatusCode, content_type: &'static str, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text.into()));
+    *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(
         HeaderName::from_static("x-content-type-options"),
         HeaderValue::from_static("nosniff"),
     );
-    Ok(response)
+    response
 }
 
 /// tokio's IO traits as hyper's.

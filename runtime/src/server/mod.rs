@@ -14,10 +14,12 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 pub(crate) use guard::PingGuard;
-pub(crate) use worker::{Handle, WorkerGone, join, start};
+pub(crate) use worker::{Handle, Orders, WorkerGone, join, start};
 
 use crate::cli::{self, Endpoint};
+use crate::metrics::Metrics;
 use crate::upstream::{Connection, Lane, Reports, Settings};
+use crate::watch::WatchHub;
 
 /// What etcd adds to its `--max-request-bytes` to get the largest message that its gRPC server takes, in bytes
 /// (etcd's `grpcOverheadBytes`): a request a little too large is refused by name, not by the transport.
@@ -54,6 +56,8 @@ pub(crate) enum Phase {
 pub(crate) struct Worker {
     pub(crate) lane: Arc<Lane>,
     pub(crate) reports: Reports,
+    pub(crate) watch: Arc<WatchHub>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) endpoints: Arc<[Endpoint]>,
     pub(crate) limits: Limits,

@@ -13,6 +13,7 @@ use super::{ClientConnection, Open, Worker, connection};
 use crate::forward;
 use crate::rt::{self, Runtime};
 use crate::upstream::Connect;
+use crate::watch;
 
 /// Accepted sockets that may wait for a worker; the acceptor waits when there are more.
 const SOCKETS_MAX: usize = 256;
@@ -64,15 +65,22 @@ pub(crate) fn join(thread: JoinHandle<io::Result<()>>) -> io::Result<()> {
 #[error("a worker thread has ended")]
 pub(crate) struct WorkerGone;
 
-/// Starts worker number `number`. It takes the orders for its member connections from `orders`, and holds `alive`
-/// until it ends.
+/// What a worker is told to do beside serving its sockets.
+pub(crate) struct Orders {
+    /// For its member connections.
+    pub(crate) connections: mpsc::UnboundedReceiver<Connect>,
+    /// The watch hub's.
+    pub(crate) watch: mpsc::UnboundedReceiver<watch::Order>,
+}
+
+/// Starts worker number `number`. It holds `alive` until it ends. The first one has the watch hub's timer.
 ///
 /// # Errors
 /// The operating system's.
 pub(crate) fn start<R: Runtime>(
     number: usize,
     worker: Worker,
-    orders: mpsc::UnboundedReceiver<Connect>,
+    orders: Orders,
     alive: mpsc::Sender<()>,
 ) -> io::Result<Handle> {
     let (sockets, inbox) = mpsc::channel(SOCKETS_MAX);
@@ -80,7 +88,7 @@ pub(crate) fn start<R: Runtime>(
     let thread = thread::Builder::new()
         .name(format!("worker-{number}"))
         .spawn(move || {
-            let ended = R::block_on(run::<R>(worker, inbox, orders));
+            let ended = R::block_on(run::<R>(worker, number == 0, inbox, orders));
             drop(alive);
             ended
         })?;
@@ -93,23 +101,39 @@ pub(crate) fn start<R: Runtime>(
 
 async fn run<R: Runtime>(
     worker: Worker,
+    has_timer: bool,
     mut sockets: mpsc::Receiver<(TcpStream, Open)>,
-    mut orders: mpsc::UnboundedReceiver<Connect>,
+    orders: Orders,
 ) {
+    let Orders {
+        mut connections,
+        mut watch,
+    } = orders;
     let worker = Arc::new(worker);
     let orderly = worker.clone();
     rt::spawn::<R>(async move {
-        while let Some(order) = orders.recv().await {
+        while let Some(order) = connections.recv().await {
             rt::spawn::<R>(order.run::<R>(orderly.settings.clone(), orderly.reports.clone()));
         }
     });
+    let watching = worker.clone();
+    rt::spawn::<R>(async move {
+        while let Some(order) = watch.recv().await {
+            order.carry_out::<R>(watching.clone());
+        }
+    });
+    if has_timer {
+        let watch = worker.watch.clone();
+        rt::spawn::<R>(async move { watch.run_timer::<R>().await });
+    }
     while let Some((socket, open)) = sockets.recv().await {
         match R::adopt(socket) {
             Ok(stream) => {
                 let client = Arc::new(ClientConnection::new(worker.clone()));
                 let call = move |request, respond| forward::forward::<R>(client.clone(), request, respond);
-                let connection =
-                    connection::serve::<R, _>(stream, worker.limits, worker.shutdown.clone(), call);
+                let metrics = Some(worker.metrics.clone());
+                let shutdown = worker.shutdown.clone();
+                let connection = connection::serve::<R, _>(stream, worker.limits, metrics, shutdown, call);
                 rt::spawn::<R>(async move {
                     connection.await;
                     drop(open);

@@ -10,6 +10,9 @@ use std::time::Instant;
 
 use bytes::{Buf as _, Bytes};
 use etcd_proxy_core::endpoints::{ConnectionId, Health};
+use etcd_proxy_core::watch;
+use etcd_proxy_proto::etcdserverpb::StatusRequest;
+use etcd_proxy_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use etcd_proxy_proto::health::HealthCheckRequest;
 use etcd_proxy_proto::health::health_client::HealthClient;
 use h2::{RecvStream, SendStream};
@@ -17,6 +20,7 @@ use http::uri::Scheme;
 use http::{Request, Response, Uri};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
+use tonic::Code;
 use tonic::metadata::MetadataValue;
 use tower_service::Service;
 
@@ -163,6 +167,31 @@ pub(crate) async fn probe<R: Runtime>(
     rt::timeout_at::<R, _>(Instant::now() + patience, aside)
         .await
         .unwrap_or(Found::Nothing)
+}
+
+/// Whether the member of a connection tells the truth about the progress of watches, by its version. It is asked once;
+/// `None` if it doesn't answer, which may be different the next time.
+pub(crate) async fn trusts_progress(connection: &Arc<Connection>) -> Option<bool> {
+    let learn = || async {
+        let channel = Channel::new(connection.clone());
+        let origin = channel.origin();
+        let mut client = MaintenanceClient::with_origin(channel, origin);
+        match client.status(StatusRequest::default()).await {
+            Ok(status) => Ok(watch::trusts_progress(&status.get_ref().version)),
+            // Only servers that can be trusted ask who wants to know: from 3.5.28 and 3.6.9 on.
+            Err(status) => match status.code() {
+                Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument => Ok(true),
+                Code::Unimplemented => Ok(false),
+                _ => Err(()),
+            },
+        }
+    };
+    connection
+        .trusts_progress
+        .get_or_try_init(learn)
+        .await
+        .ok()
+        .copied()
 }
 
 async fn ask(connection: Arc<Connection>) -> Found {

@@ -14,7 +14,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use http::Request;
 use http::uri::Authority;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
 
 use super::Settings;
 use crate::cli::Endpoint;
@@ -91,6 +91,8 @@ pub(crate) struct Connection {
     sender: Mutex<SendRequest<Bytes>>,
     shared: Arc<Shared>,
     reads: ReadCount,
+    /// What was learned of the member in how far it can be trusted, once that was asked for.
+    pub(super) trusts_progress: OnceCell<bool>,
 }
 
 /// The connection takes no new calls; nothing of the call was sent.
@@ -142,6 +144,7 @@ impl Connection {
             sender: Mutex::new(sender),
             shared,
             reads,
+            trusts_progress: OnceCell::new(),
         };
         Ok((Arc::new(connection), driver))
     }

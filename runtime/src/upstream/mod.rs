@@ -7,6 +7,7 @@ mod lane;
 
 use core::time::Duration;
 
+pub(crate) use channel::{Channel, trusts_progress};
 pub(crate) use connection::{Connection, OpenCall};
 pub(crate) use control::{Connect, Control, Report, Reports};
 pub(crate) use lane::{Lane, NoEndpoint};

@@ -16,7 +16,8 @@ use crate::pair::ANSWER_LIMIT;
 
 pub(crate) const RANGE: &str = "/etcdserverpb.KV/Range";
 pub(crate) const PUT: &str = "/etcdserverpb.KV/Put";
-pub(crate) const WATCH: &str = "/etcdserverpb.Watch/Watch";
+/// A stream that goes through as bytes, and has no end of its own.
+pub(crate) const STREAM: &str = "/v3electionpb.Election/Observe";
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -67,7 +68,7 @@ async fn gets_metadata() {
         ("grpc-accept-encoding", "gzip"),
         ("baggage", "a=b"),
     ];
-    for path in [RANGE, PUT, WATCH, "/no.such.Service/Method"] {
+    for path in [RANGE, PUT, STREAM, "/no.such.Service/Method"] {
         let reply = call(&wire, path, &metadata).await;
         assert!(reply.is_ok(), "{path}: {reply:?}");
         assert_eq!(reply.messages, [Bytes::from_static(b"answer")], "{path}");
@@ -302,7 +303,7 @@ async fn answers() {
         for path in [
             RANGE,
             PUT,
-            WATCH,
+            STREAM,
             "/etcdserverpb.Maintenance/Snapshot",
             "/no.such.S/M",
         ] {
@@ -318,7 +319,7 @@ async fn answers() {
 
 async fn sees_cancel() {
     let fake = Fake::start(|_, request| match request.path.as_str() {
-        WATCH => vec![
+        STREAM => vec![
             Step::Headers(Vec::new()),
             Step::Message(Bytes::from_static(b"created")),
             Step::Never,
@@ -347,7 +348,7 @@ async fn sees_cancel() {
     unary.reset(h2::Reason::CANCEL);
     assert_eq!(reset(0, "a cancelled unary call is cancelled upstream").await, 8);
 
-    let mut stream = wire.open(WATCH, &[]).await.expect("a call");
+    let mut stream = wire.open(STREAM, &[]).await.expect("a call");
     stream.send(Bytes::from_static(b"x")).await.expect("send");
     assert_eq!(stream.message().await.as_deref(), Some(&b"created"[..]));
     drop(stream);
@@ -355,12 +356,12 @@ async fn sees_cancel() {
 
     // A connection that dies cancels all of its calls; calls of other connections go on.
     let other = Wire::connect(proxy.address()).await.expect("proxy");
-    let mut kept = other.open(WATCH, &[]).await.expect("a call");
+    let mut kept = other.open(STREAM, &[]).await.expect("a call");
     kept.send(Bytes::from_static(b"kept")).await.expect("send");
     assert_eq!(kept.message().await.as_deref(), Some(&b"created"[..]));
     let mut calls = Vec::new();
     for number in 0..10 {
-        let mut call = wire.open(WATCH, &[]).await.expect("a call");
+        let mut call = wire.open(STREAM, &[]).await.expect("a call");
         call.send(Bytes::from_static(b"x")).await.expect("send");
         arrived(4 + number).await;
         calls.push(call);
@@ -397,7 +398,7 @@ async fn sees_half_close() {
     })
     .await;
     let (mut proxy, wire) = in_front_of(&fake).await;
-    let mut call = wire.open(WATCH, &[("x-wait", "1")]).await.expect("a call");
+    let mut call = wire.open(STREAM, &[("x-wait", "1")]).await.expect("a call");
     call.send(Bytes::from_static(b"a")).await.expect("send");
     assert_eq!(call.message().await.as_deref(), Some(&b"first"[..]));
     call.send(Bytes::from_static(b"b")).await.expect("send");
@@ -413,7 +414,7 @@ async fn sees_half_close() {
     assert_eq!(reply.messages, [Bytes::from_static(b"then")]);
 
     // The server ends the call while the client is still sending.
-    let call = wire.open(WATCH, &[]).await.expect("a call");
+    let call = wire.open(STREAM, &[]).await.expect("a call");
     let reply = within("the end", ANSWER_LIMIT, call.finish()).await;
     assert!(reply.is_ok(), "{reply:?}");
     assert_eq!(reply.messages, [Bytes::from_static(b"early")]);

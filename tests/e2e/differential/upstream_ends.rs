@@ -10,7 +10,7 @@ use libtest_mimic::Trial;
 
 use crate::{
     pair::ANSWER_LIMIT,
-    upstream::{PUT, RANGE, WATCH, call, in_front_of, ok},
+    upstream::{PUT, RANGE, STREAM, call, in_front_of, ok},
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -48,7 +48,7 @@ async fn resets() {
             let fake = Fake::playing(steps).await;
             let direct = Wire::connect(&fake.address()).await.expect("upstream");
             let (mut proxy, proxied) = in_front_of(&fake).await;
-            for path in [PUT, WATCH] {
+            for path in [PUT, STREAM] {
                 let name = format!("RST_STREAM {code}, headers first: {headers_first}, {path}");
                 let direct = call(&direct, path, &[]).await;
                 assert_eq!(direct.http_status == 200, headers_first, "{name}: {direct:?}");

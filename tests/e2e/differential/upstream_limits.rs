@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use etcd_proxy_proto::etcdserverpb::{WatchCreateRequest, WatchRequest, watch_request::RequestUnion};
+use etcd_proxy_proto::v3electionpb::LeaderRequest;
 use etcd_proxy_tests::{
     client::Client,
     etcd::{Cluster, Options},
@@ -30,13 +30,13 @@ use tokio::{
 
 use crate::{
     pair::ANSWER_LIMIT,
-    upstream::{PUT, WATCH, call},
+    upstream::{PUT, STREAM, call},
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("upstream_stream_limit_queue", queue),
-        trial("upstream_stream_limit_reached_by_watches", watches),
+        trial("upstream_stream_limit_reached", streams),
         trial("upstream_sends_idle_connection_away", sent_away),
     ]
 }
@@ -205,26 +205,20 @@ async fn read(client: &mut RawClient) {
     }
 }
 
-/// Two watches leave no room for a probe on their connection, which is no reason to give it up.
-async fn watches() {
+/// Two streams leave no room for a probe on their connection, which is no reason to give it up.
+async fn streams() {
     let cluster = Cluster::start(Options::default().flag("--max-concurrent-streams=2")).await;
     let mut proxy = Proxy::start(&cluster.endpoints(), &FLAGS).await;
     let client = Client::connect(proxy.address()).await.expect("proxy");
-    let mut watches = Vec::new();
+    let mut streams = Vec::new();
     for _ in 0..2 {
-        let mut watch = client.wire.open(WATCH, &[]).await.expect("a call");
-        let create = WatchCreateRequest {
-            key: "k".into(),
-            ..Default::default()
-        };
-        let request = WatchRequest {
-            request_union: Some(RequestUnion::CreateRequest(create)),
-        };
+        let mut stream = client.wire.open(STREAM, &[]).await.expect("a call");
+        // Quiet until somebody is elected.
+        let request = LeaderRequest { name: "k".into() };
         let message = request.encode_to_vec().into();
-        watch.send(message).await.expect("send");
-        let created = within("created", ANSWER_LIMIT, watch.message()).await;
-        assert!(created.is_some(), "{:?}", watch.finish().await);
-        watches.push(watch);
+        stream.send(message).await.expect("send");
+        stream.half_close().expect("half-close");
+        streams.push(stream);
     }
     let start = Instant::now();
     // Many times the interval and the time limit of probes.
@@ -234,10 +228,10 @@ async fn watches() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let direct = Client::connect(&cluster.address(0)).await.expect("member");
-    direct.put(b"k", b"v").await.expect("put");
-    for mut watch in watches {
-        let event = within("an event", ANSWER_LIMIT, watch.message()).await;
-        assert!(event.is_some(), "{:?}", watch.finish().await);
+    direct.put(b"k/1", b"v").await.expect("put");
+    for mut stream in streams {
+        let elected = within("a leader", ANSWER_LIMIT, stream.message()).await;
+        assert!(elected.is_some(), "{:?}", stream.finish().await);
     }
     proxy.assert_sound();
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use etcd_proxy_proto::etcdserverpb::{WatchCreateRequest, WatchRequest, watch_request::RequestUnion};
+use etcd_proxy_proto::v3electionpb::LeaderRequest;
 use etcd_proxy_tests::{
     client::Client,
     etcd::{Cluster, Options},
@@ -73,49 +73,43 @@ impl World {
     /// Directly, so that it takes no connection of the proxy.
     async fn put(&self) {
         let client = Client::connect(&self.cluster.address(0)).await.expect("member");
-        client.put(b"k", b"v").await.expect("put");
+        client.put(b"k/1", b"v").await.expect("put");
     }
 
-    async fn watch(&self) -> Call {
+    /// A stream that goes through as it is, and says something whenever [`World::put`] is called.
+    async fn observe(&self) -> Call {
         let client = Client::connect(self.proxy.address()).await.expect("proxy");
-        let mut call = client
-            .wire
-            .open("/etcdserverpb.Watch/Watch", &[])
-            .await
-            .expect("call");
-        let create = WatchCreateRequest {
-            key: "k".into(),
-            ..Default::default()
-        };
-        let request = WatchRequest {
-            request_union: Some(RequestUnion::CreateRequest(create)),
-        };
+        let path = "/v3electionpb.Election/Observe";
+        let mut call = client.wire.open(path, &[]).await.expect("call");
+        let request = LeaderRequest { name: "k".into() };
         call.send(request.encode_to_vec().into()).await.expect("send");
-        next(&mut call).await.expect("created");
+        call.half_close().expect("half-close");
+        next(&mut call).await.expect("the leader");
         call
     }
 }
 
-async fn next(watch: &mut Call) -> Option<Bytes> {
-    within("a message of a watch", SOON, watch.message()).await
+async fn next(stream: &mut Call) -> Option<Bytes> {
+    within("a message of a stream", SOON, stream.message()).await
 }
 
 /// The connections of two workers are withdrawn since one of them broke. The call that is still
 /// open on the other learns all the same when that one falls silent.
 async fn frozen() {
     let mut world = World::start().await;
-    let mut watches = vec![world.watch().await, world.watch().await];
     world.put().await;
-    for watch in &mut watches {
-        next(watch).await.expect("an event");
+    let mut streams = vec![world.observe().await, world.observe().await];
+    world.put().await;
+    for stream in &mut streams {
+        next(stream).await.expect("an event");
     }
 
     let before = world.connections();
     let mut ended = None;
     for number in 0..before {
         world.relay.set_from(number, Mode::Close);
-        let [first, second] = &mut watches[..] else {
-            unreachable!("two watches");
+        let [first, second] = &mut streams[..] else {
+            unreachable!("two streams");
         };
         let end = async {
             tokio::select! {
@@ -123,17 +117,17 @@ async fn frozen() {
                 message = second.message() => (1, message),
             }
         };
-        // A connection that carries no watch says nothing about one.
+        // A connection that carries no stream says nothing about one.
         if let Ok((index, message)) = tokio::time::timeout(Duration::from_secs(2), end).await {
             assert_eq!(message, None, "an event that nobody wrote");
             ended = Some(index);
             break;
         }
     }
-    let ended = ended.expect("a watch ends with its connection");
-    let reply = watches.remove(ended).finish().await;
+    let ended = ended.expect("a stream ends with its connection");
+    let reply = streams.remove(ended).finish().await;
     assert_eq!(reply.code(), Some(14), "{reply:?}");
-    let mut former = watches.remove(0);
+    let mut former = streams.remove(0);
 
     // The proxy is on new connections.
     eventually("calls are answered again", SOON, async || {
@@ -149,7 +143,7 @@ async fn frozen() {
     }
     world.put().await;
     let message = within(
-        "an event, or the end, of a watch on a frozen connection",
+        "an event, or the end, of a stream on a frozen connection",
         VERDICT_LIMIT,
         former.message(),
     )

@@ -30,6 +30,9 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
+/// A watch of the key `k`.
+const CREATE: &[u8] = b"\x0a\x03\x0a\x01k";
+
 /// Calls of every kind fail with UNAVAILABLE, about `--dial-timeout` after they came at the latest.
 async fn no_endpoint(mode: Mode) {
     let dead = Relay::start(free_port(), "127.0.0.1:9".parse().expect("address"), None).await;
@@ -47,7 +50,9 @@ async fn no_endpoint(mode: Mode) {
         "/no.such.Service/Method",
     ] {
         let start = Instant::now();
-        let reply = within(path, SOON, wire.call(path, &[], &[Bytes::new()])).await;
+        // For most an empty message; for a watch, something to watch.
+        let message = if path.ends_with("/Watch") { CREATE } else { b"" };
+        let reply = within(path, SOON, wire.call(path, &[], &[Bytes::from_static(message)])).await;
         assert_eq!(reply.code(), Some(14), "{path}: {reply:?}");
         assert!(
             !reply.message().unwrap_or_default().is_empty(),
@@ -128,15 +133,21 @@ async fn only_endpoint_black_holed() {
     let mut proxy = Proxy::start(&cluster.endpoints(), &["--dial-timeout=2s"]).await;
     answers(&proxy).await;
     let wire = Wire::connect(proxy.address()).await.expect("proxy");
-    // A stream that is open when it happens must not stay open for ever.
+    // A watch outlives it. Other streams must not stay open for ever.
     let mut watch = wire.open("/etcdserverpb.Watch/Watch", &[]).await.expect("watch");
-    watch
-        .send(Bytes::from_static(b"\x0a\x03\x0a\x01k"))
-        .await
-        .expect("create");
+    watch.send(Bytes::from_static(CREATE)).await.expect("create");
     assert!(watch.message().await.is_some(), "created");
+    let mut stream = wire
+        .open("/etcdserverpb.Lease/LeaseKeepAlive", &[])
+        .await
+        .expect("a stream");
+    stream
+        .send(Bytes::from_static(b"\x08\x01"))
+        .await
+        .expect("heartbeat");
+    assert!(within("an answer", SOON, stream.message()).await.is_some());
     cluster.client_relay(0).set(Mode::BlackHole);
-    let ended = within("the open watch ends", SOON, watch.finish()).await;
+    let ended = within("the open stream ends", SOON, stream.finish()).await;
     assert_eq!(ended.code(), Some(14), "{ended:?}");
     for path in ["/etcdserverpb.KV/Range", "/etcdserverpb.KV/Put"] {
         let message = [Bytes::from_static(b"\x0a\x01k")];
@@ -145,6 +156,8 @@ async fn only_endpoint_black_holed() {
     }
     cluster.client_relay(0).set(Mode::Forward);
     answers(&proxy).await;
+    let event = within("what happened meanwhile", SOON, watch.message()).await;
+    assert!(event.is_some(), "{:?}", watch.finish().await);
     proxy.assert_sound();
 }
 
@@ -153,21 +166,23 @@ async fn twenty_restarts_then_idle() {
     let mut cluster = Cluster::start(Options::default()).await;
     let mut proxy = Proxy::start(&cluster.endpoints(), &["--dial-timeout=1s"]).await;
     answers(&proxy).await;
+    let wire = Wire::connect(proxy.address()).await.expect("proxy");
+    let mut watches = Vec::new();
     for _ in 0..20 {
-        // Something is open on each incarnation.
-        let wire = Wire::connect(proxy.address()).await.expect("proxy");
+        // Something is open on each incarnation, and on all that follow.
         let mut watch = wire.open("/etcdserverpb.Watch/Watch", &[]).await.expect("watch");
-        watch
-            .send(Bytes::from_static(b"\x0a\x03\x0a\x01k"))
-            .await
-            .expect("create");
+        watch.send(Bytes::from_static(CREATE)).await.expect("create");
         assert!(within("created", SOON, watch.message()).await.is_some());
+        watches.push(watch);
         cluster.kill(0);
-        let ended = within("the watch ends", SOON, watch.finish()).await;
-        assert_eq!(ended.code(), Some(14), "{ended:?}");
         cluster.restart(0);
         answers(&proxy).await;
+        for watch in &mut watches {
+            let event = within("an event", SOON, watch.message()).await;
+            assert!(event.is_some(), "a watch ended");
+        }
     }
+    drop((watches, wire));
     let process = proxy.process();
     let before = process.cpu_ticks();
     // Idle means that nothing happens: the one case in which time has to pass.

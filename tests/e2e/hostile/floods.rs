@@ -38,7 +38,7 @@ pub(crate) fn trials(upstream: &Upstream) -> Vec<Trial> {
 /// The limit is announced and holds, counted where it matters: at the upstream.
 async fn stream_flood() {
     let fake = Fake::start(|_, request| match request.path.as_str() {
-        "/etcdserverpb.Watch/Watch" => vec![Step::Headers(Vec::new()), Step::Never],
+        "/v3electionpb.Election/Observe" => vec![Step::Headers(Vec::new()), Step::Never],
         _ => vec![
             Step::Headers(Vec::new()),
             Step::Message(Bytes::new()),
@@ -61,10 +61,10 @@ async fn stream_flood() {
         let requests = fake.requests();
         requests
             .iter()
-            .filter(|request| request.path.ends_with("/Watch"))
+            .filter(|request| request.path.ends_with("/Observe"))
             .count()
     };
-    let block = frames::call_headers("/etcdserverpb.Watch/Watch", &[]);
+    let block = frames::call_headers("/v3electionpb.Election/Observe", &[]);
     for number in 0..FLOOD {
         if number == LIMIT as u32 {
             // So far all was allowed.
@@ -135,6 +135,7 @@ async fn reset_storm(proxy: Proxy) {
     for path in [
         "/etcdserverpb.KV/Range",
         "/etcdserverpb.Watch/Watch",
+        "/v3electionpb.Election/Observe",
         "/no.such.Service/M",
     ] {
         let mut storm = RawClient::open(proxy.address()).await.expect("connection");

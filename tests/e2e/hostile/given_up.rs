@@ -137,7 +137,10 @@ async fn given_up() {
         assert_eq!(reply.code(), Some(UNIMPLEMENTED), "{reply:?}");
     };
     call().await;
-    let mut watch = other.open("/etcdserverpb.Watch/Watch", &[]).await.expect("call");
+    let mut watch = other
+        .open("/v3electionpb.Election/Observe", &[])
+        .await
+        .expect("call");
     watch.send(Bytes::from_static(b"create")).await.expect("send");
     let connections = seen.connections.load(Ordering::Relaxed);
 

@@ -31,7 +31,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 async fn upstream() -> (Fake, watch::Sender<bool>) {
     let (gate, opened) = watch::channel(false);
     let fake = Fake::start(move |_, request| match request.path.as_str() {
-        "/etcdserverpb.Watch/Watch" => vec![
+        "/v3electionpb.Election/Observe" => vec![
             Step::Headers(Vec::new()),
             Step::Message(Bytes::from_static(b"created")),
             Step::Never,
@@ -149,7 +149,10 @@ async fn streams() {
     for _ in 0..3 {
         let wire = Wire::connect(proxy.address()).await.expect("connection");
         for _ in 0..3 {
-            let mut watch = wire.open("/etcdserverpb.Watch/Watch", &[]).await.expect("watch");
+            let mut watch = wire
+                .open("/v3electionpb.Election/Observe", &[])
+                .await
+                .expect("watch");
             watch.send(Bytes::from_static(b"create")).await.expect("send");
             assert!(within("created", ANSWER_LIMIT, watch.message()).await.is_some());
             watches.push((wire.clone(), watch));

@@ -101,7 +101,9 @@ impl Hub {
         let Some(catch_up) = self.catch_ups.get_mut(range) else {
             return;
         };
-        if catch_up.source.is_some() && self.config.trusts_progress {
+        if let Some(source) = catch_up.source
+            && self.upstreams[self.sources[source].upstream].trusts_progress
+        {
             return;
         }
         let waiting = core::mem::take(&mut catch_up.waiting);

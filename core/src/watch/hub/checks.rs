@@ -56,6 +56,7 @@ impl Hub {
                     key.clone()
                 },
             },
+            Question::Header => Action::ReadHeader(id),
             Question::Permission(credentials, range) => Action::AskPermission {
                 check: id,
                 credentials: credentials.clone(),
@@ -78,7 +79,7 @@ impl Hub {
         check.is_asked = false;
         let waiting = core::mem::take(&mut check.waiting);
         let verdict = Verdict::of(&check.question, answer);
-        let of_revision = matches!(check.question, Question::Revision(..));
+        let question = check.question.clone();
         if let Verdict::Unknown(status) = verdict {
             check.next.splice(0..0, waiting.iter().copied());
             let failures = check.failures;
@@ -95,7 +96,7 @@ impl Hub {
             self.saw(header);
         }
         for watcher in waiting {
-            self.learn(now, watcher, &verdict, of_revision, actions);
+            self.learn(now, watcher, &verdict, &question, actions);
         }
     }
 }
@@ -117,8 +118,12 @@ impl Verdict {
     /// Reads the answer to a question: refusals are those that a server also refuses to create a watcher with.
     fn of(question: &Question, answer: Result<Header, Status>) -> Self {
         match (question, answer) {
-            (Question::Revision(..), Ok(header)) if header.revision > 0 => Self::Reached(header),
-            (Question::Revision(..), Ok(_)) => Self::Unknown(Status::new(UNAVAILABLE, "no revision")),
+            (Question::Revision(..) | Question::Header, Ok(header)) if header.revision > 0 => {
+                Self::Reached(header)
+            }
+            (Question::Revision(..) | Question::Header, Ok(_)) => {
+                Self::Unknown(Status::new(UNAVAILABLE, "no revision"))
+            }
             (Question::Permission(..), Ok(_)) => Self::Permitted,
             (_, Err(status)) => {
                 if matches!(question, Question::Permission(..)) && status.code == OUT_OF_RANGE {

@@ -2,6 +2,7 @@
 
 use alloc::borrow::Cow;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::format;
 
 use bytes::Bytes;
 
@@ -46,11 +47,11 @@ impl Hub {
             Ok(Request::Cancel(wire_id)) => self.cancel_request(now, id, wire_id, actions),
             Ok(Request::Progress) => self.progress_request(now, id, actions),
             Ok(Request::Unset) => {}
-            Err(_) => {
-                let message = "grpc: error unmarshalling request: malformed protobuf";
+            Err(malformed) => {
+                let message = format!("grpc: failed to unmarshal the received message: {malformed}");
                 let status = Status {
                     code: INTERNAL,
-                    message: Cow::Borrowed(message),
+                    message: Cow::Owned(message),
                 };
                 self.end_client(now, id, status, actions);
             }

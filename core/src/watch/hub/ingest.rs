@@ -107,6 +107,12 @@ impl Hub {
             return;
         }
         let source = &mut self.sources[source_id];
+        if source.asked_from == 0 && response.header.revision >= source.next {
+            // There is more than it was thought to follow. Now it is known to be there, and asked for.
+            self.withdraw(source_id, actions);
+            self.queue_source(source_id);
+            return;
+        }
         source.state = SourceState::Running {
             wire_id,
             created: response.header.revision,

@@ -126,6 +126,7 @@ impl Hub {
             Event::ClientTook(id, bytes) => self.client_took(now, id, bytes, actions),
             Event::ClientGone(id) => self.client_gone(now, id, actions),
             Event::UpstreamSent(id, message) => self.upstream_sent(now, id, &message, actions),
+            Event::ProgressTrusted(id, trusted) => self.trust_progress(now, id, trusted, actions),
             Event::UpstreamEnded(id, status) => self.upstream_ended(now, id, &status, actions),
             Event::Answered(id, answer) => self.answered(now, id, answer, actions),
             Event::Timeout => {

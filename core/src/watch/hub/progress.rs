@@ -17,6 +17,10 @@ const NO_WATCHER: i64 = -1;
 /// Questions for progress that a stream may have without answer before it is given up: its server has no idea of them.
 const ASKED_MAX: usize = 1024;
 
+/// Questions that a server which answers has left without answer, before its stream is given up: an answer may be for
+/// any of them, and says nothing of sources that were created after it.
+const LOST_MAX: usize = 128;
+
 /// How much longer, at most, a question that no client waits for waits to be repeated. A power of two.
 const PATIENCE: u32 = 8;
 
@@ -36,13 +40,30 @@ impl Hub {
         let Some(upstream) = self.upstreams.get_mut(id).filter(|upstream| upstream.is_open) else {
             return;
         };
-        if !self.config.trusts_progress || upstream.sources.is_empty() {
+        if !upstream.trusts_progress || upstream.sources.is_empty() {
             return;
         }
         if upstream.is_asking {
             upstream.ask_again = true;
         } else {
             self.send_question(now, id, actions);
+        }
+    }
+
+    /// It is known whether a stream's member can be trusted.
+    pub(super) fn trust_progress(
+        &mut self,
+        now: Instant,
+        id: UpstreamId,
+        trusted: bool,
+        actions: &mut Actions,
+    ) {
+        let Some(upstream) = self.upstreams.get_mut(id) else {
+            return;
+        };
+        upstream.trusts_progress = trusted;
+        if upstream.kind == UpstreamKind::CatchUp || !self.wishing.is_empty() || !self.due.is_empty() {
+            self.ask_stream(now, id, actions);
         }
     }
 
@@ -121,10 +142,10 @@ impl Hub {
         let Some(question) = upstream.asked.pop_front() else {
             return;
         };
-        if !self.config.trusts_progress {
+        if !upstream.trusts_progress {
             return;
         }
-        upstream.answered = question;
+        upstream.heard = upstream.asked.back().copied().unwrap_or(question);
         upstream.is_asking = false;
         upstream.unanswered = 0;
         let mut asks_again = upstream.ask_again;
@@ -152,7 +173,10 @@ impl Hub {
             self.merge(now, source_id, actions);
         }
         self.stirred.progress = true;
-        if asks_again {
+        let lost = self.upstreams.get(id).map_or(0, |upstream| upstream.asked.len());
+        if lost >= LOST_MAX {
+            self.reset(now, id, actions);
+        } else if asks_again {
             self.ask_stream(now, id, actions);
         }
     }
@@ -165,10 +189,10 @@ impl Hub {
         revision: i64,
         actions: &mut Actions,
     ) {
-        if !self.config.trusts_progress {
+        let source = &mut self.sources[id];
+        if !self.upstreams[source.upstream].trusts_progress {
             return;
         }
-        let source = &mut self.sources[id];
         source.next = source.next.max(revision.saturating_add(1));
         let told = source.members.intersection(&self.notified).copied();
         let told: Vec<WatcherId> = told.collect();
@@ -211,7 +235,7 @@ impl Hub {
 
     pub(super) fn progress_request(&mut self, now: Instant, id: ClientId, actions: &mut Actions) {
         let client = &mut self.clients[id];
-        if !self.config.trusts_progress || (client.watchers.is_empty() && client.creating == 0) {
+        if client.watchers.is_empty() && client.creating == 0 {
             return;
         }
         let deadline = now + self.config.progress_timeout;
@@ -280,7 +304,7 @@ impl Hub {
     /// Whether a stream hasn't been asked since a client wished to know.
     fn is_stale(&self, id: ClientId, stream: UpstreamId) -> bool {
         let wish = self.clients[id].progress;
-        wish.is_some_and(|wish| self.upstreams[stream].answered < wish.asked)
+        wish.is_some_and(|wish| self.upstreams[stream].heard < wish.asked)
     }
 
     /// The revision up to which all watchers of a client have been sent everything, if that is as new as it wished.

@@ -76,6 +76,7 @@ impl Hub {
             upstream,
             state: SourceState::Resting,
             next,
+            asked_from: next,
             floor: next,
             prev_floor: next,
             prev_asked,

@@ -9,7 +9,7 @@ use super::checks::Verdict;
 use super::state::{Place, Question, Start, Step, Timer, Watcher, WatcherId};
 use crate::time::Instant;
 use crate::watch::batch::Variant;
-use crate::watch::types::{Actions, ClientId, Status};
+use crate::watch::types::{Actions, ClientId, Header, Status};
 use crate::watch::wire::request::Create;
 use crate::watch::wire::write;
 
@@ -78,13 +78,13 @@ impl Hub {
         }
     }
 
-    /// Takes in an answer that a watcher waited for. `of_revision`: if it is a refusal, no header will come.
+    /// Takes in the answer to a question that a watcher waited for.
     pub(super) fn learn(
         &mut self,
         now: Instant,
         id: WatcherId,
         verdict: &Verdict,
-        of_revision: bool,
+        question: &Question,
         actions: &mut Actions,
     ) {
         let Some(watcher) = self.watchers.get_mut(id) else {
@@ -96,10 +96,13 @@ impl Hub {
         match verdict {
             Verdict::Reached(header) => start.header = Some(*header),
             Verdict::Permitted => start.is_permitted = true,
+            // There is none for anybody.
+            Verdict::Refused(_) if *question == Question::Header => start.header = Some(Header::default()),
             Verdict::Refused(status) => {
                 start.refusal.get_or_insert_with(|| refusal(status));
-                if of_revision {
-                    start.header.get_or_insert_default();
+                if matches!(question, Question::Revision(..)) {
+                    self.wonder(Question::Header, id, actions);
+                    return;
                 }
             }
             Verdict::Unknown(_) => {}
@@ -146,7 +149,7 @@ impl Hub {
         let Place::Starting(start) = place else {
             unreachable!("its only caller has looked");
         };
-        // With auth on, a refused revision has no header. That of anybody's last answer is as true.
+        // That of anybody's last answer is as true.
         let header = start.header.filter(|header| header.revision > 0);
         let header = header.unwrap_or(self.header);
         let watched = watcher.range.clone();
@@ -181,7 +184,8 @@ impl Hub {
             return;
         };
         self.clients[client_id].watchers.insert(wire_id, id);
-        let follows = header.revision.saturating_add(1);
+        // After what the client was told, which may be more than was read for it: a server's begin there, too.
+        let follows = header_sent.revision.saturating_add(1);
         let watcher = &mut self.watchers[id];
         watcher.wire_id = wire_id;
         watcher.next = if start.revision == 0 {

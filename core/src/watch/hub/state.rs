@@ -122,6 +122,8 @@ pub(super) struct Source {
     pub(super) state: SourceState,
     /// All events below it have come.
     pub(super) next: i64,
+    /// The start revision of the last create request; 0 for what follows.
+    pub(super) asked_from: i64,
     /// From here on history is whole.
     pub(super) floor: i64,
     /// From here on history has previous pairs.
@@ -220,6 +222,8 @@ pub(super) struct Upstream {
     pub(super) credentials: Credentials,
     /// Whether it was opened; if not it will be, after a while.
     pub(super) is_open: bool,
+    /// Whether what it says of progress is true.
+    pub(super) trusts_progress: bool,
     /// Failures in a row: no answer came between them.
     pub(super) failures: u32,
     pub(super) sources: BTreeSet<SourceId>,
@@ -239,8 +243,9 @@ pub(super) struct Upstream {
     pub(super) unanswered: u32,
     /// Ask again when the answer comes, for somebody asked since.
     pub(super) ask_again: bool,
-    /// The last question that is answered.
-    pub(super) answered: u64,
+    /// The last question that was sent when an answer came. It may have been for an earlier one, and be a little older
+    /// than it seems: good enough for clients, who ask again until they are told what they wait for.
+    pub(super) heard: u64,
 }
 
 /// Watchers of a range that need revisions which the live source doesn't have any more.
@@ -260,6 +265,8 @@ pub(super) enum Question {
     Revision(Credentials, Bytes),
     /// Whether somebody may read a range.
     Permission(Credentials, KeyRange),
+    /// A header for those who may read nothing.
+    Header,
 }
 
 /// A question that is being asked, and who waits for the answer.

@@ -41,6 +41,7 @@ impl Hub {
             kind,
             credentials: credentials.clone(),
             is_open: false,
+            trusts_progress: self.config.trusts_progress,
             failures,
             sources: BTreeSet::new(),
             to_create: VecDeque::new(),
@@ -52,7 +53,7 @@ impl Hub {
             is_asking: false,
             unanswered: 0,
             ask_again: false,
-            answered: 0,
+            heard: 0,
         });
         let streams = self.by_credentials.entry((kind, credentials));
         streams.or_default().push(id);
@@ -126,7 +127,14 @@ impl Hub {
             source.state = SourceState::Creating(wire_id);
             upstream.creating.push_back(wire_id);
             upstream.by_wire_id.insert(wire_id, source_id);
-            let message = request::create(&source.range, source.next, source.prev_asked, wire_id);
+            // A server tells no progress of a stream while the start of one of its watchers is still to come. Where
+            // that may be so this one starts with what follows its creation, whose header tells if that is too late.
+            source.asked_from = if source.next > self.header.revision {
+                0
+            } else {
+                source.next
+            };
+            let message = request::create(&source.range, source.asked_from, source.prev_asked, wire_id);
             actions.push(Action::SendUpstream(id, message));
         }
     }

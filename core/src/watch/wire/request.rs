@@ -190,7 +190,7 @@ mod tests {
             b"\x0b",
             b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
         ] {
-            assert_eq!(Request::read(&Bytes::copy_from_slice(message)), Err(Malformed));
+            assert!(Request::read(&Bytes::copy_from_slice(message)).is_err());
         }
     }
 }

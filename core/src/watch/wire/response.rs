@@ -124,7 +124,8 @@ fn read_event(message: &[u8], field: (usize, usize), body: (usize, usize)) -> Re
         }
     }
     if event.revision <= 0 {
-        return Err(Malformed);
+        // No server has an event without revision.
+        return Err(Malformed::Illegal(0));
     }
     Ok(event)
 }

@@ -271,3 +271,70 @@ fn row_15_progress_while_other_keys_change() {
     world.run(SECOND);
     assert!(world.clients[nobody].frames.is_empty());
 }
+
+/// "From now on" is what follows the revision that the client is told, also when that is more than was read for it.
+#[test]
+fn row_37_the_start_is_what_follows_the_header() {
+    let mut world = world();
+    let client = world.open(None, false);
+    world.create(client, watch("k", "", 0));
+    world.settle();
+    world.create(client, watch("l", "", 0));
+    assert!(world.answer_check());
+    // Before the answer comes the client is told of more.
+    let early = put(&mut world, "l");
+    let seen = put(&mut world, "k");
+    while world.apply(0) {}
+    let id = world.random_stream().expect("there is one");
+    while world.server_send(id) {}
+    assert_eq!(revisions(&world, client), [seen]);
+    world.settle();
+    let created = world.clients[client].frames.iter().rfind(|frame| frame.created);
+    let header = created.and_then(|frame| frame.header);
+    assert_eq!(header.map(|header| header.revision), Some(seen));
+    let after = put(&mut world, "l");
+    world.run(SECOND);
+    assert!(early < seen);
+    assert_eq!(revisions(&world, client), [seen, after]);
+}
+
+/// Questions that a server left without answer, because a watcher of the stream was behind, don't make all later answers
+/// seem old.
+#[test]
+fn row_15_progress_after_questions_without_answer() {
+    let config = Config {
+        live_streams_max: 1,
+        ..Config::default()
+    };
+    let mut world = World::new(1, config, 1);
+    let client = world.open(None, false);
+    world.create(client, watch("k", "", 0));
+    world.settle();
+    world.create(client, watch("l", "", 0));
+    while world.answer_check() || world.hear_answer() {}
+    put(&mut world, "elsewhere");
+    let id = world.random_stream().expect("there is one");
+    while world.apply(0) {}
+    let serve = |world: &mut World| {
+        while world.server_step(id) {}
+        while world.server_send(id) {}
+    };
+    // The new watcher is behind from its beginning.
+    serve(&mut world);
+    for _ in 0..30 {
+        world.send(client, Client::ask_progress());
+        world.pass(Duration::from_millis(100));
+        serve(&mut world);
+    }
+    assert_eq!(world.clients[client].manual_progress, []);
+    world.server_sync(id);
+    for _ in 0..3 {
+        world.send(client, Client::ask_progress());
+        world.pass(Duration::from_millis(100));
+        serve(&mut world);
+    }
+    assert_eq!(
+        world.clients[client].manual_progress.last(),
+        Some(&world.store.revision)
+    );
+}

@@ -85,7 +85,7 @@ pub(in crate::cli) static FLAGS: &[Flag] = &[
         "max-recv-bytes",
         Kind::Int,
         "2147483647",
-        "Largest message from the cluster to a client, in bytes; 0 or less for the default",
+        "Largest message from the cluster to a client, in bytes, watches excepted; 0 or less for the default",
     ),
     full(
         Group::Limits,

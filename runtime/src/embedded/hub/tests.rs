@@ -83,7 +83,7 @@ fn calls_are_answered_and_forgotten() {
         (refused.code, &*refused.message),
         (3, "etcdserver: key is not provided")
     );
-    assert!(hub.state.lock().calls.is_empty());
+    assert!(hub.0.quietly(|state| state.calls.is_empty()));
 }
 
 #[test]
@@ -129,30 +129,34 @@ fn the_end_comes_after_the_messages() {
     assert_eq!(messages.len(), 1);
     assert_eq!(end, Some(Status::OK));
     // The model has forgotten it; nothing that comes late reaches it.
-    assert_eq!(hub.state.lock().cluster.streams(), 0);
+    assert_eq!(hub.0.quietly(|state| state.cluster.streams()), 0);
     stream.message(request.encode_to_vec().into());
     stream.sent(1);
     drop(stream);
-    assert!(hub.state.lock().streams.is_empty());
+    assert!(hub.0.quietly(|state| state.streams.is_empty()));
 }
 
 #[test]
 fn what_is_dropped_is_forgotten() {
     let hub = hub();
     let watch = watch(&hub);
-    assert_eq!(hub.state.lock().cluster.streams(), 1);
+    assert_eq!(hub.0.quietly(|state| state.cluster.streams()), 1);
     drop(watch);
-    let state = hub.state.lock();
-    assert_eq!((state.cluster.streams(), state.streams.len()), (0, 0));
-    drop(state);
+    assert_eq!(
+        hub.0
+            .quietly(|state| (state.cluster.streams(), state.streams.len())),
+        (0, 0)
+    );
     let call = hub.call(
         "/etcdserverpb.KV/Range".to_owned(),
         Metadata::default(),
         Bytes::new(),
     );
     drop(call);
-    let state = hub.state.lock();
-    assert_eq!((state.cluster.calls(), state.calls.len()), (0, 0));
+    assert_eq!(
+        hub.0.quietly(|state| (state.cluster.calls(), state.calls.len())),
+        (0, 0)
+    );
 }
 
 #[test]
@@ -160,7 +164,7 @@ fn a_failure_of_the_model_is_told() {
     let hub = hub();
     let mut failed = core::pin::pin!(hub.failed());
     assert!(polled(&mut failed).is_pending());
-    let failing = std::panic::AssertUnwindSafe(|| hub.with(|_, _, _| panic!("as the model would")));
+    let failing = std::panic::AssertUnwindSafe(|| hub.0.with(|_, _, _| panic!("as the model would")));
     assert!(std::panic::catch_unwind(failing).is_err());
     assert!(polled(&mut failed).is_ready());
 }

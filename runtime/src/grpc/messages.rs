@@ -5,7 +5,7 @@ use etcd_proxy_core::grpc::{Code, MESSAGE_PREFIX_LEN, MessageTooLarge, Status};
 
 /// Takes the messages out of a request. What it holds is at most one chunk and one message.
 #[derive(Debug)]
-pub(super) struct Messages {
+pub(crate) struct Messages {
     bytes_max: u64,
     /// What came last and wasn't looked at yet.
     chunk: Bytes,
@@ -15,7 +15,7 @@ pub(super) struct Messages {
 
 /// Where a byte stream has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cut {
+pub(crate) enum Cut {
     /// After a message, or within a prefix: grpc-go takes both for the end of the messages.
     Between,
     /// Within a message.
@@ -24,7 +24,7 @@ pub(super) enum Cut {
 
 impl Messages {
     /// For messages of up to `bytes_max` bytes, their prefix not counted.
-    pub(super) fn new(bytes_max: u64) -> Self {
+    pub(crate) fn new(bytes_max: u64) -> Self {
         Self {
             bytes_max,
             chunk: Bytes::new(),
@@ -33,7 +33,7 @@ impl Messages {
     }
 
     /// Takes in what came next. Only once [`Messages::next`] has nothing more to give.
-    pub(super) fn push(&mut self, chunk: Bytes) {
+    pub(crate) fn push(&mut self, chunk: Bytes) {
         debug_assert!(
             self.chunk.is_empty(),
             "messages are taken out before more comes in"
@@ -45,7 +45,7 @@ impl Messages {
     ///
     /// # Errors
     /// A prefix that grpc-go refuses, with its status.
-    pub(super) fn next(&mut self) -> Result<Option<Bytes>, Status> {
+    pub(crate) fn next(&mut self) -> Result<Option<Bytes>, Status> {
         if self.partial.is_empty() && self.chunk.len() >= MESSAGE_PREFIX_LEN {
             let len = self.message_len(&self.chunk)?;
             if self.chunk.len() - MESSAGE_PREFIX_LEN >= len {
@@ -68,7 +68,7 @@ impl Messages {
     }
 
     /// Where the stream would be cut if it ended here.
-    pub(super) fn cut(&self) -> Cut {
+    pub(crate) fn cut(&self) -> Cut {
         if self.partial.len() < MESSAGE_PREFIX_LEN {
             Cut::Between
         } else {

@@ -6,7 +6,6 @@ use std::time::Instant;
 use bytes::Bytes;
 use etcd_proxy_core::grpc::{Code, Status, parse_timeout};
 use etcd_proxy_core::method::{Method, Shape};
-use etcd_proxy_model::cluster::Metadata;
 use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
@@ -21,23 +20,26 @@ const HEALTH_LIST: &str = "/grpc.health.v1.Health/List";
 
 /// What a request's head says.
 #[derive(Debug)]
-pub(super) struct Head {
-    pub(super) path: String,
-    pub(super) metadata: Metadata,
+pub(crate) struct Head {
+    pub(crate) path: String,
+    /// The token of whoever calls; opaque.
+    pub(crate) token: Option<Bytes>,
+    /// Whether the call is for a member that has a leader only.
+    pub(crate) require_leader: bool,
     /// Whether the call has one message in each direction. What isn't known is a stream, whose first message nobody
     /// waits for.
-    pub(super) unary: bool,
-    pub(super) deadline: Option<Instant>,
+    pub(crate) unary: bool,
+    pub(crate) deadline: Option<Instant>,
     /// `content-type` of the answer: that of the request.
-    pub(super) content_type: HeaderValue,
+    pub(crate) content_type: HeaderValue,
 }
 
 /// An answer that is a status and nothing else.
 #[derive(Debug)]
-pub(super) struct Refusal {
-    pub(super) http_status: StatusCode,
-    pub(super) content_type: HeaderValue,
-    pub(super) status: Status,
+pub(crate) struct Refusal {
+    pub(crate) http_status: StatusCode,
+    pub(crate) content_type: HeaderValue,
+    pub(crate) status: Status,
 }
 
 impl Head {
@@ -46,7 +48,7 @@ impl Head {
     /// # Errors
     /// What grpc-go answers to one that it doesn't take. What this server can't do beside that: messages are taken
     /// uncompressed only, while etcd takes gzip.
-    pub(super) fn of<B>(request: &Request<B>) -> Result<Self, Refusal> {
+    pub(crate) fn of<B>(request: &Request<B>) -> Result<Self, Refusal> {
         let headers = request.headers();
         let grpc = HeaderValue::from_static(GRPC);
         let refusal = |http_status, status| Refusal {
@@ -94,7 +96,10 @@ impl Head {
         }
         Ok(Self {
             path: path.to_owned(),
-            metadata: metadata(headers),
+            token: token(headers),
+            require_leader: headers
+                .get("hasleader")
+                .is_some_and(|value| value.as_bytes() == b"true"),
             unary: method.shape == Shape::Unary || path == HEALTH_LIST,
             // A deadline beyond what a clock can show is none.
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
@@ -103,7 +108,7 @@ impl Head {
     }
 
     /// The head of an answer.
-    pub(super) fn response(&self) -> Response<()> {
+    pub(crate) fn response(&self) -> Response<()> {
         let mut response = Response::new(());
         response
             .headers_mut()
@@ -112,13 +117,13 @@ impl Head {
     }
 
     /// An answer that is this status and nothing else.
-    pub(super) fn refuse(&self, respond: SendResponse<Bytes>, code: u8, message: &str) {
+    pub(crate) fn refuse(&self, respond: SendResponse<Bytes>, code: u8, message: &str) {
         send(respond, StatusCode::OK, &self.content_type, code, message);
     }
 }
 
 impl Refusal {
-    pub(super) fn send(&self, respond: SendResponse<Bytes>) {
+    pub(crate) fn send(&self, respond: SendResponse<Bytes>) {
         let (code, message) = (self.status.code().number(), self.status.message());
         send(respond, self.http_status, &self.content_type, code, message);
     }
@@ -181,15 +186,10 @@ fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
     ))
 }
 
-/// What etcd reads: the first value of each.
-fn metadata(headers: &HeaderMap) -> Metadata {
-    let token = headers.get("token").or_else(|| headers.get("authorization"));
-    Metadata {
-        token: token.map(|token| Bytes::copy_from_slice(token.as_bytes())),
-        require_leader: headers
-            .get("hasleader")
-            .is_some_and(|value| value.as_bytes() == b"true"),
-    }
+/// What etcd reads: the first value of the first key that is there.
+fn token(headers: &HeaderMap) -> Option<Bytes> {
+    let token = headers.get("token").or_else(|| headers.get("authorization"))?;
+    Some(Bytes::copy_from_slice(token.as_bytes()))
 }
 
 #[cfg(test)]
@@ -297,15 +297,15 @@ mod tests {
             ],
         ))
         .unwrap();
-        assert_eq!(head.metadata.token.as_deref(), Some(&b"one"[..]));
-        assert!(head.metadata.require_leader && head.unary);
+        assert_eq!(head.token.as_deref(), Some(&b"one"[..]));
+        assert!(head.require_leader && head.unary);
         let head = Head::of(&request(
             "POST",
             &[CONTENT, ("authorization", b"this"), ("hasleader", b"yes")],
         ))
         .unwrap();
-        assert_eq!(head.metadata.token.as_deref(), Some(&b"this"[..]));
-        assert!(!head.metadata.require_leader);
+        assert_eq!(head.token.as_deref(), Some(&b"this"[..]));
+        assert!(!head.require_leader);
         assert_eq!(head.deadline, None);
     }
 

@@ -1,0 +1,40 @@
+//! What it takes to answer a gRPC call oneself, as grpc-go does, which etcd serves with: the head of the request, its
+//! messages, the stream of the answer, the deadline.
+
+mod answer;
+mod expiry;
+mod head;
+mod messages;
+mod requests;
+
+pub(crate) use answer::Answer;
+pub(crate) use expiry::Expiry;
+pub(crate) use head::Head;
+pub(crate) use messages::{Cut, Messages};
+pub(crate) use requests::Requests;
+
+use etcd_proxy_core::grpc::Status;
+
+/// How a stream ended.
+pub(crate) enum End {
+    /// The client has cancelled the call or is gone.
+    ClientGone,
+    /// The client's deadline has passed.
+    Expired,
+    /// With a status for the client.
+    Status {
+        /// A gRPC code.
+        code: u8,
+        /// Not percent-encoded.
+        message: String,
+    },
+}
+
+impl End {
+    pub(crate) fn of(status: &Status) -> Self {
+        Self::Status {
+            code: status.code().number(),
+            message: status.message().to_owned(),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The messages of a client's stream.
+
+use core::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use etcd_proxy_core::grpc::{Code, Status};
+use h2::RecvStream;
+
+use super::{Cut, End, Messages};
+
+/// What the client sends.
+pub(crate) struct Requests {
+    body: RecvStream,
+    messages: Messages,
+    /// Its end was told.
+    over: bool,
+}
+
+impl Requests {
+    pub(crate) const fn new(body: RecvStream, messages: Messages) -> Self {
+        Self {
+            body,
+            messages,
+            over: false,
+        }
+    }
+
+    /// The next message; `None` for the half-close, once.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, End>> {
+        if self.over {
+            return Poll::Pending;
+        }
+        loop {
+            match self.messages.next() {
+                Ok(Some(message)) => return Poll::Ready(Ok(Some(message))),
+                Ok(None) => {}
+                Err(status) => return Poll::Ready(Err(End::of(&status))),
+            }
+            match ready!(self.body.poll_data(cx)) {
+                Some(Ok(chunk)) => {
+                    // It fails only when the stream has ended and its window means nothing any more.
+                    let _ = self.body.flow_control().release_capacity(chunk.len());
+                    self.messages.push(chunk);
+                }
+                Some(Err(_)) => return Poll::Ready(Err(End::ClientGone)),
+                None => {
+                    self.over = true;
+                    return Poll::Ready(match self.messages.cut() {
+                        Cut::Between => Ok(None),
+                        Cut::Within => Err(End::of(&Status::new(Code::Internal, "unexpected EOF"))),
+                    });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! A client's Watch call: its requests go to the hub, what the hub has for it goes out as fast as it reads.
+
+use core::future::{Future, poll_fn};
+use core::task::{Context, Poll};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use etcd_proxy_core::watch::{Caller, ClientId, Event, Status};
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::Request;
+
+use super::hub::ClientOutbox;
+use crate::forward::SERVER_STOPPED;
+use crate::grpc::{Answer, End, Expiry, Head, Messages, Requests};
+use crate::rt::Runtime;
+use crate::server::{Phase, Worker};
+
+/// Requests and outbox contents that are handled before other calls have their turn.
+const ROUNDS_AT_ONCE: usize = 64;
+
+/// What has left is told to the hub in portions of at least this many bytes: a fraction of what it lets wait.
+const PORTION_BYTES: usize = 64 * 1024;
+
+/// Serves a Watch call to its end.
+pub(crate) async fn serve<R: Runtime>(
+    worker: Arc<Worker>,
+    head: Head,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let caller = Caller {
+        credentials: head.token.clone(),
+        require_leader: head.require_leader,
+    };
+    let mut expiry = Expiry::<R>::new(head.deadline);
+    let mut shutdown = worker.shutdown.clone();
+    let messages = Messages::new(worker.limits.request_bytes_max);
+    let (id, outbox) = worker.watch.open(caller);
+    let mut call = Call {
+        stream: Stream { worker, id, outbox },
+        requests: Requests::new(request.into_body(), messages),
+        answer: Answer::Waiting { respond, head },
+        chunks: VecDeque::new(),
+        left: 0,
+        ended: None,
+    };
+    let mut stopped = core::pin::pin!(shutdown.wait_for(|phase| *phase == Phase::Draining));
+    let end = poll_fn(|cx| {
+        if let Poll::Ready(end) = call.poll(cx) {
+            return Poll::Ready(end);
+        }
+        if call.answer.poll_reset(cx).is_ready() {
+            return Poll::Ready(End::ClientGone);
+        }
+        if expiry.poll(cx).is_ready() {
+            return Poll::Ready(End::Expired);
+        }
+        stopped.as_mut().poll(cx).map(|_| End::of(&SERVER_STOPPED))
+    })
+    .await;
+    // The hub does nothing more for it, whatever the client does.
+    drop(call.stream);
+    call.answer.finish(end);
+}
+
+/// A client's stream, as the hub knows it.
+struct Stream {
+    worker: Arc<Worker>,
+    id: ClientId,
+    outbox: Arc<ClientOutbox>,
+}
+
+impl Stream {
+    fn tell(&self, event: Event) {
+        self.worker.watch.handle(event);
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.tell(Event::ClientGone(self.id));
+    }
+}
+
+struct Call {
+    stream: Stream,
+    requests: Requests,
+    answer: Answer,
+    /// Taken from the outbox, for `h2` to take as the client's window allows.
+    chunks: VecDeque<Bytes>,
+    /// Bytes that have left, and that the hub hasn't been told of.
+    left: usize,
+    /// What follows the last chunk.
+    ended: Option<Status>,
+}
+
+impl Call {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        for _ in 0..ROUNDS_AT_ONCE {
+            let sent = self.poll_send(cx);
+            if let Poll::Ready(Err(end)) = sent {
+                return Poll::Ready(end);
+            }
+            // As long as the client has no room its outbox fills up, as far as the hub allows.
+            let into = sent.is_ready().then_some(&mut self.chunks);
+            let found = self.stream.outbox.look(cx, into);
+            self.ended = self.ended.take().or(found.end);
+            if let Some(since) = found.chunks {
+                self.stream.worker.watch.observe_delivery(since);
+                continue;
+            }
+            if self.ended.is_some() && sent.is_ready() {
+                continue;
+            }
+            if found.is_paused {
+                return Poll::Pending;
+            }
+            match self.requests.poll(cx) {
+                Poll::Ready(Ok(Some(message))) => {
+                    self.stream.tell(Event::ClientSent(self.stream.id, message));
+                }
+                Poll::Ready(Ok(None)) => self.stream.tell(Event::ClientHalfClosed(self.stream.id)),
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Hands over what was taken from the outbox. Pending when the client has no room.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        while let Some(chunk) = self.chunks.front_mut() {
+            let before = chunk.len();
+            let Poll::Ready(sent) = self.answer.poll_send(cx, chunk) else {
+                self.tell_left(1);
+                return Poll::Pending;
+            };
+            if sent.is_err() {
+                return Poll::Ready(Err(End::ClientGone));
+            }
+            self.left += before - chunk.len();
+            if chunk.is_empty() {
+                self.chunks.pop_front();
+            }
+        }
+        self.tell_left(PORTION_BYTES);
+        match self.ended.take() {
+            Some(status) => Poll::Ready(Err(End::Status {
+                code: status.code,
+                message: status.message.into_owned(),
+            })),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Tells the hub what has left, if it is so much at least.
+    fn tell_left(&mut self, portion: usize) {
+        if self.left >= portion {
+            let left = core::mem::take(&mut self.left);
+            self.stream.tell(Event::ClientTook(self.stream.id, left));
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! A Watch call of the proxy's to a member.
+
+use core::future::{Future as _, poll_fn};
+use core::pin::Pin;
+use core::task::{Context, Poll, ready};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use etcd_proxy_core::endpoints;
+use etcd_proxy_core::watch::{Event, Status, UpstreamId, UpstreamKind};
+use h2::client::ResponseFuture;
+use h2::{Reason, RecvStream, SendStream};
+use http::header::{CONTENT_TYPE, TE};
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
+
+use super::hub::UpstreamOutbox;
+use crate::forward::answer::{GRPC_MESSAGE, GRPC_STATUS};
+use crate::grpc::Messages;
+use crate::rt::{self, Runtime};
+use crate::server::Worker;
+use crate::upstream::{Connection, OpenCall, Report, trusts_progress};
+
+/// gRPC codes.
+const UNKNOWN: u8 = 2;
+pub(super) const UNAVAILABLE: u8 = 14;
+
+/// Messages of the member that are handled before other tasks have their turn.
+const MESSAGES_AT_ONCE: usize = 64;
+
+/// The path of the call.
+pub(crate) const PATH: &str = "/etcdserverpb.Watch/Watch";
+
+/// An order to open a call.
+#[derive(Debug)]
+pub(crate) struct Open {
+    pub(super) upstream: UpstreamId,
+    pub(super) kind: UpstreamKind,
+    pub(super) credentials: Option<Bytes>,
+    /// What is to be sent.
+    pub(super) outbox: Arc<UpstreamOutbox>,
+}
+
+/// Opens a call, and tells the hub what comes, to the end.
+pub(super) async fn run<R: Runtime>(worker: Arc<Worker>, open: Open) {
+    let upstream = open.upstream;
+    // Unless the hub has ended it.
+    if let Err(status) = watch::<R>(&worker, open).await {
+        worker.watch.handle(Event::UpstreamEnded(upstream, status));
+    }
+}
+
+/// # Errors
+/// How the call ended, if it wasn't the hub that ended it.
+async fn watch<R: Runtime>(worker: &Worker, open: Open) -> Result<(), Status> {
+    let until = Instant::now() + worker.settings.dial_timeout;
+    let connection = worker.lane.connection::<R>(None, until).await;
+    let connection = connection.map_err(|_| Status::new(UNAVAILABLE, "no endpoint can be reached"))?;
+    if open.kind != UpstreamKind::Leader {
+        let learned = rt::timeout_at::<R, _>(until, trusts_progress(&connection)).await;
+        let trusted = learned.unwrap_or_default().unwrap_or_default();
+        worker
+            .watch
+            .handle(Event::ProgressTrusted(open.upstream, trusted));
+    }
+    let lost = || Status::new(UNAVAILABLE, "connection lost");
+    let call = connection.open_call(head(&connection, &open), false);
+    let (response, stream, guard) = call.map_err(|_| {
+        if connection.refuses() {
+            // Lost when the control task is busy; then the connection's own driver tells it.
+            let draining = endpoints::Event::Draining(connection.id());
+            let _ = worker.reports.try_send(Report::Event(draining));
+        }
+        lost()
+    })?;
+    let mut call = Call {
+        worker,
+        upstream: open.upstream,
+        outbox: open.outbox,
+        chunks: VecDeque::new(),
+        stream,
+        answer: Answer::Waiting(response),
+        // Members are trusted with what they watch: a message that was refused would come again and again.
+        messages: Messages::new(u32::MAX.into()),
+        _open: guard,
+    };
+    let ended = poll_fn(|cx| call.poll(cx)).await;
+    if matches!(&ended, Err(status) if status.code == UNAVAILABLE) {
+        // Worth a look at it.
+        let doubt = endpoints::Event::Doubt(connection.id());
+        let _ = worker.reports.try_send(Report::Event(doubt));
+    }
+    ended
+}
+
+/// The head of the request.
+fn head(connection: &Connection, open: &Open) -> Request<()> {
+    let mut request = Request::new(());
+    *request.method_mut() = Method::POST;
+    *request.version_mut() = Version::HTTP_2;
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(connection.authority().clone());
+    parts.path_and_query = Some(PathAndQuery::from_static(PATH));
+    // Three valid parts make a valid URI.
+    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+    let headers = request.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+    if open.kind == UpstreamKind::Leader {
+        headers.insert("hasleader", HeaderValue::from_static("true"));
+    }
+    let token = open.credentials.as_ref();
+    // It came in a header.
+    if let Some(token) = token.and_then(|token| HeaderValue::from_maybe_shared(token.clone()).ok()) {
+        headers.insert("token", token);
+    }
+    request
+}
+
+/// A call that is open.
+struct Call<'a> {
+    worker: &'a Worker,
+    upstream: UpstreamId,
+    outbox: Arc<UpstreamOutbox>,
+    /// Taken from the outbox, not yet sent.
+    chunks: VecDeque<Bytes>,
+    stream: SendStream<Bytes>,
+    answer: Answer,
+    messages: Messages,
+    _open: OpenCall,
+}
+
+enum Answer {
+    Waiting(ResponseFuture),
+    Open(RecvStream),
+}
+
+impl Call<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        if let Poll::Ready(ended) = self.poll_send(cx) {
+            return Poll::Ready(ended);
+        }
+        self.poll_answer(cx).map(Err)
+    }
+
+    /// Sends what there is. Ready when the hub has ended the call, or it can't be sent.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        loop {
+            let found = self.outbox.look(cx, Some(&mut self.chunks));
+            if found.end.is_some() {
+                self.stream.send_reset(Reason::CANCEL);
+                return Poll::Ready(Ok(()));
+            }
+            let Some(chunk) = self.chunks.front_mut() else {
+                return Poll::Pending;
+            };
+            self.stream.reserve_capacity(chunk.len());
+            let mut room = self.stream.capacity();
+            if room == 0 {
+                match ready!(self.stream.poll_capacity(cx)) {
+                    Some(Ok(capacity)) => room = capacity,
+                    // The member has ended the stream or is gone: its answer tells.
+                    Some(Err(_)) | None => return Poll::Pending,
+                }
+            }
+            let part = chunk.split_to(room.min(chunk.len()));
+            if chunk.is_empty() {
+                self.chunks.pop_front();
+            }
+            if self.stream.send_data(part, false).is_err() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Ready with how the member has ended the call.
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
+        if let Answer::Waiting(response) = &mut self.answer {
+            match ready!(Pin::new(response).poll(cx)) {
+                Ok(response) => {
+                    let (parts, body) = response.into_parts();
+                    if body.is_end_stream() {
+                        return Poll::Ready(status(&parts.headers));
+                    }
+                    if parts.status != http::StatusCode::OK {
+                        return Poll::Ready(Status::new(UNAVAILABLE, "unexpected HTTP status"));
+                    }
+                    self.answer = Answer::Open(body);
+                }
+                Err(error) => return Poll::Ready(broken(&error)),
+            }
+        }
+        let Answer::Open(body) = &mut self.answer else {
+            return Poll::Pending;
+        };
+        for _ in 0..MESSAGES_AT_ONCE {
+            match self.messages.next() {
+                Ok(Some(message)) => {
+                    // Of its own: history keeps it, but not the buffer that it was read into.
+                    let message = Bytes::copy_from_slice(&message);
+                    let event = Event::UpstreamSent(self.upstream, message);
+                    self.worker.watch.handle(event);
+                    continue;
+                }
+                Ok(None) => {}
+                Err(status) => {
+                    self.stream.send_reset(Reason::CANCEL);
+                    return Poll::Ready(Status {
+                        code: status.code().number(),
+                        message: status.message().to_owned().into(),
+                    });
+                }
+            }
+            match ready!(body.poll_data(cx)) {
+                Some(Ok(chunk)) => {
+                    // It fails only when the stream has ended and its window means nothing any more.
+                    let _ = body.flow_control().release_capacity(chunk.len());
+                    self.messages.push(chunk);
+                }
+                Some(Err(error)) => return Poll::Ready(broken(&error)),
+                None => {
+                    return match ready!(body.poll_trailers(cx)) {
+                        Ok(trailers) => Poll::Ready(status(&trailers.unwrap_or_default())),
+                        Err(error) => Poll::Ready(broken(&error)),
+                    };
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+fn broken(error: &h2::Error) -> Status {
+    tracing::debug!(error = %error, "a watch stream to a member has broken");
+    Status::new(UNAVAILABLE, "connection lost")
+}
+
+/// The status that a member has ended a call with.
+fn status(fields: &HeaderMap) -> Status {
+    let text = |name| fields.get(name).and_then(|value| value.to_str().ok());
+    let code = text(GRPC_STATUS).and_then(|code| code.parse().ok());
+    Status {
+        code: code.unwrap_or(UNKNOWN),
+        message: text(GRPC_MESSAGE).unwrap_or_default().to_owned().into(),
+    }
+}
