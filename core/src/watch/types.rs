@@ -25,6 +25,9 @@ pub struct Config {
     /// A client for whom so much waits gets no events until it has taken half of it. One more frame may be added to
     /// what is just below, and answers to the client's own requests count but always find room.
     pub outbox_bytes_max: usize,
+    /// What may wait for all clients together. When half of it does, a client counts as full as soon as it has its share
+    /// of the other half, so that any number of them is bounded by this and one frame each.
+    pub outbox_bytes_total_max: usize,
     /// Requests of a client that may wait for their answer before no more are read from it.
     pub requests_max: usize,
     /// Watchers that one client may have.
@@ -72,10 +75,11 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             outbox_bytes_max: 4 << 20,
+            outbox_bytes_total_max: 256 << 20,
             requests_max: 128,
             watchers_per_client_max: 1 << 20,
             history_bytes_max: 4 << 20,
-            history_bytes_total_max: 256 << 20,
+            history_bytes_total_max: 64 << 20,
             live_streams_max: 4,
             creates_in_flight_max: 1024,
             narrow_ranges_max: 64,

@@ -66,6 +66,7 @@ fn config(world: &mut fastrand::Rng) -> Config {
     let ms = Duration::from_millis;
     Config {
         outbox_bytes_max: world.choice([150, 400, 100_000]).expect("not empty"),
+        outbox_bytes_total_max: world.choice([600, 1_000_000]).expect("not empty"),
         requests_max: world.choice([2, 100]).expect("not empty"),
         history_bytes_max: world.choice([1, 600, 3000, 100_000]).expect("not empty"),
         history_bytes_total_max: world.choice([1500, 1_000_000]).expect("not empty"),

@@ -20,7 +20,7 @@ use crate::server::{Phase, Worker};
 /// Requests and outbox contents that are handled before other calls have their turn.
 const ROUNDS_AT_ONCE: usize = 64;
 
-/// What has left is told to the hub in portions of at least this many bytes: a fraction of what it lets wait.
+/// What has left is told to the hub in portions of at least this many bytes, and when there is nothing left to send.
 const PORTION_BYTES: usize = 64 * 1024;
 
 /// Serves a Watch call to its end.
@@ -145,8 +145,9 @@ impl Call {
             if chunk.is_empty() {
                 self.chunks.pop_front();
             }
+            self.tell_left(PORTION_BYTES);
         }
-        self.tell_left(PORTION_BYTES);
+        self.tell_left(1);
         match self.ended.take() {
             Some(status) => Poll::Ready(Err(End::Status {
                 code: status.code,

@@ -48,6 +48,11 @@ pub(super) async fn run<R: Runtime>(worker: Arc<Worker>, open: Open) {
     let upstream = open.upstream;
     // Unless the hub has ended it.
     if let Err(status) = watch::<R>(&worker, open).await {
+        tracing::debug!(
+            code = status.code,
+            message = &*status.message,
+            "a watch stream to a member has ended"
+        );
         worker.watch.handle(Event::UpstreamEnded(upstream, status));
     }
 }

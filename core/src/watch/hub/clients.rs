@@ -122,7 +122,18 @@ impl Hub {
 
     /// Whether events for the client have to wait.
     pub(super) fn is_full(&self, id: ClientId) -> bool {
-        self.clients[id].queued >= self.config.outbox_bytes_max
+        self.clients[id].queued >= self.outbox_limit()
+    }
+
+    /// How many bytes may wait for a client before it is full.
+    fn outbox_limit(&self) -> usize {
+        let max = self.config.outbox_bytes_max;
+        let half = self.config.outbox_bytes_total_max / 2;
+        if self.stats.outbox_bytes < half {
+            max
+        } else {
+            max.min(half / self.clients.len().max(1)).max(1)
+        }
     }
 
     pub(super) fn client_took(&mut self, now: Instant, id: ClientId, bytes: usize, actions: &mut Actions) {
@@ -132,10 +143,10 @@ impl Hub {
         let bytes = bytes.min(client.queued);
         client.queued -= bytes;
         self.stats.outbox_bytes -= bytes;
-        if client.queued > self.config.outbox_bytes_max / 2 {
+        if self.clients[id].queued > self.outbox_limit() / 2 {
             return;
         }
-        for _ in 0..client.lagging.len() {
+        for _ in 0..self.clients[id].lagging.len() {
             let Some(watcher) = self.clients[id].lagging.pop_front() else {
                 break;
             };
@@ -154,11 +165,12 @@ impl Hub {
 
     /// Reads no more requests of a client that doesn't take its answers, or waits for too many.
     pub(super) fn pause(&mut self, id: ClientId, actions: &mut Actions) {
+        let limit = self.outbox_limit();
         let Some(client) = self.clients.get_mut(id) else {
             return;
         };
         let too_many = client.steps.len() >= self.config.requests_max.max(1);
-        if !client.paused && (too_many || client.queued >= self.config.outbox_bytes_max) {
+        if !client.paused && (too_many || client.queued >= limit) {
             client.paused = true;
             actions.push(Action::PauseClient(id));
         }
@@ -166,11 +178,12 @@ impl Hub {
 
     /// Reads requests again when there is room for some.
     pub(super) fn resume(&mut self, id: ClientId, actions: &mut Actions) {
+        let limit = self.outbox_limit();
         let Some(client) = self.clients.get_mut(id) else {
             return;
         };
         let few = client.steps.len() <= self.config.requests_max / 2;
-        if client.paused && few && client.queued <= self.config.outbox_bytes_max / 2 {
+        if client.paused && few && client.queued <= limit / 2 {
             client.paused = false;
             actions.push(Action::ResumeClient(id));
         }

@@ -36,6 +36,42 @@ fn row_35_a_stopped_client() {
     assert_eq!(world.hub.stats().behind, 0);
 }
 
+/// However many clients are stopped, what waits for them is bounded, and they get everything when they go on.
+#[test]
+fn row_35_many_stopped_clients() {
+    let config = Config {
+        outbox_bytes_max: 4000,
+        outbox_bytes_total_max: 20_000,
+        ..Config::default()
+    };
+    let mut world = World::new(1, config, 1);
+    let slow: Vec<usize> = (0..50).map(|_| world.open(None, false)).collect();
+    let quick = world.open(None, false);
+    for client in slow.iter().copied().chain([quick]) {
+        world.create(client, watch("k", "", 0));
+    }
+    world.settle();
+    for client in &slow {
+        world.clients[*client].stopped = true;
+    }
+    let value = "x".repeat(100);
+    for number in 1..=300 {
+        world.store.write(&[("k", Some(&value))]);
+        world.settle();
+        assert_eq!(revisions(&world, quick).len(), number);
+        // Half of it, and for each client its share of the other half, which one frame may exceed.
+        assert!(world.hub.stats().outbox_bytes < 20_000 + 50 * 200);
+    }
+    for client in &slow {
+        world.clients[*client].stopped = false;
+    }
+    world.run(2 * SECOND);
+    for client in slow {
+        assert_eq!(revisions(&world, client), revisions(&world, quick));
+    }
+    assert_eq!(world.hub.stats().behind, 0);
+}
+
 /// With etcd down a creation fails after a bounded time, as a call that may be tried again, and blocks nothing.
 #[test]
 fn row_36_creating_while_the_cluster_is_down() {
