@@ -32,6 +32,9 @@ pub(crate) struct LoadArgs {
     pub(crate) endpoints: Vec<String>,
     #[arg(long)]
     pub(crate) workload: Workload,
+    /// HTTP/2 connections; 0: one for each watcher (watch-fanout only)
+    #[arg(long, default_value_t = 10)]
+    pub(crate) connections: usize,
     #[command(flatten)]
     pub(crate) shape: Shape,
     /// Process whose CPU time and memory to report; may be repeated
@@ -53,7 +56,7 @@ pub(crate) struct CompareArgs {
     /// What the proxies run in front of
     #[arg(long, default_value_t = Upstream::Etcd)]
     pub(crate) upstream: Upstream,
-    /// Rounds per workload; the table shows medians over them
+    /// Rounds per workload and number of connections; the table shows medians over them
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) rounds: u32,
     /// What to run, in this order
@@ -63,6 +66,10 @@ pub(crate) struct CompareArgs {
         default_values_t = [Workload::Put, Workload::RangeLinearizable, Workload::RangeSerializable]
     )]
     pub(crate) workloads: Vec<Workload>,
+    /// HTTP/2 connections; a list runs each workload with each. 0: one for each watcher (watch-fanout only, the others
+    /// are not run with it)
+    #[arg(long, value_delimiter = ',', default_values_t = [10])]
+    pub(crate) connections: Vec<usize>,
     #[command(flatten)]
     pub(crate) shape: Shape,
     /// Print the reports of all rounds as one JSON array, and no table
@@ -98,6 +105,19 @@ pub(crate) enum Workload {
     WatchFanout,
 }
 
+impl Workload {
+    /// Whether it can be run with this number of connections. Watchers are too many for a connection each when
+    /// creating them is all that is measured.
+    pub(crate) fn allows(self, connections: usize) -> bool {
+        connections > 0 || self == Self::WatchFanout
+    }
+
+    /// Whether its load is made of watchers.
+    pub(crate) fn watches(self) -> bool {
+        matches!(self, Self::WatchCreate | Self::WatchFanout)
+    }
+}
+
 impl std::fmt::Display for Workload {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let value = self.to_possible_value().expect("no workload is hidden");
@@ -108,9 +128,6 @@ impl std::fmt::Display for Workload {
 /// How much load, in which shape.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Shape {
-    /// HTTP/2 connections; 0: one per watcher (watch-fanout only)
-    #[arg(long, default_value_t = 10)]
-    pub(crate) connections: usize,
     /// Requests that are always under way, over all connections
     #[arg(long, default_value_t = 100, value_parser = at_least_one)]
     pub(crate) tasks: usize,
@@ -141,13 +158,25 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    /// Watchers of a workload. Creating few takes less time than CPU clocks can tell.
+    /// Watchers of a workload; 0 unless it [watches](Workload::watches). Creating few takes less time than CPU clocks
+    /// can tell.
     pub(crate) fn watchers(&self, workload: Workload) -> usize {
-        self.watchers.unwrap_or(if workload == Workload::WatchCreate {
-            20_000
-        } else {
-            1000
-        })
+        match workload {
+            Workload::WatchCreate => self.watchers.unwrap_or(20_000),
+            Workload::WatchFanout => self.watchers.unwrap_or(1000),
+            _ => 0,
+        }
+    }
+}
+
+impl LoadArgs {
+    /// Watchers, and the connections that they are spread over.
+    pub(crate) fn watchers(&self) -> (usize, usize) {
+        let watchers = self.shape.watchers(self.workload);
+        match self.connections {
+            0 => (watchers, watchers),
+            connections => (watchers, connections.min(watchers)),
+        }
     }
 }
 

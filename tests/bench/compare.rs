@@ -23,19 +23,34 @@ pub(crate) async fn run(args: &CompareArgs) -> Result<bool, Failure> {
     if !args.json {
         println!("{}", table::preamble(args));
     }
+    let runs: Vec<_> = args
+        .workloads
+        .iter()
+        .flat_map(|&workload| {
+            let connections = args.connections.iter().copied();
+            let allowed = connections.filter(move |connections| workload.allows(*connections));
+            allowed.map(move |connections| (workload, connections))
+        })
+        .collect();
+    if runs.is_empty() {
+        return Err(Failure::new("0 connections are for watch-fanout only"));
+    }
     let mut sound = true;
     let mut rounds = Vec::new();
-    for &workload in &args.workloads {
-        let measured = run_workload(args, &proxies, workload).await?;
+    for (workload, connections) in runs {
+        let measured = run_workload(args, &proxies, workload, connections).await?;
         sound &= measured
             .iter()
             .filter(|target| target.name != GRPC_PROXY)
             .flat_map(|target| &target.reports)
             .all(Report::is_sound);
         if args.json {
-            rounds.extend(measured.iter().flat_map(to_json));
+            rounds.extend(measured.iter().flat_map(|target| to_json(target, connections)));
         } else {
-            println!("{}", table::of(&title(workload, &args.shape), &measured));
+            println!(
+                "{}",
+                table::of(&title(workload, connections, &args.shape), &measured)
+            );
         }
     }
     if args.json {
@@ -44,23 +59,27 @@ pub(crate) async fn run(args: &CompareArgs) -> Result<bool, Failure> {
     Ok(sound)
 }
 
-/// Fresh processes for each workload; in each round every target has its turn, and another one
-/// is first, so that what drifts over time hits all alike.
+/// Fresh processes for each workload, and for each round of one that watches; in each round every target has its turn,
+/// and another one is first, so that what drifts over time hits all alike.
 async fn run_workload(
     args: &CompareArgs,
     proxies: &[ProxyBinary],
     workload: Workload,
+    connections: usize,
 ) -> Result<Vec<Measured>, Failure> {
-    let servers = Servers::start(&args.etcd_bin, args.upstream, proxies).await?;
-    let count = servers.targets.len();
-    let name = |index: usize| servers.targets[index].name.clone();
-    let mut measured: Vec<_> = (0..count)
-        .map(|index| Measured {
-            name: name(index),
-            reports: Vec::new(),
-        })
-        .collect();
+    let mut measured: Vec<Measured> = Vec::new();
+    let mut running = None;
     for round in 0..args.rounds as usize {
+        if workload.watches() {
+            // What a watcher takes of memory shows only in a process that hasn't had others before.
+            running = None;
+        }
+        let servers = match &running {
+            Some(servers) => servers,
+            None => &*running.insert(Servers::start(&args.etcd_bin, args.upstream, proxies).await?),
+        };
+        let count = servers.targets.len();
+        measured.resize_with(count, Measured::default);
         for turn in 0..count {
             let index = (round + turn) % count;
             let target = &servers.targets[index];
@@ -68,6 +87,7 @@ async fn run_workload(
             let load = LoadArgs {
                 endpoints: vec![target.address.clone()],
                 workload,
+                connections,
                 shape: args.shape.clone(),
                 pids: servers.pids(target),
                 json: false,
@@ -76,31 +96,37 @@ async fn run_workload(
                 .await
                 .map_err(|failure| Failure::new(format!("{workload}, {}: {failure}", target.name)))?;
             eprintln!(
-                "round {} of {}, {}\n{report}",
+                "{}, round {} of {}, {}\n{report}",
+                title(workload, connections, &args.shape),
                 round + 1,
                 args.rounds,
                 target.name
             );
+            measured[index].name.clone_from(&target.name);
             measured[index].reports.push(report);
         }
     }
     Ok(measured)
 }
 
-fn title(workload: Workload, shape: &Shape) -> String {
+fn title(workload: Workload, connections: usize, shape: &Shape) -> String {
     let watchers = shape.watchers(workload);
-    match workload {
-        Workload::WatchCreate => format!("{workload}, {watchers} watchers"),
-        Workload::WatchFanout if shape.connections == 0 => {
-            format!("{workload}, {watchers} watchers on a connection each")
-        }
-        Workload::WatchFanout => format!("{workload}, {watchers} watchers"),
-        _ => workload.to_string(),
+    match (workload.watches(), connections) {
+        (true, 0) => format!("{workload}, {watchers} watchers on a connection each"),
+        (true, 1) => format!("{workload}, {watchers} watchers on one stream"),
+        (true, _) => format!("{workload}, {watchers} watchers on {connections} connections, a stream each"),
+        (false, 1) => format!("{workload}, one connection"),
+        (false, _) => format!("{workload}, {connections} connections"),
     }
 }
 
-fn to_json(measured: &Measured) -> impl Iterator<Item = Value> {
-    measured.reports.iter().enumerate().map(
-        |(round, report)| json!({ "target": measured.name, "round": round + 1, "report": report.to_json() }),
-    )
+fn to_json(measured: &Measured, connections: usize) -> impl Iterator<Item = Value> {
+    measured.reports.iter().enumerate().map(move |(round, report)| {
+        json!({
+            "target": measured.name,
+            "connections": connections,
+            "round": round + 1,
+            "report": report.to_json(),
+        })
+    })
 }

@@ -24,8 +24,7 @@ use crate::{
 /// gets exactly its event.
 pub(crate) async fn run(args: &LoadArgs) -> Result<(Arc<Recorder>, Usage), Failure> {
     let shape = &args.shape;
-    let watchers = shape.watchers(args.workload);
-    let connections = shape.connections.min(watchers);
+    let (watchers, connections) = args.watchers();
     let prefix = format!("bench/watch/{}", nonce());
     let mut keys = (0..watchers).map(|key| Bytes::from(format!("{prefix}/{key:08}")));
     let mut streams = Vec::with_capacity(connections);

@@ -33,11 +33,7 @@ use crate::{
 /// Opens the watchers, writes until the window closes, and waits until everything is delivered.
 pub(crate) async fn run(args: &LoadArgs) -> Result<(Arc<Recorder>, Usage), Failure> {
     let shape = &args.shape;
-    let watchers = shape.watchers(args.workload);
-    let connections = match shape.connections {
-        0 => watchers,
-        connections => connections.min(watchers),
-    };
+    let (watchers, connections) = args.watchers();
     let wires = connect_all(&args.endpoints, connections).await?;
     let key = Bytes::from(format!("bench/fanout/{}", nonce()));
     let mut opening = JoinSet::new();

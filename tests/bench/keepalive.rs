@@ -24,7 +24,7 @@ use crate::{
 pub(crate) async fn run(args: &LoadArgs) -> Result<(Arc<Recorder>, Usage), Failure> {
     let shape = &args.shape;
     // At least one heartbeat per stream, and a lease has at most one heartbeat under way.
-    let connections = shape.connections.min(shape.tasks);
+    let connections = args.connections.min(shape.tasks);
     if shape.leases < shape.tasks {
         return Err(Failure::new("fewer leases than tasks"));
     }

@@ -11,7 +11,7 @@ use tokio::{
 use crate::{
     args::{LoadArgs, Workload},
     create, fanout, keepalive,
-    measure::Recorder,
+    measure::{Recorder, Usage},
     report::Report,
     unary,
 };
@@ -49,9 +49,10 @@ impl fmt::Display for Failure {
 }
 
 pub(crate) async fn run(args: &LoadArgs) -> Result<Report, Failure> {
-    if args.shape.connections == 0 && args.workload != Workload::WatchFanout {
+    if !args.workload.allows(args.connections) {
         return Err(Failure::new("0 connections are for watch-fanout only"));
     }
+    let idle = Usage::start(&args.pids)?;
     let run = async {
         match args.workload {
             Workload::LeaseKeepalive => keepalive::run(args).await,
@@ -66,7 +67,7 @@ pub(crate) async fn run(args: &LoadArgs) -> Result<Report, Failure> {
     let (recorder, usage) = timeout(limit, run)
         .await
         .map_err(|_| Failure::new("not finished 10 minutes after the measured time"))??;
-    Ok(Report::new(args.workload, &recorder, usage))
+    Ok(Report::new(args, &recorder, &idle, usage))
 }
 
 /// Connects `count` times, round robin over the endpoints.

@@ -85,13 +85,15 @@ impl Recorder {
         }
     }
 
-    /// Samples the processes at both ends of the window, on a thread of its own because the
+    /// Samples the processes now and at both ends of the window, on a thread of its own because the
     /// executor is busy.
     pub(crate) fn watch_processes(&self, pids: &[u32]) -> thread::JoinHandle<io::Result<Usage>> {
         let (from, until, pids) = (self.from, self.until, pids.to_vec());
         thread::spawn(move || {
+            let unloaded = Usage::start(&pids)?.rss_kib();
             thread::sleep(from.saturating_duration_since(Instant::now()));
-            let start = Usage::start(&pids)?;
+            let mut start = Usage::start(&pids)?;
+            start.rss_unloaded_kib = unloaded;
             thread::sleep(until.saturating_duration_since(Instant::now()));
             start.end()
         })
@@ -132,6 +134,9 @@ pub(crate) struct Usage {
     /// Between start and end; zero before the end.
     pub(crate) elapsed: Duration,
     pub(crate) processes: Vec<(u32, ProcStat)>,
+    /// Memory of the processes when everything was prepared and the load was about to begin, in KiB; what the start
+    /// found if that is the same moment.
+    pub(crate) rss_unloaded_kib: Vec<u64>,
     /// The load generator itself.
     pub(crate) own: ProcStat,
 }
@@ -142,12 +147,20 @@ impl Usage {
             .iter()
             .map(|&pid| Ok((pid, ProcStat::of(pid)?)))
             .collect::<io::Result<_>>()?;
-        Ok(Self {
+        let mut usage = Self {
             started: Instant::now(),
             elapsed: Duration::ZERO,
             processes,
+            rss_unloaded_kib: Vec::new(),
             own: ProcStat::of(std::process::id())?,
-        })
+        };
+        usage.rss_unloaded_kib = usage.rss_kib();
+        Ok(usage)
+    }
+
+    /// Memory of the processes.
+    fn rss_kib(&self) -> Vec<u64> {
+        self.processes.iter().map(|(_, stat)| stat.rss_kib).collect()
     }
 
     /// CPU time since the start, memory as it is now.

@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use crate::{
-    args::Workload,
+    args::{LoadArgs, Workload},
     measure::{Recorder, Usage},
 };
 
@@ -15,16 +15,29 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
     pub(crate) workload: Workload,
+    /// 0 for workloads without.
+    pub(crate) watchers: usize,
     pub(crate) operations: u64,
     pub(crate) elapsed: Duration,
     /// Of operations, in microseconds.
     pub(crate) latency: Latency,
     pub(crate) errors: BTreeMap<String, u64>,
     pub(crate) problems: BTreeMap<String, u64>,
-    /// CPU time inside the window, memory at its end, by process id.
-    pub(crate) processes: Vec<(u32, ProcStat)>,
+    pub(crate) processes: Vec<Process>,
     /// The same of the load generator.
     pub(crate) own: ProcStat,
+}
+
+/// What a process that was watched has spent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Process {
+    pub(crate) id: u32,
+    /// CPU time inside the window, memory at its end.
+    pub(crate) spent: ProcStat,
+    /// Memory in RAM before the first connection, in KiB.
+    pub(crate) rss_idle_kib: u64,
+    /// The same when all watchers of watch-fanout were there, and nothing had been written yet.
+    pub(crate) rss_unloaded_kib: u64,
 }
 
 /// In microseconds; 0 when nothing was counted.
@@ -50,16 +63,26 @@ impl Latency {
 }
 
 impl Report {
-    pub(crate) fn new(workload: Workload, recorder: &Recorder, usage: Usage) -> Self {
+    /// `idle`: before the load, of the same processes as `usage`.
+    pub(crate) fn new(args: &LoadArgs, recorder: &Recorder, idle: &Usage, usage: Usage) -> Self {
         let counts = recorder.counts();
+        let before = idle.processes.iter().zip(&usage.rss_unloaded_kib);
+        let processes = usage.processes.iter().zip(before);
+        let processes = processes.map(|(&(id, spent), ((_, idle), &unloaded))| Process {
+            id,
+            spent,
+            rss_idle_kib: idle.rss_kib,
+            rss_unloaded_kib: unloaded,
+        });
         Self {
-            workload,
+            workload: args.workload,
+            watchers: args.shape.watchers(args.workload),
             operations: counts.operations,
             elapsed: usage.elapsed,
             latency: Latency::of(&counts.latency),
             errors: counts.errors.clone(),
             problems: counts.problems.clone(),
-            processes: usage.processes,
+            processes: processes.collect(),
             own: usage.own,
         }
     }
@@ -71,6 +94,22 @@ impl Report {
     /// CPU time per operation in microseconds; None without operations.
     pub(crate) fn cpu_micros_per_operation(&self, spent: &ProcStat) -> Option<f64> {
         (self.operations > 0).then(|| spent.cpu.as_secs_f64() * 1e6 / self.operations as f64)
+    }
+
+    /// By how much memory has grown since before the first connection, for each watcher, in KiB; None without watchers.
+    pub(crate) fn rss_kib_per_watcher(&self, process: &Process) -> Option<f64> {
+        self.growth_per_watcher(process, process.spent.rss_kib)
+    }
+
+    /// The same, before anything was written; None unless that was measured.
+    pub(crate) fn rss_kib_per_silent_watcher(&self, process: &Process) -> Option<f64> {
+        let growth = self.growth_per_watcher(process, process.rss_unloaded_kib);
+        growth.filter(|_| self.workload == Workload::WatchFanout)
+    }
+
+    fn growth_per_watcher(&self, process: &Process, rss_kib: u64) -> Option<f64> {
+        let growth = rss_kib.saturating_sub(process.rss_idle_kib);
+        (self.watchers > 0).then(|| growth as f64 / self.watchers as f64)
     }
 
     /// Whether the numbers mean anything: something was measured, and nothing went wrong.
@@ -92,13 +131,18 @@ impl Report {
                 "rss_peak_kib": spent.rss_peak_kib,
             })
         };
-        let processes: serde_json::Map<_, _> = self
-            .processes
-            .iter()
-            .map(|(pid, spent)| (pid.to_string(), process(spent)))
-            .collect();
+        let watched = |watched: &Process| {
+            let mut json = process(&watched.spent);
+            json["rss_idle_kib"] = watched.rss_idle_kib.into();
+            json["rss_unloaded_kib"] = watched.rss_unloaded_kib.into();
+            json["rss_kib_per_watcher"] = self.rss_kib_per_watcher(watched).into();
+            json["rss_kib_per_silent_watcher"] = self.rss_kib_per_silent_watcher(watched).into();
+            (watched.id.to_string(), json)
+        };
+        let processes: serde_json::Map<_, _> = self.processes.iter().map(watched).collect();
         json!({
             "workload": self.workload.to_string(),
+            "watchers": self.watchers,
             "sound": self.is_sound(),
             "operations": self.operations,
             "seconds": self.elapsed.as_secs_f64(),
@@ -144,7 +188,7 @@ impl fmt::Display for Report {
         let others = self
             .processes
             .iter()
-            .map(|(pid, spent)| (format!("process {pid}"), spent));
+            .map(|process| (format!("process {}", process.id), &process.spent));
         for (name, spent) in others.chain([own]) {
             writeln!(
                 f,
@@ -156,6 +200,15 @@ impl fmt::Display for Report {
                 spent.rss_kib,
                 spent.rss_peak_kib
             )?;
+        }
+        for process in &self.processes {
+            if let Some(kib) = self.rss_kib_per_watcher(process) {
+                write!(f, "process {}: RSS {kib:.1} KiB per watcher", process.id)?;
+                match self.rss_kib_per_silent_watcher(process) {
+                    Some(kib) => writeln!(f, ", {kib:.1} KiB before anything was written")?,
+                    None => writeln!(f)?,
+                }
+            }
         }
         for (kind, kinds) in [("error", &self.errors), ("PROBLEM", &self.problems)] {
             for (what, times) in kinds {

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// All rounds of one target.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Measured {
     pub(crate) name: String,
     pub(crate) reports: Vec<Report>,
@@ -25,17 +25,10 @@ pub(crate) fn preamble(args: &CompareArgs) -> String {
     };
     format!(
         "{etcd}, the proxies and the load \
-         generator share {cores} cores. {} connections, {} tasks, {} B values, {} keys, {} \
+         generator share {cores} cores. {} tasks, {} B values, {} keys, {} \
          leases; {:?} per round after {:?} of warm-up. Medians of {} rounds taken in \
          turns; in parentheses the lowest and the highest round.\n",
-        shape.connections,
-        shape.tasks,
-        shape.value_size,
-        shape.keys,
-        shape.leases,
-        shape.duration,
-        shape.warmup,
-        args.rounds,
+        shape.tasks, shape.value_size, shape.keys, shape.leases, shape.duration, shape.warmup, args.rounds,
     )
 }
 
@@ -45,29 +38,15 @@ pub(crate) fn of(title: &str, measured: &[Measured]) -> String {
     let row = |name: &str| rows.iter().find(|row| row.name == name);
     // etcd itself comes first.
     let (direct, existing) = (rows.first(), row(GRPC_PROXY));
-    let mut text = format!(
-        "### {title}\n\n\
-         | target | ops/s | p50 µs | p99 µs | proxy CPU µs/op | etcd CPU µs/op | proxy RSS MiB \
-         | proxy CPU ÷ grpc-proxy | ops/s ÷ grpc-proxy | ops/s ÷ direct |\n\
-         |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n"
-    );
-    for row in &rows {
-        let to = |base: Option<&Row>, value: fn(&Row) -> Option<Spread>| {
-            let base = value(base?)?.median;
-            Some(value(row)?.median / base).filter(|ratio| ratio.is_finite())
-        };
-        let cells = [
-            cell(row.speed.map(|speed| format!("{:.0}", speed.median))),
-            cell(row.p50.map(|micros| format!("{:.0}", micros.median))),
-            cell(row.p99.map(|micros| format!("{:.0}", micros.median))),
-            cell(row.proxy_cpu.map(|cpu| cpu.with_range())),
-            cell(row.etcd_cpu.map(|cpu| cpu.with_range())),
-            cell(row.proxy_rss.map(|mib| format!("{:.1}", mib.median))),
-            cell(to(existing, |row| row.proxy_cpu).map(|ratio| format!("{ratio:.2}"))),
-            cell(to(existing, |row| row.speed).map(|ratio| format!("{ratio:.2}"))),
-            cell(to(direct, |row| row.speed).map(|ratio| format!("{ratio:.2}"))),
-        ];
-        let _ = writeln!(text, "| {} | {} |", row.name, cells.join(" | "));
+    let mut text = format!("### {title}\n\n");
+    for (index, row) in rows.iter().enumerate() {
+        let columns = row.columns(direct, existing);
+        if index == 0 {
+            let names: String = columns.iter().map(|(name, _)| format!(" {name} |")).collect();
+            let _ = writeln!(text, "| target |{names}\n|---|{}", "--:|".repeat(columns.len()));
+        }
+        let cells: String = columns.iter().map(|(_, cell)| format!(" {cell} |")).collect();
+        let _ = writeln!(text, "| {} |{cells}", row.name);
     }
     for target in measured {
         if target.reports.iter().any(Report::is_saturated) {
@@ -85,10 +64,6 @@ pub(crate) fn of(title: &str, measured: &[Measured]) -> String {
     text
 }
 
-fn cell(value: Option<String>) -> String {
-    value.unwrap_or_else(|| "–".into())
-}
-
 struct Row {
     name: String,
     speed: Option<Spread>,
@@ -97,6 +72,10 @@ struct Row {
     proxy_cpu: Option<Spread>,
     etcd_cpu: Option<Spread>,
     proxy_rss: Option<Spread>,
+    /// None without watchers.
+    rss_per_watcher: Option<Spread>,
+    rss_per_silent_watcher: Option<Spread>,
+    watches: bool,
 }
 
 impl Row {
@@ -106,7 +85,7 @@ impl Row {
             Spread::of(measured.reports.iter().map(value).collect::<Option<Vec<_>>>()?)
         };
         let cpu = |report: &Report, process: usize| {
-            report.cpu_micros_per_operation(&report.processes.get(process)?.1)
+            report.cpu_micros_per_operation(&report.processes.get(process)?.spent)
         };
         Self {
             name: measured.name.clone(),
@@ -115,8 +94,54 @@ impl Row {
             p99: spread(&|report| Some(report.latency.p99 as f64)),
             proxy_cpu: spread(&|report| cpu(report, 1)),
             etcd_cpu: spread(&|report| cpu(report, 0)),
-            proxy_rss: spread(&|report| Some(report.processes.get(1)?.1.rss_kib as f64 / 1024.0)),
+            proxy_rss: spread(&|report| Some(report.processes.get(1)?.spent.rss_kib as f64 / 1024.0)),
+            rss_per_watcher: spread(&|report| report.rss_kib_per_watcher(report.processes.get(1)?)),
+            rss_per_silent_watcher: spread(&|report| {
+                report.rss_kib_per_silent_watcher(report.processes.get(1)?)
+            }),
+            watches: measured.reports.iter().any(|report| report.watchers > 0),
         }
+    }
+
+    /// The names of the columns and what is in them.
+    fn columns(&self, direct: Option<&Self>, existing: Option<&Self>) -> Vec<(&'static str, String)> {
+        let ratio = |base: Option<&Self>, value: fn(&Self) -> Option<Spread>| {
+            let ratio = value(self)?.median / value(base?)?.median;
+            ratio.is_finite().then(|| format!("{ratio:.2}"))
+        };
+        let whole = |value: Option<Spread>| value.map(|value| format!("{:.0}", value.median));
+        let tenths = |value: Option<Spread>| value.map(|value| format!("{:.1}", value.median));
+        let mut columns = vec![
+            ("ops/s", whole(self.speed)),
+            ("p50 µs", whole(self.p50)),
+            ("p99 µs", whole(self.p99)),
+            ("proxy CPU µs/op", self.proxy_cpu.map(Spread::with_range)),
+            ("etcd CPU µs/op", self.etcd_cpu.map(Spread::with_range)),
+            ("proxy RSS MiB", tenths(self.proxy_rss)),
+        ];
+        if self.watches {
+            columns.push((
+                "proxy RSS KiB/silent watcher",
+                tenths(self.rss_per_silent_watcher),
+            ));
+            columns.push(("proxy RSS KiB/watcher", tenths(self.rss_per_watcher)));
+        }
+        columns.push(("proxy CPU ÷ grpc-proxy", ratio(existing, |row| row.proxy_cpu)));
+        if self.watches {
+            let silent = ratio(existing, |row| row.rss_per_silent_watcher);
+            columns.push(("RSS/silent watcher ÷ grpc-proxy", silent));
+            columns.push((
+                "RSS/watcher ÷ grpc-proxy",
+                ratio(existing, |row| row.rss_per_watcher),
+            ));
+            columns.push(("p99 ÷ grpc-proxy", ratio(existing, |row| row.p99)));
+        }
+        columns.push(("ops/s ÷ grpc-proxy", ratio(existing, |row| row.speed)));
+        columns.push(("ops/s ÷ direct", ratio(direct, |row| row.speed)));
+        let columns = columns.into_iter();
+        columns
+            .map(|(name, cell)| (name, cell.unwrap_or_else(|| "–".into())))
+            .collect()
     }
 }
 
@@ -154,7 +179,10 @@ mod tests {
     use etcd_proxy_tests::procstat::ProcStat;
 
     use super::*;
-    use crate::{args::Workload, report::Latency};
+    use crate::{
+        args::Workload,
+        report::{Latency, Process},
+    };
 
     fn report(operations: u64, cpu_millis: &[u64]) -> Report {
         let spent = |&millis: &u64| ProcStat {
@@ -162,8 +190,15 @@ mod tests {
             rss_kib: 2048,
             rss_peak_kib: 4096,
         };
+        let process = |millis| Process {
+            id: 1,
+            spent: spent(millis),
+            rss_idle_kib: 1024,
+            rss_unloaded_kib: 1224,
+        };
         Report {
             workload: Workload::Put,
+            watchers: 0,
             operations,
             elapsed: Duration::from_secs(2),
             latency: Latency {
@@ -175,7 +210,7 @@ mod tests {
             },
             errors: BTreeMap::new(),
             problems: BTreeMap::new(),
-            processes: cpu_millis.iter().map(|millis| (1, spent(millis))).collect(),
+            processes: cpu_millis.iter().map(process).collect(),
             own: spent(&0),
         }
     }
@@ -240,5 +275,41 @@ mod tests {
             "**etcd-proxy, round 3, went wrong:** 5000 operations; 3 × events left out",
         ];
         assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn watchers_have_columns_of_their_own() {
+        let measured = |name: &str, watchers: usize, cpu_millis: &[u64]| Measured {
+            name: name.into(),
+            reports: vec![Report {
+                workload: Workload::WatchFanout,
+                watchers,
+                ..report(4000, cpu_millis)
+            }],
+        };
+        let text = of(
+            "watch-fanout",
+            &[
+                measured("etcd, direct", 100, &[40]),
+                measured(GRPC_PROXY, 100, &[40, 200]),
+                measured("etcd-proxy", 400, &[40, 200]),
+            ],
+        );
+        let lines: Vec<Vec<_>> = text
+            .lines()
+            .skip(2)
+            .map(|line| line.split(" | ").collect())
+            .collect();
+        // 200 and 1,024 KiB more than before, for 100 watchers and for 400.
+        for (name, cells) in [
+            ("proxy RSS KiB/silent watcher", ["–", "2.0", "0.5"]),
+            ("RSS/silent watcher ÷ grpc-proxy", ["–", "1.00", "0.25"]),
+            ("proxy RSS KiB/watcher", ["–", "10.2", "2.6"]),
+            ("RSS/watcher ÷ grpc-proxy", ["–", "1.00", "0.25"]),
+            ("p99 ÷ grpc-proxy", ["1.00", "1.00", "1.00"]),
+        ] {
+            let column = lines[0].iter().position(|column| *column == name).expect(name);
+            assert_eq!([2, 3, 4].map(|line| lines[line][column]), cells, "{name}");
+        }
     }
 }

@@ -28,7 +28,7 @@ pub(crate) async fn run(args: &LoadArgs) -> Result<(Arc<Recorder>, Usage), Failu
         other => unreachable!("{other} is not unary"),
     };
     let shape = &args.shape;
-    let wires = connect_all(&args.endpoints, shape.connections).await?;
+    let wires = connect_all(&args.endpoints, args.connections).await?;
     let data = Arc::new(Data {
         keys: (0..shape.keys)
             .map(|key| format!("bench/key/{key:08}").into())

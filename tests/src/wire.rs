@@ -24,6 +24,7 @@ use http::{
 };
 use tokio::{net::TcpStream, sync::watch, task::AbortHandle};
 
+pub(crate) use self::framing::Unframer;
 pub use self::{
     call::Call,
     end::ConnectionEnd,

@@ -76,7 +76,7 @@ impl Default for Config {
         Self {
             outbox_bytes_max: 4 << 20,
             outbox_bytes_total_max: 256 << 20,
-            requests_max: 128,
+            requests_max: 1024,
             watchers_per_client_max: 1 << 20,
             history_bytes_max: 4 << 20,
             history_bytes_total_max: 64 << 20,

@@ -8,10 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::delivery::{Answer, CallTag, Delivery, Frame, Reason, Request, Step, StreamNo};
+use crate::io::Identity;
 use crate::io::{Io, Note, within};
 use crate::net::{LinkId, Peer, Side};
 use crate::op::{self, Key, Odd, Op};
 use crate::oracle::Oracle;
+use crate::watches::{self, Watches};
 
 /// What a member says to a token that it doesn't know.
 const INVALID_TOKEN: &str = "etcdserver: invalid auth token";
@@ -56,6 +58,8 @@ pub struct Config {
     pub require_leader_percent: u8,
     /// Share of calls that a server refuses, in percent.
     pub odd_percent: u8,
+    /// What it does with Watch calls.
+    pub watch: watches::Config,
 }
 
 impl Config {
@@ -74,6 +78,7 @@ impl Config {
             patient: true,
             require_leader_percent: 0,
             odd_percent: 0,
+            watch: watches::Config::scripted(),
         }
     }
 }
@@ -89,10 +94,14 @@ pub(crate) struct Client {
     open: BTreeMap<StreamNo, CallTag>,
     /// What it authenticates its calls with.
     pub(crate) token: Option<Bytes>,
-    /// It was told that its token is no good: members that restart forget tokens.
+    /// What it authenticates some of its Watch calls with.
+    pub(crate) reader_token: Option<Bytes>,
+    /// It was told that a token is no good: members that restart forget tokens. First for the reader's.
+    needs_reader_token: bool,
     needs_token: bool,
     /// The call that will bring it a new one.
     authenticating: Option<CallTag>,
+    pub(crate) watches: Watches,
     /// Members that it may make the leader.
     pub(crate) member_ids: Vec<u64>,
     /// It makes no calls of its own any more.
@@ -109,10 +118,32 @@ impl Client {
             next_stream: 0,
             open: BTreeMap::new(),
             token: None,
+            reader_token: None,
+            needs_reader_token: false,
             needs_token: false,
             authenticating: None,
+            watches: Watches::default(),
             member_ids: Vec::new(),
             stopped: false,
+        }
+    }
+
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The number of a new stream.
+    pub(crate) fn next_stream(&mut self) -> StreamNo {
+        self.next_stream += 1;
+        StreamNo(self.next_stream)
+    }
+
+    /// It needs another token.
+    pub(crate) fn wants_token(&mut self, identity: Identity) {
+        match identity {
+            Identity::Anonymous => {}
+            Identity::Reader => self.needs_reader_token = true,
+            Identity::Root => self.needs_token = true,
         }
     }
 
@@ -157,6 +188,7 @@ impl Client {
         for call in std::mem::take(&mut self.open).into_values() {
             io.notes.push(Note::Abandoned { call });
         }
+        self.watches_gone(io);
         io.after(REDIAL_PAUSE, Delivery::Client(self.index, Step::Reconnect));
     }
 
@@ -169,6 +201,7 @@ impl Client {
             for call in std::mem::take(&mut self.open).into_values() {
                 io.notes.push(Note::Abandoned { call });
             }
+            self.watches_gone(io);
         }
     }
 
@@ -181,6 +214,8 @@ impl Client {
                     self.dial(io);
                 }
             }
+            Step::Watch => self.watch_step(io, oracle),
+            Step::ReadOn(watch) => self.watch_reads(io, watch, true),
         }
     }
 
@@ -194,7 +229,9 @@ impl Client {
             return;
         }
         let op = if std::mem::take(&mut self.needs_token) {
-            Op::Authenticate
+            Op::Authenticate { reader: false }
+        } else if std::mem::take(&mut self.needs_reader_token) {
+            Op::Authenticate { reader: true }
         } else {
             self.any_op(io, oracle)
         };
@@ -223,14 +260,13 @@ impl Client {
     ) -> CallTag {
         let direct = matches!(self.config.target, Target::Member(_));
         let path = op.path();
-        let authenticates = op == Op::Authenticate;
+        let authenticates = matches!(op, Op::Authenticate { .. });
         let tag = oracle.began(io.now, self.index, direct, op, timeout, require_leader);
         let message = oracle.record(tag).op.message(tag);
         if authenticates {
             self.authenticating = Some(tag);
         }
-        self.next_stream += 1;
-        let stream = StreamNo(self.next_stream);
+        let stream = self.next_stream();
         self.open.insert(stream, tag);
         let request = Request {
             tag,
@@ -268,14 +304,14 @@ impl Client {
         }
     }
 
-    pub(crate) fn frame(&mut self, io: &mut Io, link: LinkId, frame: Frame) {
+    pub(crate) fn frame(&mut self, io: &mut Io, oracle: &Oracle, link: LinkId, frame: Frame) {
         if self.link != Some(link) {
             return;
         }
         match frame {
             Frame::Answer(stream, answer) => {
                 if let Some(call) = self.open.remove(&stream) {
-                    self.look_at(call, &answer);
+                    self.look_at(oracle, call, &answer);
                     io.notes.push(Note::Answered { call, answer });
                 }
             }
@@ -293,18 +329,31 @@ impl Client {
                 self.gone(io);
             }
             Frame::Gone => self.gone(io),
+            Frame::Message(stream, _) | Frame::End(stream, _) => self.watch_frame(io, stream, frame),
             // Clients aren't sent these.
-            Frame::Ping | Frame::Pong | Frame::Request(..) => {}
+            Frame::HalfClose(_)
+            | Frame::Open(..)
+            | Frame::Ping
+            | Frame::Pong
+            | Frame::Request(..)
+            | Frame::Window(..) => {}
         }
     }
 
-    fn look_at(&mut self, call: CallTag, answer: &Answer) {
+    fn look_at(&mut self, oracle: &Oracle, call: CallTag, answer: &Answer) {
         let authenticating = self
             .authenticating
             .take_if(|authenticating| *authenticating == call);
         match answer {
             Err(status) if status.message == INVALID_TOKEN => self.needs_token = true,
-            Ok(message) if authenticating.is_some() => self.token = op::token(message.clone()),
+            Ok(message) if authenticating.is_some() => {
+                let token = op::token(message.clone());
+                if matches!(oracle.record(call).op, Op::Authenticate { reader: true }) {
+                    self.reader_token = token;
+                } else {
+                    self.token = token;
+                }
+            }
             _ => {}
         }
     }
@@ -321,7 +370,11 @@ impl Client {
             };
         }
         if io.chance(self.config.writes_percent) {
-            return match io.rng.u8(..8) {
+            return match io.rng.u8(..9) {
+                8 => Op::PutMany {
+                    from: key,
+                    count: io.rng.u8(2..5),
+                },
                 0 | 1 => Op::Delete { key },
                 2 | 3 => {
                     let modified = oracle.modified(key);
@@ -366,4 +419,5 @@ pub(crate) fn first_step(io: &mut Io, index: usize, config: &Config) {
         let wait = within(&mut io.rng, pause);
         io.after(wait, Delivery::Client(index, Step::Call));
     }
+    watches::first_watch_step(io, index, &config.watch);
 }

@@ -14,8 +14,25 @@ use crate::net::{LinkId, Side};
 pub struct CallTag(pub u64);
 
 impl CallTag {
-    /// A proxy's own call.
+    /// A proxy's probe of a member.
     pub(crate) const PROBE: Self = Self(0);
+
+    /// A question of a proxy's watch hub.
+    pub(crate) const CHECK: Self = Self(u64::MAX);
+
+    /// Whether it is a proxy's own call.
+    pub(crate) fn is_own(self) -> bool {
+        self == Self::PROBE || self == Self::CHECK
+    }
+}
+
+/// A Watch call of a client, as the oracle knows it: the client, and the number of the call among its Watch calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WatchTag {
+    /// Which client.
+    pub client: usize,
+    /// Which of its Watch calls, from 1.
+    pub number: u32,
 }
 
 /// The number of a stream on its link; the side that dialled counts up from 1.
@@ -37,6 +54,15 @@ pub(crate) struct Request {
     pub(crate) message: Bytes,
 }
 
+/// The head of a Watch call.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Opening {
+    pub(crate) token: Option<Bytes>,
+    pub(crate) require_leader: bool,
+    /// Messages that may be sent to the caller before it gives room for more.
+    pub(crate) window: u32,
+}
+
 /// Why a stream was reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Reason {
@@ -55,6 +81,16 @@ pub(crate) enum Frame {
     Request(StreamNo, Rc<Request>),
     /// The whole answer to a call.
     Answer(StreamNo, Answer),
+    /// The beginning of a Watch call.
+    Open(StreamNo, Rc<Opening>),
+    /// A message of a Watch call.
+    Message(StreamNo, Bytes),
+    /// The caller of a Watch call sends no more.
+    HalfClose(StreamNo),
+    /// The caller of a Watch call has room for so many messages more.
+    Window(StreamNo, u32),
+    /// The end of a Watch call.
+    End(StreamNo, Status),
     /// The end of a stream without an answer.
     Reset(StreamNo, Reason),
     /// No new streams are taken. Those above the number weren't processed; `None` says nothing of any yet.
@@ -76,6 +112,10 @@ pub(crate) enum Step {
     GiveUp(CallTag),
     /// Closes its connection and makes a new one.
     Reconnect,
+    /// Does something about its watches.
+    Watch,
+    /// Reads the messages of a Watch call again.
+    ReadOn(WatchTag),
 }
 
 /// What a proxy's connections tell its control task.
@@ -96,6 +136,19 @@ pub(crate) enum Alarm {
     Other(u32),
     /// The deadline has passed by more than what a member may take to say so.
     Expiry,
+}
+
+/// What ends a wait of a proxy's watch hub, or of what carries its actions out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum WatchAlarm {
+    /// The hub's own timer.
+    Hub,
+    /// No connection came in time for a Watch call of this number.
+    NoConnection(u32),
+    /// The deadline of a question of this number.
+    CheckDeadline(u32),
+    /// What waits for a client is written.
+    Flush(LinkId, StreamNo),
 }
 
 /// All that can be on its way.
@@ -127,6 +180,8 @@ pub(crate) enum Delivery {
     Alarm(usize, u64, Alarm),
     /// A connection that a proxy's endpoint machine doesn't know is looked after.
     AsidePing(usize, u32),
+    /// Something of a proxy's watch hub has waited.
+    WatchAlarm(usize, WatchAlarm),
     /// A client acts.
     Client(usize, Step),
     /// A fault is over: the number of its remedy.

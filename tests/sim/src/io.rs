@@ -3,10 +3,14 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use bytes::Bytes;
 use etcd_proxy_core::time::Instant;
+use etcd_proxy_core::watch::{UpstreamId, UpstreamKind};
+use etcd_proxy_model::status::Status;
+use etcd_proxy_proto::etcdserverpb::watch_request::RequestUnion;
 use fastrand::Rng;
 
-use crate::delivery::{Answer, CallTag, Delivery};
+use crate::delivery::{Answer, CallTag, Delivery, WatchTag};
 use crate::net::{LinkId, Net};
 use crate::queue::Queue;
 use crate::situations::{Counts, Situation};
@@ -35,16 +39,70 @@ pub(crate) enum Note {
     Moved { call: CallTag },
     /// A proxy's connection took a call no more: it wasn't sent.
     NotTaken { call: CallTag },
+    /// A proxy keeps its client's calls about a member on the leader from now on, which this call was looking for.
+    TakenAlong { call: CallTag, to: LinkId },
     /// The client has its answer.
     Answered { call: CallTag, answer: Answer },
     /// The client's stream was reset.
     AnsweredByReset { call: CallTag },
     /// The client has stopped waiting, or has lost its connection.
     Abandoned { call: CallTag },
+    /// Something happens to a client's Watch call.
+    Watch { watch: WatchTag, what: WatchNote },
+    /// A proxy's hub wants a Watch call to a member.
+    UpstreamOpened {
+        proxy: usize,
+        upstream: UpstreamId,
+        kind: UpstreamKind,
+    },
+    /// It sends a request on one.
+    UpstreamAsked {
+        proxy: usize,
+        upstream: UpstreamId,
+        message: Bytes,
+    },
+    /// It is told something on one.
+    UpstreamSaid {
+        proxy: usize,
+        upstream: UpstreamId,
+        message: Bytes,
+    },
+    /// One has ended.
+    UpstreamGone { proxy: usize, upstream: UpstreamId },
     /// A proxy dials a member.
     Dialling { proxy: usize, member: usize },
     /// A proxy sends a probe.
     Probing { proxy: usize },
+}
+
+/// What happens to a client's Watch call.
+#[derive(Clone, Debug)]
+pub(crate) enum WatchNote {
+    /// It begins.
+    Opened { as_whom: Identity, require_leader: bool },
+    /// The client asks for something.
+    Asked(Option<RequestUnion>),
+    /// The client sends what isn't a request.
+    AskedNonsense,
+    /// The client is told something.
+    Told(Bytes),
+    /// The client reads nothing for a while, or reads again.
+    Reads(bool),
+    /// The proxy has ended it.
+    Ended(Status),
+    /// The client has ended it, or its connection broke.
+    Gone,
+}
+
+/// Who makes a Watch call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Identity {
+    /// Nobody says.
+    Anonymous,
+    /// Who may read some of the keys, where users must authenticate.
+    Reader,
+    /// Who may do everything, where users must authenticate.
+    Root,
 }
 
 /// See the [module](self).

@@ -15,7 +15,7 @@
 //! - `members`: hosts and servers around the model;
 //! - `net`: connections, in order, that break, stall and forget;
 //! - `proxy`: what the runtime does around the core, and nothing that it decides;
-//! - `client`: random or scripted;
+//! - `client`: random or scripted; `watches`: its Watch calls;
 //! - `oracle`: what must hold, judged from what clients were told, what members said, and the model's log;
 //! - `world`: the loop, the faults, and the story of a run.
 //!
@@ -35,10 +35,12 @@ mod run;
 mod settings;
 mod situations;
 mod trace;
+mod watches;
 mod world;
 
 pub use client::{Config as ClientConfig, Target};
-pub use delivery::{Answer, CallTag};
+pub use delivery::{Answer, CallTag, WatchTag};
+pub use io::Identity;
 pub use op::{Key, Odd, Op};
 pub use oracle::Outcome;
 pub use proxy::Config as ProxyConfig;
@@ -46,4 +48,5 @@ pub use run::{Failure, Passed, run, run_twice};
 pub use settings::Settings;
 pub use situations::{Counts, Situation};
 pub use trace::Lines;
-pub use world::{FaultKind, Manner, World};
+pub use watches::Config as WatchConfig;
+pub use world::{FaultKind, Manner, WatchCost, World};

@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 use etcd_proxy_core::method::Method;
+use etcd_proxy_proto::authpb::{Permission, permission};
 use etcd_proxy_proto::etcdserverpb::{
-    AuthUserGetRequest, AuthenticateRequest, AuthenticateResponse, CompactionRequest, Compare,
-    DeleteRangeRequest, HashKvRequest, LeaseRevokeRequest, MemberListRequest, MoveLeaderRequest, PutRequest,
-    RangeRequest, RequestOp, StatusRequest, TxnRequest, compare, request_op,
+    AuthRoleGrantPermissionRequest, AuthRoleRevokePermissionRequest, AuthUserGetRequest, AuthenticateRequest,
+    AuthenticateResponse, CompactionRequest, Compare, DeleteRangeRequest, HashKvRequest, LeaseRevokeRequest,
+    MemberListRequest, MoveLeaderRequest, PutRequest, RangeRequest, RequestOp, StatusRequest, TxnRequest,
+    compare, request_op,
 };
 use fastrand::Rng;
 use prost::Message;
@@ -15,7 +17,13 @@ use crate::delivery::CallTag;
 /// The user that all clients are, where users must authenticate.
 pub(crate) const USER: &str = "root";
 
-/// Its password.
+/// The user, and the role, that may read some of the keys only.
+pub(crate) const READER: &str = "reader";
+
+/// The keys that it may read: from the first up to this one.
+pub(crate) const READABLE_TO: Key = Key(4);
+
+/// Their password.
 pub(crate) const PASSWORD: &str = "secret";
 
 /// A key of the world, by its number.
@@ -59,6 +67,20 @@ pub enum Op {
         /// Which key.
         key: Key,
     },
+    /// Writes a long value.
+    PutLong {
+        /// Which key.
+        key: Key,
+        /// How long the value is, in bytes; a short one isn't made shorter.
+        length: usize,
+    },
+    /// Writes several keys at once.
+    PutMany {
+        /// The first key.
+        from: Key,
+        /// How many.
+        count: u8,
+    },
     /// Writes a key if it was last modified at this revision (0: if it is absent), reads it otherwise.
     PutIf {
         /// Which key.
@@ -71,8 +93,16 @@ pub enum Op {
         /// Which revision.
         revision: i64,
     },
-    /// A token for the world's user.
-    Authenticate,
+    /// A token.
+    Authenticate {
+        /// For the one who may read some of the keys only.
+        reader: bool,
+    },
+    /// Whether the reader may read what it may by right.
+    Permit {
+        /// It may from now on, or not any more.
+        allowed: bool,
+    },
     /// The members of the cluster.
     MemberList,
     /// A hash of the member's data: a call about one member.
@@ -129,11 +159,13 @@ impl Op {
             Self::Get { .. } | Self::List { .. } | Self::Odd(Odd::GetFuture | Odd::Garbage) => {
                 "/etcdserverpb.KV/Range"
             }
-            Self::Put { .. } | Self::Odd(Odd::PutNothing) => "/etcdserverpb.KV/Put",
+            Self::Put { .. } | Self::PutLong { .. } | Self::Odd(Odd::PutNothing) => "/etcdserverpb.KV/Put",
             Self::Delete { .. } => "/etcdserverpb.KV/DeleteRange",
-            Self::PutIf { .. } | Self::Odd(Odd::PutTwice) => "/etcdserverpb.KV/Txn",
+            Self::PutIf { .. } | Self::PutMany { .. } | Self::Odd(Odd::PutTwice) => "/etcdserverpb.KV/Txn",
             Self::Compact { .. } => "/etcdserverpb.KV/Compact",
-            Self::Authenticate => "/etcdserverpb.Auth/Authenticate",
+            Self::Authenticate { .. } => "/etcdserverpb.Auth/Authenticate",
+            Self::Permit { allowed: true } => "/etcdserverpb.Auth/RoleGrantPermission",
+            Self::Permit { allowed: false } => "/etcdserverpb.Auth/RoleRevokePermission",
             Self::MemberList => "/etcdserverpb.Cluster/MemberList",
             Self::Status => "/etcdserverpb.Maintenance/Status",
             Self::MoveLeader { .. } => "/etcdserverpb.Maintenance/MoveLeader",
@@ -158,7 +190,14 @@ impl Op {
     /// Whether it changes keys.
     #[must_use]
     pub const fn is_write(&self) -> bool {
-        matches!(self, Self::Put { .. } | Self::Delete { .. } | Self::PutIf { .. })
+        matches!(
+            self,
+            Self::Put { .. }
+                | Self::PutLong { .. }
+                | Self::Delete { .. }
+                | Self::PutIf { .. }
+                | Self::PutMany { .. }
+        )
     }
 
     /// Whether it tells of one member, so that all such calls of a client must be answered by the same one.
@@ -171,7 +210,7 @@ impl Op {
     pub(crate) const fn can_succeed(&self) -> bool {
         !matches!(
             self,
-            Self::Odd(_) | Self::Compact { .. } | Self::Get { revision: 1.., .. }
+            Self::Odd(_) | Self::Compact { .. } | Self::Permit { .. } | Self::Get { revision: 1.., .. }
         )
     }
 
@@ -199,9 +238,16 @@ impl Op {
                 ..RangeRequest::default()
             }),
             Self::Put { key } => encoded(&put(key.bytes(), value)),
+            Self::PutLong { key, length } => encoded(&put(key.bytes(), long_value(tag, *length))),
             Self::Delete { key } => encoded(&DeleteRangeRequest {
                 key: key.bytes(),
                 ..DeleteRangeRequest::default()
+            }),
+            Self::PutMany { from, count } => encoded(&TxnRequest {
+                success: (0..*count)
+                    .map(|next| request_put(Key(from.0 + next).bytes(), value.clone()))
+                    .collect(),
+                ..TxnRequest::default()
             }),
             Self::PutIf { key, modified } => encoded(&TxnRequest {
                 compare: vec![Compare {
@@ -223,9 +269,22 @@ impl Op {
                 revision: *revision,
                 ..CompactionRequest::default()
             }),
-            Self::Authenticate => encoded(&AuthenticateRequest {
-                name: USER.to_owned(),
+            Self::Authenticate { reader } => encoded(&AuthenticateRequest {
+                name: if *reader { READER } else { USER }.to_owned(),
                 password: PASSWORD.to_owned(),
+            }),
+            Self::Permit { allowed: true } => encoded(&AuthRoleGrantPermissionRequest {
+                name: READER.to_owned(),
+                perm: Some(Permission {
+                    perm_type: permission::Type::Read.into(),
+                    key: Key(0).bytes(),
+                    range_end: READABLE_TO.bytes(),
+                }),
+            }),
+            Self::Permit { allowed: false } => encoded(&AuthRoleRevokePermissionRequest {
+                role: READER.to_owned(),
+                key: Key(0).bytes(),
+                range_end: READABLE_TO.bytes(),
             }),
             Self::MemberList => encoded(&MemberListRequest::default()),
             Self::Status => encoded(&StatusRequest {}),
@@ -284,9 +343,21 @@ pub(crate) fn value(tag: CallTag) -> Bytes {
     format!("written by {}", tag.0).into()
 }
 
+/// What a call writes that writes much.
+pub(crate) fn long_value(tag: CallTag, length: usize) -> Bytes {
+    let mut value = value(tag).to_vec();
+    value.resize(value.len().max(length), PADDING);
+    value.into()
+}
+
+/// What makes a value long.
+const PADDING: u8 = b'.';
+
 /// Who wrote this value.
 pub(crate) fn writer(value: &[u8]) -> Option<CallTag> {
-    let number = std::str::from_utf8(value).ok()?.strip_prefix("written by ")?;
+    let number = value.strip_prefix(b"written by ")?;
+    let end = number.iter().position(|byte| *byte == PADDING);
+    let number = std::str::from_utf8(&number[..end.unwrap_or(number.len())]).ok()?;
     Some(CallTag(number.parse().ok()?))
 }
 

@@ -4,12 +4,14 @@ use std::ops::Range;
 use std::time::Duration;
 
 use etcd_proxy_core::endpoints;
+use etcd_proxy_core::watch as hub;
 use etcd_proxy_model::cluster;
 use fastrand::Rng;
 
 use crate::client::{self, Target};
 use crate::io::within;
 use crate::proxy;
+use crate::watches;
 use crate::world::FaultKind;
 
 /// Settings of a run.
@@ -53,6 +55,7 @@ impl Settings {
             proxies: 1,
             proxy: proxy::Config {
                 endpoints: endpoints::Config::default(),
+                watch: hub::Config::default(),
                 dial_timeout: Duration::from_secs(5),
                 repeats_reports: false,
             },
@@ -82,11 +85,14 @@ impl Settings {
             cluster: cluster::Config {
                 members,
                 seed: rng.u64(..),
+                progress_interval: within(rng, MS(200)..MS(5_000)),
+                watch_buffer_max: [1, 4, 128][rng.usize(..3)],
                 ..cluster::Config::default()
             },
             proxies,
             proxy: proxy::Config {
                 endpoints: any_endpoints(rng, lanes),
+                watch: any_hub(rng),
                 dial_timeout: Duration::from_secs(5),
                 repeats_reports: rng.bool(),
             },
@@ -95,7 +101,7 @@ impl Settings {
             faults: any_faults(rng),
             faults_max: rng.u32(0..24),
             fault_pause: MS(20)..MS(rng.u64(100..4_000)),
-            auth: rng.u8(..8) == 0,
+            auth: rng.u8(..6) == 0,
         }
     }
 }
@@ -123,6 +129,48 @@ fn any_client(rng: &mut Rng, index: usize, proxies: usize, members: usize) -> cl
     config.keys = rng.u8(1..9);
     let pause = rng.u64(20..300);
     config.pause = Some(MS(pause / 4)..MS(pause));
+    if matches!(config.target, Target::Proxy(_)) && rng.u8(..4) > 0 {
+        config.watch = any_watches(rng);
+    }
+    config
+}
+
+fn any_watches(rng: &mut Rng) -> watches::Config {
+    let pause = rng.u64(20..400);
+    watches::Config {
+        pause: Some(MS(pause / 4)..MS(pause)),
+        calls_max: rng.usize(1..4),
+        watchers_max: rng.usize(1..12),
+        window: [4, 16, 64][rng.usize(..3)],
+        stops_percent: [0, 3, 15][rng.usize(..3)],
+        require_leader_percent: [0, 30, 100][rng.usize(..3)],
+        reader_percent: [0, 50][rng.usize(..2)],
+    }
+}
+
+/// Small enough that every bound is met, and quick enough that the end comes soon.
+fn any_hub(rng: &mut Rng) -> hub::Config {
+    let mut any = |choice: [usize; 3]| choice[rng.usize(..3)];
+    let mut config = hub::Config {
+        outbox_bytes_max: any([300, 2_000, 4 << 20]),
+        outbox_bytes_total_max: any([1_000, 10_000, 256 << 20]),
+        requests_max: any([2, 16, 128]),
+        history_bytes_max: any([1, 2_000, 4 << 20]),
+        history_bytes_total_max: any([3_000, 20_000, 256 << 20]),
+        live_streams_max: any([1, 2, 4]),
+        creates_in_flight_max: any([1, 4, 1024]),
+        narrow_ranges_max: any([0, 2, 64]),
+        fragment_bytes: any([100, 1_000, 2 << 20]),
+        inline_bytes_max: any([0, 100, 2_048]),
+        ..hub::Config::default()
+    };
+    config.linger = within(rng, MS(100)..MS(2_000));
+    config.position_interval = within(rng, MS(500)..MS(4_000));
+    config.progress_notify_interval = within(rng, MS(300)..MS(3_000));
+    config.trusts_progress = rng.u8(..10) > 0;
+    if rng.u8(..3) == 0 {
+        config.create_timeout = within(rng, MS(3_000)..MS(10_000));
+    }
     config
 }
 

@@ -39,9 +39,12 @@ situations! {
 
     // What was done to it.
     FaultBlackHole = "fault: a member can't be reached",
+    FaultCancelWatcher = "fault: a watcher cancelled by its member",
     FaultClientLost = "fault: a client's connection breaks",
     FaultClusterGone = "fault: all members gone",
+    FaultCompact = "fault: a compaction",
     FaultCut = "fault: a connection breaks",
+    FaultEndWatch = "fault: a Watch call ended by its member",
     FaultFreeze = "fault: a member frozen",
     FaultGoAway = "fault: a member ends a connection in good order",
     FaultGoodbye = "fault: a member ends all its connections at once",
@@ -53,6 +56,7 @@ situations! {
     FaultRefuse = "fault: a member refuses streams",
     FaultReplace = "fault: the list of members changes",
     FaultReset = "fault: a member resets streams",
+    FaultRevoke = "fault: a permission revoked",
     FaultSlow = "fault: slow links",
     FaultStall = "fault: a half-open connection",
 
@@ -65,6 +69,9 @@ situations! {
     LostRequest = "a write was lost on its way",
     ReportRepeated = "a report repeated",
     StreamRefused = "a stream refused",
+
+    WatchEndedByMember = "a Watch call ended by its member",
+    WatcherCancelledByMember = "a member cancelled a watcher",
 
     // What the endpoint machine did.
     Chosen = "machine: a member chosen",
@@ -106,7 +113,49 @@ situations! {
     Abandoned = "a client gave up, or lost its connection",
     ReadRepeated = "a read was answered at a later attempt",
 
+    // What the watch hub met, and did.
+    HubBehind = "hub: a watcher left the broadcast, for its client is slow",
+    HubCatchUp = "hub: a catch-up",
+    HubFromHistory = "hub: events from history",
+    HubResumed = "hub: a watcher of the server's goes on elsewhere",
+    HubShared = "hub: watchers that share one of the server's",
+    WatchCheckExpired = "watch: a question without answer",
+    WatchClientReadsOn = "watch: a client reads on",
+    WatchClientSlow = "watch: more waits for a client than it has room for",
+    WatchClientStops = "watch: a client stops reading",
+    WatchHeaderRead = "watch: a header read for who may read nothing",
+    WatchNoConnection = "watch: no connection in time",
+    WatchPermissionAsked = "watch: a permission asked for",
+    WatchRevisionRead = "watch: a revision read",
+    WatchToldNoLeader = "watch: ended, no leader",
+    WatchToldTimeout = "watch: ended, no answer in time",
+    WatchToldToken = "watch: ended, the token isn't valid any more",
+
     // What was checked.
+    CheckedOneUpstreamWatcher = "checked: one of the server's watchers for a range",
+    CheckedPutMany = "checked: a put of several keys",
+    CheckedWatchBadToken = "checked: a watcher refused for its token",
+    CheckedWatchCancelled = "checked: a watcher cancelled as it wished",
+    CheckedWatchChosenId = "checked: a watcher with an id of the client's choice",
+    CheckedWatchCompacted = "checked: a watcher cancelled for a compaction",
+    CheckedWatchDenied = "checked: a watcher refused for its permission",
+    CheckedWatchDuplicate = "checked: a watcher refused for its id",
+    CheckedWatchEmptyRange = "checked: a watcher refused for its range",
+    CheckedWatchEvents = "checked: events of a watcher",
+    CheckedWatchFragment = "checked: a fragment",
+    CheckedWatchFromNow = "checked: a watcher from now on",
+    CheckedWatchFuture = "checked: a watcher from a revision to come",
+    CheckedWatchManyEvents = "checked: several events at once",
+    CheckedWatchNegative = "checked: a watcher refused for its start",
+    CheckedWatchNobody = "checked: a watcher refused for want of a user",
+    CheckedWatchNotified = "checked: a progress notification",
+    CheckedWatchPast = "checked: a watcher from a past revision",
+    CheckedWatchPrevious = "checked: previous pairs",
+    CheckedWatchProgress = "checked: progress as asked for",
+    CheckedWatchRevoked = "checked: a watcher cancelled for its permission",
+    CheckedWatchServed = "checked: nothing comes, and nothing is to come",
+    CheckedWatchesComplete = "checked: Watch calls that are complete at the end",
+    CheckedWatchesProgress = "checked: progress at the end",
     CheckedDelete = "checked: a delete",
     CheckedLeaderAnswers = "checked: the leader tells of its state",
     CheckedLinearizable = "checked: a linearizable read",
@@ -154,6 +203,10 @@ impl Default for Counts {
 impl Counts {
     pub(crate) fn add(&mut self, situation: Situation) {
         self.0[situation as usize] += 1;
+    }
+
+    pub(crate) fn add_many(&mut self, situation: Situation, times: u64) {
+        self.0[situation as usize] += times;
     }
 
     /// How often it came up.

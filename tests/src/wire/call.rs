@@ -8,7 +8,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::{
     framing::{Unframer, frame},
-    reply::{Reply, sorted},
+    reply::Reply,
 };
 
 /// One call, both directions in the caller's hand.
@@ -80,6 +80,15 @@ impl Call {
     pub async fn finish(mut self) -> Reply {
         self.receive.drain().await;
         self.receive.into_reply()
+    }
+
+    /// As [`finish`](Self::finish), for a call that is kept.
+    pub async fn ended(&mut self) -> Reply {
+        self.receive.drain().await;
+        self.receive
+            .reply
+            .clone()
+            .with(&self.receive.head, &self.receive.trailers)
     }
 
     /// Reads to the end and hands out the only message.
@@ -252,12 +261,6 @@ impl Receiver {
     }
 
     fn into_reply(self) -> Reply {
-        let mut reply = self.reply;
-        if let Some((status, headers)) = &self.head {
-            reply.http_status = status.as_u16();
-            reply.headers = sorted(headers);
-        }
-        reply.trailers = self.trailers.as_ref().map(sorted);
-        reply
+        self.reply.with(&self.head, &self.trailers)
     }
 }

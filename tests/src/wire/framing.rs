@@ -36,7 +36,7 @@ fn put_prefix(framed: &mut BytesMut, len: usize) {
 
 /// Cuts a run of DATA chunks into messages. A message that lies in one chunk is not copied.
 #[derive(Debug, Default)]
-pub(super) struct Unframer {
+pub(crate) struct Unframer {
     /// The rest of the only chunk; empty while `joined` is in use.
     chunk: Bytes,
     /// Chunks put together, once a message spans more than one.
@@ -44,7 +44,7 @@ pub(super) struct Unframer {
 }
 
 impl Unframer {
-    pub(super) fn push(&mut self, chunk: Bytes) {
+    pub(crate) fn push(&mut self, chunk: Bytes) {
         if self.is_empty() {
             self.chunk = chunk;
         } else {
@@ -54,7 +54,7 @@ impl Unframer {
     }
 
     /// The next whole message and its compression flag.
-    pub(super) fn next(&mut self) -> Option<(u8, Bytes)> {
+    pub(crate) fn next(&mut self) -> Option<(u8, Bytes)> {
         let held = if self.joined.is_empty() {
             &self.chunk[..]
         } else {
@@ -76,7 +76,7 @@ impl Unframer {
     }
 
     /// Whether no part of a message is left over.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.chunk.is_empty() && self.joined.is_empty()
     }
 }

@@ -1,7 +1,7 @@
 //! What came back for a call, and how to read it.
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 
 /// Everything that came back for one call.
 ///
@@ -32,6 +32,20 @@ impl Reply {
             error: Some(error.to_string()),
             ..Self::default()
         }
+    }
+
+    /// Adds what the response began and ended with.
+    pub(super) fn with(
+        mut self,
+        head: &Option<(StatusCode, HeaderMap)>,
+        trailers: &Option<HeaderMap>,
+    ) -> Self {
+        if let Some((status, headers)) = head {
+            self.http_status = status.as_u16();
+            self.headers = sorted(headers);
+        }
+        self.trailers = trailers.as_ref().map(sorted);
+        self
     }
 
     /// Notes why a stream ended before its end.
@@ -69,6 +83,19 @@ impl Reply {
         self.code() == Some(0) && self.reset.is_none() && self.error.is_none()
     }
 
+    /// How it ended, in one line and without the messages.
+    #[must_use]
+    pub fn in_short(&self) -> String {
+        format!(
+            "HTTP {}, code {:?}, message {:?}, reset {:?}, error {:?}",
+            self.http_status,
+            self.code(),
+            self.message(),
+            self.reset,
+            self.error
+        )
+    }
+
     /// The first value of a trailer or, in a trailers-only response, header; `name` in lower case.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&[u8]> {
@@ -98,7 +125,7 @@ impl Reply {
 }
 
 /// Headers or trailers as sorted pairs.
-pub(super) fn sorted(fields: &HeaderMap) -> Vec<(String, Vec<u8>)> {
+fn sorted(fields: &HeaderMap) -> Vec<(String, Vec<u8>)> {
     let mut pairs: Vec<_> = fields
         .iter()
         .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))

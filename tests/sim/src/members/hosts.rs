@@ -75,13 +75,14 @@ impl Members {
             .map(|(link, _)| *link)
             .collect();
         for link in &links {
-            for call in self
-                .connections
-                .remove(link)
-                .into_iter()
-                .flat_map(|gone| gone.calls.into_values())
-            {
+            let Some(gone) = self.connections.remove(link) else {
+                continue;
+            };
+            for call in gone.calls.into_values() {
                 self.calls.remove(&call);
+            }
+            for stream in gone.streams.into_values() {
+                self.streams.remove(&stream);
             }
         }
         self.hosts[member].up = false;

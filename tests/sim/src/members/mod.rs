@@ -1,16 +1,18 @@
 //! The members: hosts and gRPC servers around the model.
 
 mod hosts;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use etcd_proxy_core::time::Instant;
-use etcd_proxy_model::cluster::{Action, Actions, CallId, Cluster, Config, Event, Fault, Metadata};
+use etcd_proxy_model::cluster::{Action, Actions, CallId, Cluster, Config, Event, Fault, Metadata, StreamId};
 use etcd_proxy_model::status::Status;
 pub(crate) use hosts::Host;
 
+use self::streams::Served;
 use crate::delivery::{CallTag, Delivery, Frame, Reason, Request, StreamNo};
 use crate::io::{Io, Note};
 use crate::net::{LinkId, Side};
@@ -24,6 +26,8 @@ const DEADLINE_EXCEEDED: Status = Status::new(4, "context deadline exceeded");
 struct Connection {
     member: usize,
     calls: BTreeMap<StreamNo, u64>,
+    /// Watch calls, as the model knows them.
+    streams: BTreeMap<StreamNo, StreamId>,
     /// The highest stream that came.
     last: StreamNo,
     /// No new calls are taken: GOAWAY has been sent.
@@ -48,6 +52,7 @@ pub(crate) struct Members {
     pub(crate) hosts: Vec<Host>,
     connections: BTreeMap<LinkId, Connection>,
     calls: BTreeMap<u64, Call>,
+    streams: BTreeMap<StreamId, Served>,
     next_call: u64,
     /// When the cluster's timeout comes, by the last delivery made for it.
     timeout: Option<Instant>,
@@ -62,6 +67,7 @@ impl Members {
             hosts,
             connections: BTreeMap::new(),
             calls: BTreeMap::new(),
+            streams: BTreeMap::new(),
             next_call: 0,
             timeout: None,
             actions: Actions::new(),
@@ -127,6 +133,7 @@ impl Members {
         let connection = Connection {
             member,
             calls: BTreeMap::new(),
+            streams: BTreeMap::new(),
             last: StreamNo(0),
             draining: false,
             left_out_above: None,
@@ -152,32 +159,52 @@ impl Members {
                 if let Some(call) = connection.calls.remove(&stream) {
                     self.give_up(io, call);
                     self.close_if_done(io, link);
+                } else if let Some(id) = connection.streams.remove(&stream) {
+                    self.forget_stream(io, id);
+                    self.close_if_done(io, link);
                 }
+            }
+            Frame::Open(stream, opening) => self.opened(io, link, stream, &opening),
+            Frame::Message(stream, message) => {
+                self.stream_event(io, link, stream, |stream| Event::Message { stream, message })
+            }
+            Frame::HalfClose(stream) => self.stream_event(io, link, stream, Event::HalfClose),
+            Frame::Window(stream, messages) => {
+                self.stream_event(io, link, stream, |stream| Event::Credit { stream, messages });
             }
             Frame::Gone => self.gone(io, link),
             Frame::Ping => io.send(link, Side::Acceptor, Frame::Pong),
             // Servers aren't sent these.
-            Frame::Answer(..) | Frame::GoAway(_) | Frame::Pong => {}
+            Frame::Answer(..) | Frame::End(..) | Frame::GoAway(_) | Frame::Pong => {}
         }
     }
 
-    fn requested(&mut self, io: &mut Io, link: LinkId, stream: StreamNo, request: &Rc<Request>) {
-        let connection = self
-            .connections
-            .get_mut(&link)
-            .expect("it has just been looked up");
+    /// Whether a server takes a new stream, and the member that it reaches.
+    fn takes(&mut self, io: &mut Io, link: LinkId, stream: StreamNo) -> Option<usize> {
+        let connection = self.connections.get_mut(&link)?;
         if connection.left_out_above.is_some_and(|last| stream > last) {
-            return io.count(Situation::LeftOutOfGoAway);
+            io.count(Situation::LeftOutOfGoAway);
+            return None;
         }
         connection.last = connection.last.max(stream);
         let member = connection.member;
         if io.now < self.hosts[member].refuses_until && io.chance(self.hosts[member].refuses_percent) {
             io.count(Situation::StreamRefused);
-            return io.send(link, Side::Acceptor, Frame::Reset(stream, Reason::Refused));
+            io.send(link, Side::Acceptor, Frame::Reset(stream, Reason::Refused));
+            return None;
         }
+        Some(member)
+    }
+
+    fn requested(&mut self, io: &mut Io, link: LinkId, stream: StreamNo, request: &Rc<Request>) {
+        let Some(member) = self.takes(io, link, stream) else {
+            return;
+        };
         self.next_call += 1;
         let call = self.next_call;
-        connection.calls.insert(stream, call);
+        if let Some(connection) = self.connections.get_mut(&link) {
+            connection.calls.insert(stream, call);
+        }
         self.calls.insert(
             call,
             Call {
@@ -228,6 +255,9 @@ impl Members {
             for call in connection.calls.into_values() {
                 self.give_up(io, call);
             }
+            for stream in connection.streams.into_values() {
+                self.forget_stream(io, stream);
+            }
         }
     }
 
@@ -267,10 +297,11 @@ impl Members {
     }
 
     fn close_if_done(&mut self, io: &mut Io, link: LinkId) {
-        let done = self
-            .connections
-            .get(&link)
-            .is_some_and(|connection| connection.left_out_above.is_some() && connection.calls.is_empty());
+        let done = self.connections.get(&link).is_some_and(|connection| {
+            connection.left_out_above.is_some()
+                && connection.calls.is_empty()
+                && connection.streams.is_empty()
+        });
         if done {
             self.connections.remove(&link);
             io.close(link, Side::Acceptor);
@@ -283,8 +314,8 @@ impl Members {
         for action in actions.drain(..) {
             match action {
                 Action::Reply { call, result } => self.reply(io, call.0, result),
-                // No streams are opened.
-                Action::Send { .. } | Action::End { .. } => {}
+                Action::Send { stream, message } => self.stream_sends(io, stream, message),
+                Action::End { stream, status } => self.stream_ends(io, stream, Frame::end(status)),
             }
         }
         self.actions = actions;

@@ -11,6 +11,9 @@ use crate::io::Io;
 /// How often a kernel asks whether the other side of a silent connection still knows of it.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 
+/// How long a kernel goes on sending when nothing says that it arrives.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_millis(500);
+
 /// A connection, from the wish to have it to its end. Never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct LinkId(u32);
@@ -47,8 +50,8 @@ pub(crate) enum Peer {
 struct Way {
     /// What was sent before arrives no later than this.
     arrived_by: Instant,
-    /// Nothing comes through; it is held until it does.
-    stalled: bool,
+    /// Nothing comes through, since then; it is held until it does.
+    stalled: Option<Instant>,
     held: Vec<Frame>,
     /// Nothing will ever come through.
     lost: bool,
@@ -92,7 +95,14 @@ impl Link {
             && self
                 .ways
                 .iter()
-                .all(|way| !way.stalled && !way.lost && !way.closed)
+                .all(|way| way.stalled.is_none() && !way.lost && !way.closed)
+    }
+
+    /// Whether nothing comes through to this side: what is sent is lost, or for a while no acknowledgement has come.
+    fn is_stalled(&self, to: Side, now: Instant) -> bool {
+        let unacknowledged = |since: Instant| now - since >= UNACKNOWLEDGED_MAX;
+        self.ways[to as usize].stalled.is_some()
+            || self.ways[to.other() as usize].stalled.is_some_and(unacknowledged)
     }
 }
 
@@ -206,11 +216,12 @@ impl Io {
     pub(crate) fn arrive(&mut self, id: LinkId, to: Side, frame: Frame) -> Option<Frame> {
         let now = self.now;
         let link = self.net.link_mut(id)?;
+        let is_stalled = link.is_stalled(to, now);
         let way = &mut link.ways[to as usize];
         if way.lost {
             return None;
         }
-        if way.stalled || !way.held.is_empty() {
+        if is_stalled || !way.held.is_empty() {
             way.held.push(frame);
             return None;
         }
@@ -232,14 +243,14 @@ impl Io {
 
     /// What was held up on the way to this side, in order.
     pub(crate) fn take_held(&mut self, id: LinkId, to: Side) -> Vec<Frame> {
+        let now = self.now;
         let Some(link) = self.net.link_mut(id) else {
             return Vec::new();
         };
-        let way = &mut link.ways[to as usize];
-        if way.stalled {
+        if link.is_stalled(to, now) {
             return Vec::new();
         }
-        std::mem::take(&mut way.held)
+        std::mem::take(&mut link.ways[to as usize].held)
     }
 
     /// This side closes its end; the other side learns of it after all that was sent before.
@@ -261,7 +272,7 @@ impl Io {
         if !link.open[side as usize] || link.open[side.other() as usize] {
             return;
         }
-        if link.ways.iter().any(|way| way.stalled) {
+        if link.ways.iter().any(|way| way.stalled.is_some()) {
             self.after(TCP_KEEPALIVE, Delivery::Keepalive(id, side));
         } else {
             let there_and_back = link.latency().start * 2;
@@ -313,17 +324,20 @@ impl Io {
 
     /// From now on nothing comes through to this side, until [`Io::unstall`].
     pub(crate) fn stall(&mut self, id: LinkId, to: Side) {
+        let now = self.now;
         if let Some(link) = self.net.link_mut(id) {
-            link.ways[to as usize].stalled = true;
+            link.ways[to as usize].stalled.get_or_insert(now);
         }
     }
 
     /// What was held up to this side comes through, as TCP sends it again.
     pub(crate) fn unstall(&mut self, id: LinkId, to: Side) {
         if let Some(link) = self.net.link_mut(id)
-            && std::mem::take(&mut link.ways[to as usize].stalled)
+            && link.ways[to as usize].stalled.take().is_some()
         {
-            self.after(Duration::ZERO, Delivery::Drain(id, to));
+            for side in Side::BOTH {
+                self.after(Duration::ZERO, Delivery::Drain(id, side));
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use crate::delivery::{Answer, CallTag};
 use crate::io::Io;
 use crate::members::Members;
 use crate::net::LinkId;
-use crate::op::{Op, value};
+use crate::op::{Key, Op, long_value, value};
 use crate::situations::Situation;
 
 // The proxy's own statuses, as clients and their logs know them.
@@ -87,13 +87,11 @@ impl Oracle {
             .copied()
             .filter(|former| former.over == over);
         let overtaken = former.is_some_and(|former| record.began < former.since);
-        // A call that looked for the leader takes those that follow along.
-        let takes_along = record.op == Op::Status && record.sent > 1;
-        if overtaken && !takes_along {
+        if overtaken {
             return;
         }
         self.sticky.insert(client, sticky);
-        let Some(former) = former.filter(|_| !overtaken) else {
+        let Some(former) = former else {
             return;
         };
         io.count(Situation::CheckedSticky);
@@ -262,8 +260,13 @@ impl Oracle {
             Op::Put { key } => {
                 let response: PutResponse = decoded(message);
                 let now = self.revision_told(io, record, &response.header, false, false);
-                self.wrote(call, record, &key.bytes(), now);
+                self.wrote(call, record, &key.bytes(), now, &value(call));
                 io.count(Situation::CheckedPut);
+            }
+            Op::PutLong { key, length } => {
+                let response: PutResponse = decoded(message);
+                let now = self.revision_told(io, record, &response.header, false, false);
+                self.wrote(call, record, &key.bytes(), now, &long_value(call, *length));
             }
             Op::Delete { key } => {
                 let response: DeleteRangeResponse = decoded(message);
@@ -299,15 +302,28 @@ impl Oracle {
                 );
                 if succeeded {
                     io.count(Situation::CheckedTxnSucceeded);
-                    self.wrote(call, record, &key.bytes(), now);
+                    self.wrote(call, record, &key.bytes(), now, &value(call));
                 } else {
                     io.count(Situation::CheckedTxnFailed);
                     self.told = self.told.max(now);
                     self.not_carried_out(io, call);
                 }
             }
+            Op::PutMany { from, count } => {
+                let response: TxnResponse = decoded(message);
+                let now = self.revision_told(io, record, &response.header, false, false);
+                for next in 0..*count {
+                    self.wrote(call, record, &Key(from.0 + next).bytes(), now, &value(call));
+                }
+                io.count(Situation::CheckedPutMany);
+            }
             Op::Status => self.leader_tells(io, call, record, message),
-            Op::Authenticate | Op::Compact { .. } | Op::HashKv | Op::MemberList | Op::MoveLeader { .. } => {}
+            Op::Authenticate { .. }
+            | Op::Compact { .. }
+            | Op::HashKv
+            | Op::MemberList
+            | Op::MoveLeader { .. }
+            | Op::Permit { .. } => {}
             Op::Odd(odd) => panic!("{call:?}, {odd:?}, was answered with {message:?}"),
         }
     }
@@ -371,14 +387,14 @@ impl Oracle {
     }
 
     /// An acknowledged write is in the log, where its answer says.
-    fn wrote(&mut self, call: CallTag, record: &Record, key: &[u8], revision: i64) {
+    fn wrote(&mut self, call: CallTag, record: &Record, key: &[u8], revision: i64, value: &Bytes) {
         assert_eq!(
             self.ledger.written(call),
             Some(revision),
             "{call:?} was acknowledged at {revision}: {record:?}"
         );
         let written = self.ledger.at(key, revision).map(|found| &found.value);
-        assert_eq!(written, Some(&value(call)), "{call:?} wrote something else");
+        assert_eq!(written, Some(value), "{call:?} wrote something else");
         self.told = self.told.max(revision);
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use etcd_proxy_core::time::Instant;
 use etcd_proxy_model::store::Store;
-use etcd_proxy_proto::mvccpb::KeyValue;
+use etcd_proxy_proto::mvccpb::{Event, KeyValue};
 
 use crate::delivery::CallTag;
 use crate::op::writer;
@@ -24,6 +25,18 @@ pub(super) struct Ledger {
     writes: BTreeMap<CallTag, i64>,
     /// Revisions that deleted a key and that nobody has claimed.
     deletes: BTreeMap<Bytes, BTreeSet<i64>>,
+    /// Every change, in order, and when it was committed.
+    changes: Vec<Logged>,
+    /// Every compaction.
+    compactions: BTreeSet<i64>,
+}
+
+/// A change of a key, as a watcher is told of it.
+#[derive(Clone, Debug)]
+pub(super) struct Logged {
+    pub(super) revision: i64,
+    pub(super) at: Instant,
+    pub(super) event: Event,
 }
 
 impl Ledger {
@@ -31,8 +44,11 @@ impl Ledger {
     ///
     /// # Panics
     /// When the log contains a write twice.
-    pub(super) fn read(&mut self, store: &Store) -> Vec<CallTag> {
+    pub(super) fn read(&mut self, now: Instant, store: &Store) -> Vec<CallTag> {
         let mut writers = Vec::new();
+        if store.compacted() > self.compacted() {
+            self.compactions.insert(store.compacted());
+        }
         if store.revision() == self.revision {
             return writers;
         }
@@ -42,6 +58,11 @@ impl Ledger {
         );
         for change in store.log_from(self.revision + 1) {
             let revision = change.revision();
+            self.changes.push(Logged {
+                revision,
+                at: now,
+                event: change.event(),
+            });
             let versions = self.keys.entry(change.kv.key.clone()).or_default();
             if change.is_delete() {
                 versions.push(Version {
@@ -60,9 +81,9 @@ impl Ledger {
             });
             if let Some(writer) = writer(&change.kv.value) {
                 let before = self.writes.insert(writer, revision);
-                assert_eq!(
-                    before, None,
-                    "{writer:?} was written twice, and again at {revision}"
+                assert!(
+                    before.is_none_or(|before| before == revision),
+                    "{writer:?} was written at {before:?}, and again at {revision}"
                 );
                 writers.push(writer);
             }
@@ -73,6 +94,22 @@ impl Ledger {
 
     pub(super) fn revision(&self) -> i64 {
         self.revision
+    }
+
+    /// The last compaction; 0 before the first.
+    pub(super) fn compacted(&self) -> i64 {
+        self.compactions.last().copied().unwrap_or_default()
+    }
+
+    /// Whether there was a compaction at this revision.
+    pub(super) fn was_compacted_at(&self, revision: i64) -> bool {
+        self.compactions.contains(&revision)
+    }
+
+    /// All changes from a revision on.
+    pub(super) fn changes_from(&self, revision: i64) -> &[Logged] {
+        let from = self.changes.partition_point(|change| change.revision < revision);
+        &self.changes[from..]
     }
 
     /// The revision at which this call's write was committed.

@@ -3,7 +3,8 @@
 
 mod answers;
 mod ledger;
-mod watch;
+mod usage;
+mod watching;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,7 +14,9 @@ use etcd_proxy_core::time::Instant;
 use etcd_proxy_model::store::Store;
 
 use self::ledger::Ledger;
-pub(crate) use self::watch::Usage;
+pub(crate) use self::usage::Usage;
+pub(crate) use self::watching::Delivers;
+use self::watching::Watching;
 use crate::delivery::{Answer, CallTag};
 use crate::io::{Io, Note};
 use crate::members::Members;
@@ -137,6 +140,7 @@ pub(crate) struct Oracle {
     pub(crate) promise: Option<Promise>,
     pub(crate) efforts: Vec<Effort>,
     pub(crate) usage: Usage,
+    pub(crate) watching: Watching,
     /// When they were last looked at.
     efforts_before: Vec<Effort>,
     dial_timeout: Duration,
@@ -162,6 +166,7 @@ impl Oracle {
             promise: None,
             efforts: vec![Effort::none(members); proxies],
             usage: Usage::new(proxies, members),
+            watching: Watching::new(settings),
             efforts_before: vec![Effort::none(members); proxies],
             dial_timeout: settings.proxy.dial_timeout,
             // A wait at its cap is a second, and a success costs a candidate and a connection for each lane.
@@ -236,10 +241,16 @@ impl Oracle {
         self.ledger.revision()
     }
 
+    /// The last compaction; 0 before the first.
+    pub(crate) fn compacted(&self) -> i64 {
+        self.ledger.compacted()
+    }
+
     /// Takes in what happened.
     pub(crate) fn hear(&mut self, io: &mut Io, members: &Members) {
-        self.read_log(members.cluster.committed().store());
+        self.read_log(io.now, members.cluster.committed().store());
         self.usage.note_leader(io.now, members.cluster.leader().is_some());
+        self.note_state(io.now, members);
         let mut notes = std::mem::take(&mut io.notes);
         for note in notes.drain(..) {
             match note {
@@ -248,13 +259,32 @@ impl Oracle {
                 Note::Sent { call }
                 | Note::Reached { call }
                 | Note::Replied { call, .. }
+                | Note::MemberReset { call }
                 | Note::NotProcessed { call }
-                    if call == CallTag::PROBE => {}
+                    if call.is_own() => {}
+                Note::Watch { watch, what } => self.hear_watch(io, members, watch, what),
+                Note::UpstreamOpened {
+                    proxy,
+                    upstream,
+                    kind,
+                } => self.watching.upstreams.opened(proxy, upstream, kind),
+                Note::UpstreamAsked {
+                    proxy,
+                    upstream,
+                    message,
+                } => self.watching.upstreams.asked(io, proxy, upstream, message),
+                Note::UpstreamSaid {
+                    proxy,
+                    upstream,
+                    message,
+                } => self.watching.upstreams.said(proxy, upstream, message),
+                Note::UpstreamGone { proxy, upstream } => self.watching.upstreams.gone(proxy, upstream),
                 Note::Sent { call } => self.sent(io, call),
                 Note::Reached { call } => self.reached(call),
                 Note::Replied { call, answer, link } => self.record_mut(call).replies.push((answer, link)),
                 Note::MemberReset { call } => self.record_mut(call).member_reset = true,
                 Note::NotProcessed { call } => self.record_mut(call).not_processed += 1,
+                Note::TakenAlong { call, to } => self.taken_along(io.now, call, to),
                 Note::Lost { call } => self.lost(call),
                 Note::Moved { call } => self.record_mut(call).moved += 1,
                 Note::NotTaken { call } => self.record_mut(call).not_taken += 1,
@@ -276,8 +306,8 @@ impl Oracle {
         io.notes = notes;
     }
 
-    fn read_log(&mut self, store: &Store) {
-        for writer in self.ledger.read(store) {
+    fn read_log(&mut self, now: Instant, store: &Store) {
+        for writer in self.ledger.read(now, store) {
             let record = self.record(writer);
             assert!(
                 !record.refused,
@@ -293,6 +323,14 @@ impl Oracle {
         record.outcome = outcome;
         record.ended = Some(now);
         record
+    }
+
+    /// The calls about a member that follow this one go where it found the leader.
+    fn taken_along(&mut self, now: Instant, call: CallTag, to: LinkId) {
+        let client = self.record(call).client;
+        if let Some(over) = self.client_links.get(&client).copied() {
+            self.sticky.insert(client, Sticky { over, to, since: now });
+        }
     }
 
     /// A connection broke under a call. Some requests kill the member that serves them.
@@ -330,8 +368,8 @@ impl Oracle {
 
     /// At the end of a run, when nothing can change any more: every delete of the log has somebody who may have made
     /// it, and every write that was acknowledged is there.
-    pub(crate) fn settle(&mut self, store: &Store) {
-        self.read_log(store);
+    pub(crate) fn settle(&mut self, now: Instant, store: &Store) {
+        self.read_log(now, store);
         let mut deletes: BTreeMap<Bytes, usize> = BTreeMap::new();
         for record in &self.records {
             if let Op::Delete { key } = record.op

@@ -189,6 +189,14 @@ impl Proxy {
         let client = call.client;
         call.search = None;
         if member.is_sticky()
+            && let Some(found) = self.connections.get(&connection)
+        {
+            io.notes.push(Note::TakenAlong {
+                call: call.tag(),
+                to: found.link,
+            });
+        }
+        if member.is_sticky()
             && let Some(client) = self.clients.get_mut(&client)
             && let Some(former) = client.pinned.replace(connection)
         {

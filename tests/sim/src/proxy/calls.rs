@@ -14,7 +14,7 @@ use fastrand::Rng;
 use super::Proxy;
 use super::aside::{Search, said};
 use super::connections::ConnId;
-use crate::delivery::{Alarm, Answer, Delivery, Frame, Reason, Report, Request, StreamNo};
+use crate::delivery::{Alarm, Answer, CallTag, Delivery, Frame, Reason, Report, Request, StreamNo};
 use crate::io::{Io, Note};
 use crate::net::{LinkId, Side};
 use crate::situations::Situation;
@@ -82,6 +82,10 @@ impl Call {
         }
     }
 
+    pub(super) fn tag(&self) -> CallTag {
+        self.request.tag
+    }
+
     /// When the proxy ends the call itself.
     pub(super) fn expires_at(&self) -> Option<Instant> {
         self.deadline.map(|deadline| deadline + DEADLINE_GRACE)
@@ -146,7 +150,7 @@ impl Proxy {
     }
 
     /// The connection of a worker, if calls may be tried on it.
-    fn usable(&self, worker: u32, avoid: Option<ConnId>) -> Option<ConnId> {
+    pub(super) fn usable(&self, worker: u32, avoid: Option<ConnId>) -> Option<ConnId> {
         let id = self.lanes[worker as usize]?;
         let usable = self.connections.get(&id).is_some_and(|found| found.is_open()) && Some(id) != avoid;
         usable.then_some(id)
@@ -165,6 +169,7 @@ impl Proxy {
                 self.next_attempt(io, id);
             }
         }
+        self.watch_looks_again(io, worker);
     }
 
     fn attempt(&mut self, io: &mut Io, id: u64, connection: ConnId) {

@@ -6,10 +6,13 @@ use std::rc::Rc;
 use etcd_proxy_core::endpoints::{CloseCause, ConnectionId, EndpointId, Event, Health};
 use etcd_proxy_core::retry::Failure;
 use etcd_proxy_core::time::Instant;
+use etcd_proxy_core::watch::{CheckId, UpstreamId};
+use etcd_proxy_model::status::Status;
 use etcd_proxy_proto::health::{HealthCheckRequest, HealthCheckResponse};
 use prost::Message as _;
 
 use super::Proxy;
+use super::watch::of_reset;
 use crate::delivery::{Answer, CallTag, Frame, Reason, Report, Request, StreamNo};
 use crate::io::{Io, Note};
 use crate::net::{LinkId, Side};
@@ -49,9 +52,11 @@ pub(super) enum State {
 
 /// Who waits on a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum User {
+pub(super) enum User {
     Call(u64),
+    Check(CheckId),
     Probe,
+    Upstream(UpstreamId),
 }
 
 #[derive(Debug)]
@@ -141,6 +146,12 @@ impl Proxy {
         Some(stream)
     }
 
+    /// Begins a stream of the watch hub's; `None` if the connection takes no more.
+    pub(super) fn open_for_watch(&mut self, id: ConnId, user: User) -> Option<(LinkId, StreamNo)> {
+        let connection = self.connections.get_mut(&id)?;
+        (connection.state < State::Refusing).then(|| (connection.link, connection.open_stream(user)))
+    }
+
     /// Nobody waits for the answer to a call any more.
     pub(super) fn give_up_stream(&mut self, io: &mut Io, id: ConnId, stream: StreamNo) {
         if let Some(connection) = self.connections.get_mut(&id)
@@ -202,6 +213,8 @@ impl Proxy {
         match frame {
             Frame::Answer(stream, answer) => match connection.users.remove(&stream) {
                 Some(User::Call(call)) => self.call_answered(io, call, id, answer),
+                Some(User::Check(check)) => self.check_answered(io, check, answer),
+                Some(User::Upstream(_)) => panic!("a Watch call is answered like a unary one"),
                 Some(User::Probe) => {
                     let health = judge(&answer);
                     self.report(io, Report::Event(Event::ProbeAnswered(id.reported_as(), health)));
@@ -215,14 +228,28 @@ impl Proxy {
                 }
                 (Some(User::Call(call)), reason) => self.call_reset(io, call, reason),
                 (Some(User::Probe), _) => self.report(io, Report::Event(Event::ProbeLost(id.reported_as()))),
+                (Some(User::Check(check)), reason) => self.check_answered(io, check, Err(of_reset(reason))),
+                (Some(User::Upstream(upstream)), reason) => {
+                    self.upstream_ended(io, upstream, of_reset(reason))
+                }
                 (None, _) => {}
             },
+            Frame::Message(stream, message) => {
+                if let Some(User::Upstream(upstream)) = connection.users.get(&stream).copied() {
+                    self.upstream_sent(io, id, stream, upstream, message);
+                }
+            }
+            Frame::End(stream, status) => {
+                if let Some(User::Upstream(upstream)) = connection.users.remove(&stream) {
+                    self.upstream_ended(io, upstream, status);
+                }
+            }
             Frame::GoAway(last) => self.go_away(io, id, last),
             Frame::Gone => return self.link_gone(io, link),
             // It was read, that is all.
             Frame::Pong => {}
             // Clients aren't sent these.
-            Frame::Ping | Frame::Request(..) => {}
+            Frame::HalfClose(_) | Frame::Open(..) | Frame::Ping | Frame::Request(..) | Frame::Window(..) => {}
         }
         self.end_if_unheld(io, id);
     }
@@ -246,7 +273,20 @@ impl Proxy {
                     self.call_failed(io, call, id, Failure::NotSent);
                 }
                 User::Probe => self.report(io, Report::Event(Event::Draining(id.reported_as()))),
+                user => self.watch_lost(io, user),
             }
+        }
+    }
+
+    /// The connection has ended under something of the watch hub's.
+    fn watch_lost(&mut self, io: &mut Io, user: User) {
+        match user {
+            User::Check(check) => self.check_lost(io, check),
+            User::Upstream(upstream) => {
+                let status = Status::new(14, "the connection was lost");
+                self.upstream_ended(io, upstream, status);
+            }
+            User::Call(_) | User::Probe => {}
         }
     }
 
@@ -294,6 +334,7 @@ impl Proxy {
                     self.call_failed(io, call, id, meets);
                 }
                 User::Probe => self.report(io, Report::Event(Event::ProbeLost(id.reported_as()))),
+                user => self.watch_lost(io, user),
             }
         }
     }

@@ -8,6 +8,7 @@ mod aside;
 mod calls;
 mod connections;
 mod control;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -15,10 +16,13 @@ use std::time::Duration;
 
 use etcd_proxy_core::endpoints::{self, ConnectionId, EndpointId, Endpoints};
 use etcd_proxy_core::time::Instant;
+use etcd_proxy_core::watch as hub;
 
 use self::aside::Aside;
 use self::calls::Call;
 use self::connections::{ConnId, Connection};
+pub(crate) use self::watch::WatchHoldings;
+use self::watch::Watching;
 use crate::delivery::{Alarm, Delivery, Frame, Request, StreamNo};
 use crate::io::Io;
 use crate::net::{LinkId, Side};
@@ -28,6 +32,8 @@ use crate::net::{LinkId, Side};
 pub struct Config {
     /// Settings of its endpoint machine.
     pub endpoints: endpoints::Config,
+    /// Settings of its watch hub.
+    pub watch: hub::Config,
     /// How long a call waits for a connection.
     pub dial_timeout: Duration,
     /// Whether what is reported to the control task is sometimes reported twice.
@@ -77,6 +83,7 @@ pub(crate) struct Proxy {
     clients: BTreeMap<LinkId, Client>,
     calls: BTreeMap<u64, Call>,
     next_call: u64,
+    watch: Watching,
 }
 
 /// What a proxy holds, to see whether it leaks.
@@ -88,6 +95,7 @@ pub(crate) struct Holdings {
     pub(crate) known: usize,
     pub(crate) clients: usize,
     pub(crate) machine_connections: usize,
+    pub(crate) watch: WatchHoldings,
 }
 
 impl Proxy {
@@ -109,6 +117,7 @@ impl Proxy {
             clients: BTreeMap::new(),
             calls: BTreeMap::new(),
             next_call: 0,
+            watch: Watching::new(config.watch, io.rng.u64(..)),
         }
     }
 
@@ -137,6 +146,7 @@ impl Proxy {
             known: self.known.len(),
             clients: self.clients.len(),
             machine_connections: self.machine.connections(),
+            watch: self.watch_holdings(),
         }
     }
 
@@ -199,13 +209,18 @@ impl Proxy {
                     .clients
                     .get_mut(&link)
                     .and_then(|client| client.calls.remove(&stream));
-                if let Some(call) = call {
-                    self.client_gave_up(io, call);
+                match call {
+                    Some(call) => self.client_gave_up(io, call),
+                    None => self.watch_gone(io, link, stream),
                 }
+            }
+            Frame::Open(stream, opening) => self.watch_opened(io, link, stream, &opening),
+            Frame::HalfClose(stream) | Frame::Message(stream, _) | Frame::Window(stream, _) => {
+                self.watch_frame(io, link, stream, frame);
             }
             Frame::Gone => self.client_gone(io, link),
             // Servers aren't sent these.
-            Frame::Answer(..) | Frame::GoAway(_) | Frame::Ping | Frame::Pong => {}
+            Frame::Answer(..) | Frame::End(..) | Frame::GoAway(_) | Frame::Ping | Frame::Pong => {}
         }
     }
 
@@ -231,6 +246,7 @@ impl Proxy {
         for call in client.calls.into_values() {
             self.client_gave_up(io, call);
         }
+        self.watches_gone(io, link);
         if let Some(pinned) = client.pinned {
             self.end_if_unheld(io, pinned);
         }

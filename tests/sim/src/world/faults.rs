@@ -7,6 +7,7 @@ use etcd_proxy_model::cluster;
 use super::World;
 use crate::delivery::Delivery;
 use crate::net::{LinkId, Peer, Side};
+use crate::op::Op;
 use crate::situations::Situation;
 
 macro_rules! kinds {
@@ -32,9 +33,12 @@ macro_rules! kinds {
 
 kinds! {
     BlackHole => FaultBlackHole, "Nothing comes through from or to a member's host.";
+    CancelWatcher => FaultCancelWatcher, "A member cancels a watcher, and doesn't say why.";
     ClientLost => FaultClientLost, "A client's connection to its proxy breaks.";
     ClusterGone => FaultClusterGone, "All members are killed.";
+    Compact => FaultCompact, "History is compacted.";
     Cut => FaultCut, "A connection to a member breaks.";
+    EndWatch => FaultEndWatch, "A member ends a Watch call.";
     Freeze => FaultFreeze, "A member's process gets no CPU.";
     GoAway => FaultGoAway, "A member ends a connection in good order.";
     Goodbye => FaultGoodbye, "A member ends all its connections at once, and every new one.";
@@ -46,6 +50,7 @@ kinds! {
     Refuse => FaultRefuse, "A member refuses streams.";
     Replace => FaultReplace, "A proxy is told of fewer members.";
     Reset => FaultReset, "A member resets streams.";
+    Revoke => FaultRevoke, "Who may read some of the keys may not any more.";
     Slow => FaultSlow, "All links to a member are slow.";
     Stall => FaultStall, "One direction of a connection lets nothing through.";
 }
@@ -62,6 +67,7 @@ pub(crate) enum Remedy {
     Unstall(LinkId, Side),
     SpeedUp(Vec<LinkId>),
     ListAll(usize),
+    Permit,
 }
 
 /// Factor of slow links.
@@ -74,7 +80,11 @@ impl World {
         if kinds.is_empty() {
             return;
         }
-        let kind = kinds[self.io.rng.usize(..kinds.len())];
+        let mut kind = kinds[self.io.rng.usize(..kinds.len())];
+        if self.remedies.values().any(|remedy| *remedy == Remedy::Permit) && self.io.chance(40) {
+            // Permissions are asked for again when a Watch call is made anew.
+            kind = FaultKind::EndWatch;
+        }
         let any = self.io.rng.usize(..self.members.hosts.len());
         let in_use = self.proxies[self.io.rng.usize(..self.proxies.len())].in_use();
         let member = in_use.filter(|_| self.io.chance(60)).unwrap_or(any);
@@ -152,6 +162,22 @@ impl World {
             }
             FaultKind::Replace => return self.shorten_list(time),
             FaultKind::ClientLost => return self.lose_client(),
+            FaultKind::CancelWatcher => {
+                self.members.cancel_any_watcher(&mut self.io, member);
+                return self.heard();
+            }
+            FaultKind::Compact => return self.compact(),
+            FaultKind::EndWatch => {
+                self.members.end_any_stream(&mut self.io, member);
+                return self.heard();
+            }
+            FaultKind::Revoke => {
+                if !self.settings.auth {
+                    return;
+                }
+                self.administer(Op::Permit { allowed: false });
+                Remedy::Permit
+            }
             FaultKind::Cut | FaultKind::GoAway | FaultKind::Stall => {
                 return self.link_fault(kind, member, time);
             }
@@ -207,6 +233,24 @@ impl World {
         }
     }
 
+    /// A client makes a call for the one who runs the cluster.
+    fn administer(&mut self, op: Op) {
+        let mut clients: Vec<usize> = (0..self.clients.len()).collect();
+        self.io.rng.shuffle(&mut clients);
+        let connected = |client: &usize| self.clients[*client].is_connected();
+        if let Some(client) = clients.into_iter().find(connected) {
+            self.clients[client].call(&mut self.io, &mut self.oracle, op, None, false);
+        }
+    }
+
+    fn compact(&mut self) {
+        let behind = self.io.rng.i64(0..10);
+        let revision = self.oracle.revision() - behind;
+        if revision > self.oracle.compacted() {
+            self.administer(Op::Compact { revision });
+        }
+    }
+
     fn shorten_list(&mut self, time: Duration) {
         let proxy = self.io.rng.usize(..self.proxies.len());
         let mut listed: Vec<usize> = (0..self.members.hosts.len()).collect();
@@ -252,6 +296,7 @@ impl World {
                     self.io.slow_down(link, 1);
                 }
             }
+            Remedy::Permit => self.administer(Op::Permit { allowed: true }),
             Remedy::ListAll(proxy) => self.list(proxy, (0..self.members.hosts.len()).collect()),
         }
         self.heard();

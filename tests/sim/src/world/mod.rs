@@ -4,13 +4,14 @@ mod faults;
 mod script;
 mod setup;
 mod story;
+mod watches;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use etcd_proxy_core::time::Instant;
 pub use faults::FaultKind;
-pub use script::Manner;
+pub use script::{Manner, WatchCost};
 
 use self::faults::Remedy;
 use crate::client::{self, Client};
@@ -190,6 +191,7 @@ impl World {
             Delivery::MachineTimeout(proxy) => self.proxies[proxy].timed_out(io),
             Delivery::Report(proxy, report) => self.proxies[proxy].reported(io, report),
             Delivery::Alarm(proxy, call, alarm) => self.proxies[proxy].alarm(io, call, alarm),
+            Delivery::WatchAlarm(proxy, alarm) => self.proxies[proxy].watch_alarm(io, alarm),
             Delivery::AsidePing(proxy, number) => self.proxies[proxy].aside_ping(io, number),
             Delivery::Client(client, step) => {
                 self.clients[client].step(io, &mut self.oracle, step);
@@ -229,7 +231,7 @@ impl World {
     fn hand_over(&mut self, link: LinkId, peer: Peer, to: Side, frame: Frame) {
         let io = &mut self.io;
         match peer {
-            Peer::Client(client) => self.clients[client].frame(io, link, frame),
+            Peer::Client(client) => self.clients[client].frame(io, &self.oracle, link, frame),
             Peer::Proxy(proxy) => self.proxies[proxy].frame(io, link, to, frame),
             Peer::Member(_) => self.members.frame(io, link, frame),
         }
@@ -244,7 +246,7 @@ impl World {
             return;
         }
         match peer {
-            Peer::Client(client) => self.clients[client].frame(io, link, Frame::Gone),
+            Peer::Client(client) => self.clients[client].frame(io, &self.oracle, link, Frame::Gone),
             Peer::Proxy(proxy) => self.proxies[proxy].broken(io, link, side),
             Peer::Member(_) => self.members.broken(io, link),
         }

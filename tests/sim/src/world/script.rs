@@ -2,10 +2,16 @@
 
 use std::time::Duration;
 
+use etcd_proxy_core::watch::{Stats, UpstreamKind};
+use etcd_proxy_model::status::Status;
+use etcd_proxy_proto::etcdserverpb::{WatchResponse, watch_request::RequestUnion};
+
 use super::World;
-use crate::delivery::{Answer, CallTag};
+use crate::delivery::{Answer, CallTag, WatchTag};
+use crate::io::Identity;
 use crate::op::Op;
 use crate::oracle::Outcome;
+use crate::situations::Situation;
 
 /// How a call is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,6 +20,21 @@ pub struct Manner {
     pub timeout: Option<Duration>,
     /// `hasleader`.
     pub require_leader: bool,
+}
+
+/// What watches cost the members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchCost {
+    /// Watchers that are caught up, or nearly.
+    pub live: usize,
+    /// Watchers that catch up.
+    pub catching_up: usize,
+    /// Create requests so far.
+    pub creates: u64,
+    /// Those that asked for previous pairs.
+    pub prev_creates: u64,
+    /// Watch calls made so far, but for those that only watch the leader.
+    pub calls: u64,
 }
 
 impl World {
@@ -72,6 +93,120 @@ impl World {
             Outcome::Answered(answer) => answer.clone(),
             other => panic!("{call:?} ended without an answer: {other:?}"),
         }
+    }
+
+    /// A client makes a Watch call. Waits until the client is connected.
+    ///
+    /// # Panics
+    /// When the client isn't connected after ten seconds.
+    pub fn watch(&mut self, client: usize, identity: Identity, require_leader: bool) -> WatchTag {
+        self.run_while(Duration::from_secs(10), |world| {
+            !world.clients[client].is_connected()
+        });
+        let watch = self.clients[client].open_watch(&mut self.io, identity, require_leader);
+        self.heard();
+        watch
+    }
+
+    /// A client sends a request on a Watch call; `None` is an empty one.
+    pub fn ask(&mut self, watch: WatchTag, request: Option<RequestUnion>) {
+        self.clients[watch.client].watch_ask(&mut self.io, watch, request);
+        self.heard();
+    }
+
+    /// A client sends what isn't a request.
+    pub fn ask_nonsense(&mut self, watch: WatchTag) {
+        self.clients[watch.client].watch_nonsense(&mut self.io, watch);
+        self.heard();
+    }
+
+    /// A client sends nothing more on a Watch call.
+    pub fn half_close(&mut self, watch: WatchTag) {
+        self.clients[watch.client].watch_half_close(&mut self.io, watch);
+    }
+
+    /// A client reads nothing on a Watch call for now, or reads again.
+    pub fn reads(&mut self, watch: WatchTag, reads: bool) {
+        self.clients[watch.client].watch_reads(&mut self.io, watch, reads);
+        self.heard();
+    }
+
+    /// What a client was told on a Watch call.
+    #[must_use]
+    pub fn told(&self, watch: WatchTag) -> &[WatchResponse] {
+        &self.oracle.watched(watch).told
+    }
+
+    /// How a Watch call ended: with a status, or by its client.
+    #[must_use]
+    pub fn ended(&self, watch: WatchTag) -> Option<&Option<Status>> {
+        self.oracle.watched(watch).ended.as_ref()
+    }
+
+    /// Whether all clients that read have been told all that they asked for.
+    #[must_use]
+    pub fn is_complete(&mut self) -> bool {
+        self.oracle.watches_are_complete()
+    }
+
+    /// Lets the world go on until all clients have been told all that they asked for.
+    ///
+    /// # Panics
+    /// When that takes longer than this.
+    pub fn complete(&mut self, within: Duration) {
+        let until = self.io.now + within;
+        while !self.is_complete() {
+            assert!(
+                self.io.now < until,
+                "after {within:?} there is still something to come: {}",
+                self.oracle.incomplete_watch()
+            );
+            self.run_for(Duration::from_millis(10));
+        }
+    }
+
+    /// What a proxy's watch hub counts.
+    #[must_use]
+    pub fn watch_stats(&self, proxy: usize) -> Stats {
+        self.proxies[proxy].watch_stats()
+    }
+
+    /// What all watches cost the members so far.
+    #[must_use]
+    pub fn watch_cost(&self) -> WatchCost {
+        let upstreams = &self.oracle.watching.upstreams;
+        WatchCost {
+            live: upstreams.watchers(UpstreamKind::Live),
+            catching_up: upstreams.watchers(UpstreamKind::CatchUp),
+            creates: upstreams.creates,
+            prev_creates: upstreams.prev_creates,
+            calls: upstreams.opened,
+        }
+    }
+
+    /// How often proxies' hubs have asked members for a revision or a permission.
+    #[must_use]
+    pub fn questions(&self) -> (u64, u64) {
+        let of = |situation| self.io.counts.of(situation);
+        (
+            of(Situation::WatchRevisionRead),
+            of(Situation::WatchPermissionAsked),
+        )
+    }
+
+    /// A member ends all its Watch calls with this status. Tells how many.
+    pub fn end_watches(&mut self, member: usize, code: u8, message: &'static str) -> usize {
+        let ended = self
+            .members
+            .end_streams(&mut self.io, member, &Status::new(code, message));
+        self.heard();
+        ended
+    }
+
+    /// The last revision that was committed.
+    #[must_use]
+    pub fn revision(&self) -> i64 {
+        self.oracle.revision()
     }
 
     /// The member that a proxy uses.

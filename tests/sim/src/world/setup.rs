@@ -11,7 +11,7 @@ use prost::Message;
 
 use super::World;
 use crate::delivery::CallTag;
-use crate::op::{self, Op, PASSWORD, USER};
+use crate::op::{self, Op, PASSWORD, READER, USER};
 
 /// How long the cluster may take for one of the steps.
 const STEP_MAX: Duration = Duration::from_secs(30);
@@ -27,30 +27,36 @@ impl World {
         }
     }
 
-    /// Users must authenticate; all clients get the token of one who may do everything.
+    /// Users must authenticate; all clients get the token of one who may do everything, and that of one who may read
+    /// some of the keys.
     pub(super) fn enable_auth(&mut self) {
-        let name = || USER.to_owned();
-        let add = AuthUserAddRequest {
-            name: name(),
-            password: PASSWORD.to_owned(),
-            ..AuthUserAddRequest::default()
-        };
-        let grant = AuthUserGrantRoleRequest {
-            user: name(),
-            role: name(),
-        };
-        self.ask_member(0, "Auth/UserAdd", add.encode_to_vec().into());
-        self.ask_member(
-            0,
-            "Auth/RoleAdd",
-            AuthRoleAddRequest { name: name() }.encode_to_vec().into(),
-        );
-        self.ask_member(0, "Auth/UserGrantRole", grant.encode_to_vec().into());
+        for name in [USER, READER] {
+            let add = AuthUserAddRequest {
+                name: name.to_owned(),
+                password: PASSWORD.to_owned(),
+                ..AuthUserAddRequest::default()
+            };
+            let role = AuthRoleAddRequest {
+                name: name.to_owned(),
+            };
+            let grant = AuthUserGrantRoleRequest {
+                user: name.to_owned(),
+                role: name.to_owned(),
+            };
+            self.ask_member(0, "Auth/UserAdd", add.encode_to_vec().into());
+            self.ask_member(0, "Auth/RoleAdd", role.encode_to_vec().into());
+            self.ask_member(0, "Auth/UserGrantRole", grant.encode_to_vec().into());
+        }
+        let permit = Op::Permit { allowed: true }.message(CallTag::PROBE);
+        self.ask_member(0, "Auth/RoleGrantPermission", permit);
         self.ask_member(0, "Auth/AuthEnable", AuthEnableRequest {}.encode_to_vec().into());
-        let answer = self.ask_member(0, "Auth/Authenticate", Op::Authenticate.message(CallTag::PROBE));
-        let token = op::token(answer);
+        let [token, reader_token] = [false, true].map(|reader| {
+            let message = Op::Authenticate { reader }.message(CallTag::PROBE);
+            op::token(self.ask_member(0, "Auth/Authenticate", message))
+        });
         for client in &mut self.clients {
             client.token.clone_from(&token);
+            client.reader_token.clone_from(&reader_token);
         }
     }
 

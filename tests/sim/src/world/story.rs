@@ -7,8 +7,8 @@ use etcd_proxy_model::cluster;
 
 use super::World;
 use super::faults::SLOW;
-use crate::oracle::{CALL_MAX, Promise};
-use crate::proxy::Holdings;
+use crate::oracle::{CALL_MAX, Delivers, Promise};
+use crate::proxy::{Holdings, WatchHoldings};
 use crate::situations::Situation;
 
 /// What is promised of reads when the member in use fails and others are well (with default settings).
@@ -19,6 +19,10 @@ const ELECTION_MAX: Duration = Duration::from_secs(15);
 
 /// A long enough time for every call that is open to end.
 const LAST_CALLS_MAX: Duration = CALL_MAX;
+
+/// How long events may take, and answers on Watch calls, when all is well: opening a call anew, which waits for up to
+/// a second after failures, and catching up.
+pub(super) const DELIVERY_MAX: Duration = Duration::from_secs(4);
 
 /// How the member in use fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -111,9 +115,11 @@ impl World {
         // Calls of before end in their own time, and hidden members come back.
         self.run_for(Duration::from_secs(3));
         self.promise(true, FAILOVER_MAX);
+        self.delivers(DELIVERY_MAX, true);
         let time = self.io.within(Duration::from_millis(500)..Duration::from_secs(2));
         self.run_for(time);
         self.oracle.promise = None;
+        self.oracle.watching.delivers = None;
     }
 
     fn promise(&mut self, writes: bool, within: Duration) {
@@ -122,6 +128,15 @@ impl World {
             since: self.io.now,
             within,
             writes,
+        });
+    }
+
+    /// From now on what is due on Watch calls comes within this time.
+    pub(super) fn delivers(&mut self, within: Duration, calm: bool) {
+        self.oracle.watching.delivers = Some(Delivers {
+            since: self.io.now,
+            within,
+            calm,
         });
     }
 
@@ -207,6 +222,7 @@ impl World {
             _ => self.failover_max(),
         };
         self.promise(false, within);
+        self.delivers(within + DELIVERY_MAX, false);
         match episode {
             Episode::BlackHole => self.members.set_unreachable(&mut self.io, member, true),
             Episode::Cut => self.cut_all(member),
@@ -230,6 +246,8 @@ impl World {
         self.promise(true, within);
         self.run_for(Duration::from_secs(1));
         self.oracle.promise = None;
+        self.run_for(DELIVERY_MAX);
+        self.oracle.watching.delivers = None;
         match episode {
             Episode::BlackHole => self.members.set_unreachable(&mut self.io, member, false),
             Episode::Freeze => self.members.thaw(&mut self.io, member),
@@ -277,6 +295,7 @@ impl World {
     /// that are promised nothing.
     fn split(&mut self, member: usize) {
         self.oracle.promise = None;
+        self.oracle.watching.delivers = None;
         let others = (0..self.members.hosts.len()).filter(|other| *other != member);
         for other in others.clone().chain([member]) {
             self.members.fault(&mut self.io, cluster::Fault::Isolate(other));
@@ -311,6 +330,7 @@ impl World {
             self.run_for(Duration::from_millis(50));
         }
         self.oracle.all_ended();
+        self.complete_watches();
         for client in &mut self.clients {
             client.leave(&mut self.io);
         }
@@ -329,6 +349,7 @@ impl World {
                 known: lanes,
                 clients: 0,
                 machine_connections: lanes,
+                watch: WatchHoldings::default(),
             };
             assert_eq!(proxy.holds(), expected, "something is left over");
         }
@@ -344,7 +365,14 @@ impl World {
             "members keep connections"
         );
         assert_eq!(self.members.open_calls(), 0, "members keep calls");
-        self.oracle.settle(self.members.cluster.committed().store());
+        assert_eq!(
+            (self.members.open_streams(), self.members.cluster.streams()),
+            (0, 0),
+            "members keep Watch calls"
+        );
+        assert_eq!(self.oracle.watching.upstreams.calls(), 0, "hubs keep Watch calls");
+        self.oracle
+            .settle(self.io.now, self.members.cluster.committed().store());
     }
 
     /// No dials, and no more probes than agreed.

@@ -118,6 +118,10 @@ impl Oracle {
             io.queue.len()
         );
         self.no_dial_loops(io.now);
+        self.watches_are_served(io);
+        for proxy in proxies {
+            proxy.watch_is_bounded();
+        }
         let usage = &mut self.usage;
         for (member, fit) in usage.fit.iter_mut().enumerate() {
             let since = fit.unwrap_or(io.now);

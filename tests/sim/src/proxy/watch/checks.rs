@@ -1,0 +1,183 @@
+//! The hub's questions: unary calls, each answered exactly once and never made again.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use etcd_proxy_core::watch::{CheckId, Event, Header};
+use etcd_proxy_model::status::Status;
+use etcd_proxy_proto::etcdserverpb::{RangeRequest, ResponseHeader, TxnRequest};
+use prost::Message as _;
+
+use super::{UNAVAILABLE, for_hub};
+use crate::delivery::{Answer, CallTag, Delivery, Frame, Request, StreamNo, WatchAlarm};
+use crate::io::Io;
+use crate::net::Side;
+use crate::proxy::Proxy;
+use crate::proxy::connections::{ConnId, User};
+use crate::situations::Situation;
+
+/// How long a question may take: several fit into what a create request may take.
+const CHECK_TIMEOUT: Duration = Duration::from_millis(2_500);
+
+/// A revision that no store will reach.
+const FUTURE: i64 = i64::MAX - 1;
+
+/// A question on its way.
+#[derive(Debug)]
+pub(super) struct Check {
+    request: Rc<Request>,
+    worker: u32,
+    /// Number of its deadline.
+    wait: u32,
+    at: Option<(ConnId, StreamNo)>,
+}
+
+/// The part of a response that matters.
+#[derive(Clone, PartialEq, prost::Message)]
+struct OnlyHeader {
+    #[prost(message, optional, tag = "1")]
+    header: Option<ResponseHeader>,
+}
+
+fn question(credentials: Option<Bytes>) -> Request {
+    Request {
+        tag: CallTag::CHECK,
+        path: "/etcdserverpb.KV/Range",
+        token: credentials,
+        require_leader: false,
+        timeout: Some(CHECK_TIMEOUT),
+        message: Bytes::new(),
+    }
+}
+
+impl Proxy {
+    pub(super) fn read_revision(&mut self, io: &mut Io, id: CheckId, credentials: Option<Bytes>, key: Bytes) {
+        let range = RangeRequest {
+            key,
+            keys_only: true,
+            ..RangeRequest::default()
+        };
+        io.count(Situation::WatchRevisionRead);
+        let request = Request {
+            require_leader: true,
+            message: range.encode_to_vec().into(),
+            ..question(credentials)
+        };
+        self.ask(io, id, request);
+    }
+
+    pub(super) fn read_header(&mut self, io: &mut Io, id: CheckId) {
+        io.count(Situation::WatchHeaderRead);
+        let request = Request {
+            path: "/etcdserverpb.KV/Txn",
+            message: TxnRequest::default().encode_to_vec().into(),
+            ..question(None)
+        };
+        self.ask(io, id, request);
+    }
+
+    pub(super) fn ask_permission(
+        &mut self,
+        io: &mut Io,
+        id: CheckId,
+        credentials: Option<Bytes>,
+        key: Bytes,
+        range_end: Bytes,
+    ) {
+        let range = RangeRequest {
+            key,
+            range_end,
+            revision: FUTURE,
+            serializable: true,
+            ..RangeRequest::default()
+        };
+        io.count(Situation::WatchPermissionAsked);
+        let request = Request {
+            message: range.encode_to_vec().into(),
+            ..question(credentials)
+        };
+        self.ask(io, id, request);
+    }
+
+    fn ask(&mut self, io: &mut Io, id: CheckId, request: Request) {
+        let check = Check {
+            request: Rc::new(request),
+            worker: io.rng.u32(..self.config.endpoints.lanes),
+            wait: self.watch.wait(),
+            at: None,
+        };
+        let alarm = WatchAlarm::CheckDeadline(check.wait);
+        io.after(CHECK_TIMEOUT, Delivery::WatchAlarm(self.index, alarm));
+        assert!(
+            self.watch.checks.insert(id, check).is_none(),
+            "{id:?} is asked again before it is answered"
+        );
+        self.try_check(io, id);
+    }
+
+    fn try_check(&mut self, io: &mut Io, id: CheckId) {
+        let Some(check) = self.watch.checks.get(&id).filter(|check| check.at.is_none()) else {
+            return;
+        };
+        let request = check.request.clone();
+        if let Some(connection) = self.usable(check.worker, None)
+            && let Some((link, stream)) = self.open_for_watch(connection, User::Check(id))
+        {
+            if let Some(check) = self.watch.checks.get_mut(&id) {
+                check.at = Some((connection, stream));
+            }
+            io.send(link, Side::Dialler, Frame::Request(stream, request));
+        }
+    }
+
+    /// Questions that wait for a connection of this worker look again.
+    pub(super) fn checks_look_again(&mut self, io: &mut Io, worker: u32) {
+        let checks = self.watch.checks.iter();
+        let waiting = checks.filter(|(_, check)| check.worker == worker && check.at.is_none());
+        let waiting: Vec<CheckId> = waiting.map(|(id, _)| *id).collect();
+        for id in waiting {
+            self.try_check(io, id);
+        }
+    }
+
+    pub(super) fn check_expired(&mut self, io: &mut Io, wait: u32) {
+        let found = self.watch.checks.iter().find(|(_, check)| check.wait == wait);
+        let Some((&id, check)) = found else { return };
+        io.count(Situation::WatchCheckExpired);
+        if let Some((connection, stream)) = check.at {
+            self.give_up_stream(io, connection, stream);
+        }
+        self.check_answered(io, id, Err(Status::new(4, "context deadline exceeded")));
+    }
+
+    /// A question is answered, or will never be.
+    pub(in crate::proxy) fn check_answered(&mut self, io: &mut Io, id: CheckId, answer: Answer) {
+        if self.watch.checks.remove(&id).is_none() {
+            return;
+        }
+        let answer = answer.and_then(|message| {
+            let undecodable = Status::new(13, "undecodable");
+            let response = OnlyHeader::decode(message).map_err(|_| undecodable)?;
+            let header = response.header.unwrap_or_default();
+            Ok(Header {
+                cluster_id: header.cluster_id,
+                member_id: header.member_id,
+                revision: header.revision,
+                raft_term: header.raft_term,
+            })
+        });
+        self.tell(io, Event::Answered(id, answer.map_err(for_hub)));
+    }
+
+    /// The connection of a question broke.
+    pub(in crate::proxy) fn check_lost(&mut self, io: &mut Io, id: CheckId) {
+        self.check_answered(io, id, Err(Status::new(UNAVAILABLE, "the connection was lost")));
+    }
+
+    /// What the hub waits to send looks again.
+    pub(in crate::proxy) fn watch_looks_again(&mut self, io: &mut Io, worker: u32) {
+        self.upstreams_look_again(io, worker);
+        self.checks_look_again(io, worker);
+    }
+}

@@ -1,0 +1,257 @@
+//! The watch hub of a proxy, and what carries its actions out.
+
+mod checks;
+mod outlets;
+mod upstreams;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use etcd_proxy_core::time::Instant;
+use etcd_proxy_core::watch::{Action, Actions, CheckId, ClientId, Config, Event, Hub, Stats, UpstreamId};
+use etcd_proxy_model::status::Status;
+
+use self::checks::Check;
+use self::outlets::Outlet;
+use self::upstreams::Upstream;
+pub(super) use self::upstreams::of_reset;
+use super::Proxy;
+use crate::delivery::{Delivery, StreamNo, WatchAlarm};
+use crate::io::{Io, Note};
+use crate::net::LinkId;
+
+/// How late the hub's timer fires.
+const TIMER_LATE_MAX: Duration = Duration::from_millis(2);
+
+/// gRPC's UNAVAILABLE.
+const UNAVAILABLE: u8 = 14;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Watching {
+    hub: Hub,
+    config: Config,
+    /// What the hub hasn't been told yet: what is told while its actions are carried out comes after them.
+    events: VecDeque<Event>,
+    is_telling: bool,
+    /// Clients of which something may be read.
+    readers: BTreeSet<ClientId>,
+    /// When the hub's timeout comes, by the last delivery made for it, and when it is due.
+    timeout: Option<(Instant, Instant)>,
+    /// Clients' Watch calls.
+    outlets: BTreeMap<(LinkId, StreamNo), Outlet>,
+    by_client: BTreeMap<ClientId, (LinkId, StreamNo)>,
+    upstreams: BTreeMap<UpstreamId, Upstream>,
+    checks: BTreeMap<CheckId, Check>,
+    /// Numbers waits.
+    waits: u32,
+}
+
+/// What the hub and its driver hold, to see whether they leak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct WatchHoldings {
+    outlets: usize,
+    upstreams: usize,
+    checks: usize,
+    clients: usize,
+    watchers: usize,
+    behind: usize,
+    sources: usize,
+    streams: usize,
+    bytes: usize,
+    timers: usize,
+}
+
+impl Watching {
+    pub(super) fn new(config: Config, seed: u64) -> Self {
+        Self {
+            hub: Hub::new(config, seed),
+            config,
+            events: VecDeque::new(),
+            is_telling: false,
+            readers: BTreeSet::new(),
+            timeout: None,
+            outlets: BTreeMap::new(),
+            by_client: BTreeMap::new(),
+            upstreams: BTreeMap::new(),
+            checks: BTreeMap::new(),
+            waits: 0,
+        }
+    }
+
+    fn wait(&mut self) -> u32 {
+        self.waits += 1;
+        self.waits
+    }
+}
+
+impl Proxy {
+    /// The hub.
+    pub(crate) fn hub(&self) -> &Hub {
+        &self.watch.hub
+    }
+
+    /// Counters and gauges of the hub.
+    pub(crate) fn watch_stats(&self) -> Stats {
+        self.watch.hub.stats()
+    }
+
+    pub(crate) fn watch_holdings(&self) -> WatchHoldings {
+        let watch = &self.watch;
+        let stats = watch.hub.stats();
+        WatchHoldings {
+            outlets: watch.outlets.len() + watch.by_client.len(),
+            upstreams: watch.upstreams.len(),
+            checks: watch.checks.len(),
+            clients: stats.clients,
+            watchers: stats.watchers,
+            behind: stats.behind,
+            sources: stats.live_sources + stats.catch_up_sources,
+            streams: stats.upstreams,
+            bytes: stats.outbox_bytes + stats.history_bytes,
+            timers: usize::from(watch.hub.next_timeout().is_some()),
+        }
+    }
+
+    /// Bounds that the hub promises to keep.
+    pub(crate) fn watch_is_bounded(&self) {
+        let (watch, stats) = (&self.watch, self.watch.hub.stats());
+        assert!(
+            stats.history_bytes <= watch.config.history_bytes_total_max,
+            "history of {} bytes",
+            stats.history_bytes
+        );
+        let waiting: usize = watch
+            .outlets
+            .values()
+            .filter(|outlet| outlet.client.is_some())
+            .map(Outlet::bytes)
+            .sum();
+        assert_eq!(stats.outbox_bytes, waiting, "bytes that wait for clients");
+        assert_eq!(stats.clients, watch.by_client.len(), "Watch calls of clients");
+    }
+
+    /// Tells the hub something, and carries out what it wants done.
+    pub(super) fn tell(&mut self, io: &mut Io, event: Event) {
+        self.watch.events.push_back(event);
+        self.run_hub(io);
+    }
+
+    /// Tells the hub all that it hasn't been told.
+    fn run_hub(&mut self, io: &mut Io) {
+        if std::mem::replace(&mut self.watch.is_telling, true) {
+            return;
+        }
+        while let Some(event) = self.watch.events.pop_front().or_else(|| self.next_read()) {
+            io.trace
+                .remark(io.now, format_args!("hub {}: {event:?}", self.index));
+            let mut actions = Actions::new();
+            self.watch.hub.handle(io.now, event, &mut actions);
+            self.carry_out_watch(io, actions);
+        }
+        self.watch.is_telling = false;
+        self.set_watch_timeout(io);
+    }
+
+    fn carry_out_watch(&mut self, io: &mut Io, actions: Actions) {
+        for action in actions {
+            io.trace
+                .remark(io.now, format_args!("hub {}: {action:?}", self.index));
+            match action {
+                Action::Deliver(client, frame) => self.put_out(io, client, &frame),
+                Action::EndClient(client, status) => {
+                    let status = Status {
+                        code: status.code,
+                        message: status.message,
+                    };
+                    self.end_outlet(io, client, status);
+                }
+                Action::PauseClient(client) => self.set_paused(client, true),
+                Action::ResumeClient(client) => {
+                    self.set_paused(client, false);
+                    self.watch.readers.insert(client);
+                }
+                Action::OpenUpstream {
+                    upstream,
+                    kind,
+                    credentials,
+                } => {
+                    let note = Note::UpstreamOpened {
+                        proxy: self.index,
+                        upstream,
+                        kind,
+                    };
+                    io.notes.push(note);
+                    self.open_upstream(io, upstream, kind, credentials);
+                }
+                Action::SendUpstream(upstream, message) => {
+                    io.notes.push(Note::UpstreamAsked {
+                        proxy: self.index,
+                        upstream,
+                        message: message.clone(),
+                    });
+                    self.send_upstream(io, upstream, message);
+                }
+                Action::CloseUpstream(upstream) => {
+                    let proxy = self.index;
+                    io.notes.push(Note::UpstreamGone { proxy, upstream });
+                    self.close_upstream(io, upstream);
+                }
+                Action::ReadRevision {
+                    check,
+                    credentials,
+                    key,
+                } => self.read_revision(io, check, credentials, key),
+                Action::AskPermission {
+                    check,
+                    credentials,
+                    key,
+                    range_end,
+                } => self.ask_permission(io, check, credentials, key, range_end),
+                Action::ReadHeader(check) => self.read_header(io, check),
+            }
+        }
+    }
+
+    fn set_watch_timeout(&mut self, io: &mut Io) {
+        let due = self.watch.hub.next_timeout();
+        if self.watch.timeout.map(|(due, _)| due) == due {
+            return;
+        }
+        self.watch.timeout = due.map(|due| {
+            let at = due.max(io.now) + io.within(Duration::ZERO..TIMER_LATE_MAX);
+            io.at(at, Delivery::WatchAlarm(self.index, WatchAlarm::Hub));
+            (due, at)
+        });
+    }
+
+    pub(crate) fn watch_alarm(&mut self, io: &mut Io, alarm: WatchAlarm) {
+        match alarm {
+            WatchAlarm::Hub => {
+                if self.watch.timeout.is_none_or(|(_, at)| at != io.now) {
+                    return;
+                }
+                self.watch.timeout = None;
+                if self.watch.hub.next_timeout().is_some_and(|due| due <= io.now) {
+                    self.tell(io, Event::Timeout);
+                    assert!(
+                        self.watch.hub.next_timeout().is_none_or(|due| due > io.now),
+                        "a timer of the hub is due for ever"
+                    );
+                }
+                self.set_watch_timeout(io);
+            }
+            WatchAlarm::NoConnection(wait) => self.no_connection(io, wait),
+            WatchAlarm::CheckDeadline(wait) => self.check_expired(io, wait),
+            WatchAlarm::Flush(link, stream) => self.flush(io, link, stream),
+        }
+    }
+}
+
+/// A status as the hub takes it.
+fn for_hub(status: Status) -> etcd_proxy_core::watch::Status {
+    etcd_proxy_core::watch::Status {
+        code: status.code,
+        message: status.message,
+    }
+}
