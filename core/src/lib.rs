@@ -20,6 +20,7 @@
 //! - [`method`]: what is known of each RPC of the etcd API;
 //! - [`grpc`]: message framing limits, timeouts and statuses of gRPC over HTTP/2;
 //! - [`http2`]: frame boundaries and the ping policy etcd servers enforce;
+//! - [`lease`]: the router of lease heartbeats, for which any number of clients cost the cluster one stream;
 //! - [`watch`]: the hub, in which any number of watchers cost the cluster one.
 #![no_std]
 
@@ -28,6 +29,7 @@ extern crate alloc;
 pub mod endpoints;
 pub mod grpc;
 pub mod http2;
+pub mod lease;
 pub mod method;
 pub mod retry;
 pub mod time;

@@ -11,11 +11,13 @@ use std::time::Instant;
 
 use etcd_proxy_core::endpoints::Config;
 use etcd_proxy_core::http2::PingPolicyConfig;
-use etcd_proxy_core::watch::Config as WatchConfig;
+use etcd_proxy_core::lease::{Config as LeaseConfig, Router};
+use etcd_proxy_core::watch::{Config as WatchConfig, Hub};
 use tokio::sync::{mpsc, watch as latest};
 
 use crate::cli::{self, Command, Endpoint, StartOptions, Upstream};
 use crate::embedded::{self, Embedded};
+use crate::lease::LeaseRouter;
 use crate::listen::{self, ListenError};
 use crate::logging;
 use crate::metrics::Metrics;
@@ -68,6 +70,8 @@ pub fn main<R: Runtime>(program: &str) -> ExitCode {
 enum Failure {
     #[error(transparent)]
     Embedded(#[from] embedded::Failure),
+    #[error("the lease router has failed; this is a bug")]
+    Lease,
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error("cannot set up the runtime: {0}")]
@@ -128,6 +132,7 @@ async fn serve<R: Runtime>(
         workers,
         reports,
         watch,
+        lease,
     } = start_workers::<R>(&options, endpoints.into(), &shutdown, &alive)?;
     drop(alive);
 
@@ -142,6 +147,7 @@ async fn serve<R: Runtime>(
         gone = accept::<R>(&listener, &workers) => return Err(gone.into()),
         failure = embedded_failure(&mut embedded) => return Err(failure.into()),
         () = watch.failed() => return Err(Failure::Watch),
+        () = lease.failed() => return Err(Failure::Lease),
     };
     drop(listener);
     tracing::info!(signal = signal.number(), "shutting down; open calls may finish");
@@ -190,6 +196,7 @@ struct Started {
     workers: Vec<Handle>,
     reports: Reports,
     watch: Arc<WatchHub>,
+    lease: Arc<LeaseRouter>,
 }
 
 fn start_workers<R: Runtime>(
@@ -230,23 +237,30 @@ fn start_workers<R: Runtime>(
     let reports = control.reports();
     let (watch_orders, watch_mailboxes): (Vec<_>, Vec<_>) =
         (0..count).map(|_| mpsc::unbounded_channel()).unzip();
-    let watch = Arc::new(WatchHub::new(
-        watch_config(options),
-        rt::random_seed(),
-        watch_orders,
-    ));
-    let metrics = Arc::new(Metrics::new(watch.clone()));
+    let hub = Hub::new(watch_config(options), rt::random_seed());
+    let watch = Arc::new(WatchHub::new(hub, "watch", watch_orders));
+    let (lease_orders, lease_mailboxes): (Vec<_>, Vec<_>) =
+        (0..count).map(|_| mpsc::unbounded_channel()).unzip();
+    let router = Router::new(LeaseConfig::default(), rt::random_seed());
+    let lease = Arc::new(LeaseRouter::new(router, "lease", lease_orders));
+    let metrics = Arc::new(Metrics::new(watch.clone(), lease.clone()));
     let connections_open: Arc<[Arc<AtomicUsize>]> = (0..count).map(|_| Arc::default()).collect();
     let mut workers = Vec::with_capacity(count);
     let mailboxes = mailboxes
         .into_iter()
         .zip(watch_mailboxes)
-        .map(|(connections, watch)| Orders { connections, watch });
+        .zip(lease_mailboxes)
+        .map(|((connections, watch), lease)| Orders {
+            connections,
+            watch,
+            lease,
+        });
     for (number, (lane, orders)) in lanes.into_iter().zip(mailboxes).enumerate() {
         let worker = Worker {
             lane,
             reports: reports.clone(),
             watch: watch.clone(),
+            lease: lease.clone(),
             metrics: metrics.clone(),
             settings: settings.clone(),
             endpoints: endpoints.clone(),
@@ -261,6 +275,7 @@ fn start_workers<R: Runtime>(
         workers,
         reports,
         watch,
+        lease,
     })
 }
 

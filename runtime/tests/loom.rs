@@ -11,7 +11,7 @@ use etcd_proxy_core::time::Instant;
 use loom::sync::Arc;
 use loom::thread;
 
-#[path = "../src/watch/outbox.rs"]
+#[path = "../src/streams/outbox.rs"]
 mod outbox;
 
 mod lock {

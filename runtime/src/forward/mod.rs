@@ -20,8 +20,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use etcd_proxy_core::endpoints::{ConnectionId, Event};
 use etcd_proxy_core::grpc::{Code, Status};
+use etcd_proxy_core::lease::Router;
 use etcd_proxy_core::method::{Method, Shape};
 use etcd_proxy_core::retry::no_endpoint;
+use etcd_proxy_core::watch::Hub;
 use fastrand::Rng;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
@@ -31,8 +33,8 @@ use self::deadline::Deadline;
 use crate::grpc::Head;
 use crate::rt::Runtime;
 use crate::server::ClientConnection;
+use crate::streams::{self, Multiplexer as _};
 use crate::upstream::{Connection, NoEndpoint, Report};
-use crate::watch;
 
 /// What an etcd server says when it is shut down.
 pub(crate) const SERVER_STOPPED: Status = Status::new(Code::Unavailable, "etcdserver: server stopped");
@@ -69,10 +71,16 @@ pub(crate) async fn forward<R: Runtime>(
         return answer::refuse(respond, INVALID_CLIENT_API_VERSION);
     }
     // What a member would refuse is for a member to refuse, and a compressed stream goes through as it is.
-    if request.uri().path() == watch::PATH
+    let worker = &call.client.worker;
+    let path = request.uri().path();
+    if (path == Hub::PATH || path == Router::PATH)
         && let Ok(head) = Head::of(&request)
     {
-        return watch::serve::<R>(call.client.worker.clone(), head, request, respond).await;
+        return if path == Hub::PATH {
+            streams::serve::<R, _>(worker, worker.watch.clone(), head, request, respond).await
+        } else {
+            streams::serve::<R, _>(worker, worker.lease.clone(), head, request, respond).await
+        };
     }
     match method.shape {
         Shape::Unary => unary::forward::<R>(call, request, respond).await,

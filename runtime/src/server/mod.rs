@@ -17,6 +17,7 @@ pub(crate) use guard::PingGuard;
 pub(crate) use worker::{Handle, Orders, WorkerGone, join, start};
 
 use crate::cli::{self, Endpoint};
+use crate::lease::LeaseRouter;
 use crate::metrics::Metrics;
 use crate::upstream::{Connection, Lane, Reports, Settings};
 use crate::watch::WatchHub;
@@ -57,6 +58,7 @@ pub(crate) struct Worker {
     pub(crate) lane: Arc<Lane>,
     pub(crate) reports: Reports,
     pub(crate) watch: Arc<WatchHub>,
+    pub(crate) lease: Arc<LeaseRouter>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) endpoints: Arc<[Endpoint]>,

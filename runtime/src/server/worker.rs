@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
+use etcd_proxy_core::lease::Router;
+use etcd_proxy_core::watch::Hub;
 use tokio::sync::mpsc;
 
 use super::{ClientConnection, Open, Worker, connection};
 use crate::forward;
 use crate::rt::{self, Runtime};
+use crate::streams::{Multiplexer, Order, Streams};
 use crate::upstream::Connect;
-use crate::watch;
 
 /// Accepted sockets that may wait for a worker; the acceptor waits when there are more.
 const SOCKETS_MAX: usize = 256;
@@ -70,10 +72,12 @@ pub(crate) struct Orders {
     /// For its member connections.
     pub(crate) connections: mpsc::UnboundedReceiver<Connect>,
     /// The watch hub's.
-    pub(crate) watch: mpsc::UnboundedReceiver<watch::Order>,
+    pub(crate) watch: mpsc::UnboundedReceiver<Order<Hub>>,
+    /// The lease router's.
+    pub(crate) lease: mpsc::UnboundedReceiver<Order<Router>>,
 }
 
-/// Starts worker number `number`. It holds `alive` until it ends. The first one has the watch hub's timer.
+/// Starts worker number `number`. It holds `alive` until it ends. The first one has the timers of the core's machines.
 ///
 /// # Errors
 /// The operating system's.
@@ -107,7 +111,8 @@ async fn run<R: Runtime>(
 ) {
     let Orders {
         mut connections,
-        mut watch,
+        watch,
+        lease,
     } = orders;
     let worker = Arc::new(worker);
     let orderly = worker.clone();
@@ -116,16 +121,8 @@ async fn run<R: Runtime>(
             rt::spawn::<R>(order.run::<R>(orderly.settings.clone(), orderly.reports.clone()));
         }
     });
-    let watching = worker.clone();
-    rt::spawn::<R>(async move {
-        while let Some(order) = watch.recv().await {
-            order.carry_out::<R>(watching.clone());
-        }
-    });
-    if has_timer {
-        let watch = worker.watch.clone();
-        rt::spawn::<R>(async move { watch.run_timer::<R>().await });
-    }
+    drive::<R, _>(&worker, &worker.watch, watch, has_timer);
+    drive::<R, _>(&worker, &worker.lease, lease, has_timer);
     while let Some((socket, open)) = sockets.recv().await {
         match R::adopt(socket) {
             Ok(stream) => {
@@ -149,5 +146,24 @@ async fn run<R: Runtime>(
         .any(|open| open.load(Ordering::Relaxed) > 0)
     {
         rt::sleep::<R>(LOOK_EVERY).await;
+    }
+}
+
+/// Carries out a machine's orders, and has its timer if it is to.
+fn drive<R: Runtime, M: Multiplexer>(
+    worker: &Arc<Worker>,
+    streams: &Arc<Streams<M>>,
+    mut orders: mpsc::UnboundedReceiver<Order<M>>,
+    has_timer: bool,
+) {
+    let (worker, shared) = (worker.clone(), streams.clone());
+    rt::spawn::<R>(async move {
+        while let Some(order) = orders.recv().await {
+            order.carry_out::<R>(worker.clone(), shared.clone());
+        }
+    });
+    if has_timer {
+        let streams = streams.clone();
+        rt::spawn::<R>(async move { streams.run_timer::<R>().await });
     }
 }

@@ -2,7 +2,6 @@
 
 use core::time::Duration;
 use std::error::Error as _;
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -11,9 +10,10 @@ use etcd_proxy_proto::etcdserverpb::kv_client::KvClient;
 use etcd_proxy_proto::etcdserverpb::{RangeRequest, ResponseHeader, TxnRequest};
 use tonic::metadata::{AsciiMetadataValue, MetadataValue};
 
-use super::upstream::UNAVAILABLE;
+use super::WatchHub;
 use crate::rt::{self, Runtime};
 use crate::server::Worker;
+use crate::streams::UNAVAILABLE;
 use crate::upstream::Channel;
 
 /// How long an answer may take. The hub asks again, so that a question that got lost doesn't keep its clients waiting
@@ -82,12 +82,13 @@ impl Check {
     }
 
     /// Asks, and tells the hub the answer.
-    pub(super) async fn run<R: Runtime>(self, worker: Arc<Worker>) {
+    pub(super) async fn run<R: Runtime>(self, hub: &WatchHub, worker: &Worker) {
         let id = self.id;
         let until = Instant::now() + CHECK_PATIENCE;
-        let answer = rt::timeout_at::<R, _>(until, self.ask::<R>(&worker, until)).await;
+        let answer = rt::timeout_at::<R, _>(until, self.ask::<R>(worker, until)).await;
         let answer = answer.unwrap_or(Err(Status::new(UNAVAILABLE, "no answer in time")));
-        worker.watch.handle(Event::Answered(id, answer));
+        let event = Event::Answered(id, answer);
+        hub.tell(|hub, now, actions| hub.handle(now, event, actions));
     }
 
     async fn ask<R: Runtime>(self, worker: &Worker, until: Instant) -> Result<Header, Status> {

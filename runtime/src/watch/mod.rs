@@ -1,41 +1,106 @@
 //! Watch calls: clients' streams go to the core's hub, which makes the few that the cluster sees.
-//!
-//! ```text
-//!  client ──h2──► client.rs ──► hub.rs ────────────► upstream.rs ──h2──► member
-//!                     ▲           │ (core's Hub          │  a Watch call, on the worker's
-//!                     │           │  behind a lock)      │  connection in use
-//!                  outbox ◄───────┤◄─────────────────────┘
-//!                                 └────────────────► checks.rs ──h2──► member
-//!                                                       revisions, permissions
-//! ```
-//!
-//! Whichever thread has something to tell the hub does its work there, under its lock: a call of the hub, then the moves
-//! into outboxes. Wake-ups and orders to other threads follow when the lock is free. So whatever reaches a client
-//! is in the hub's order, and nobody waits under the lock.
 
 mod checks;
-mod client;
-mod hub;
-mod lock;
-mod outbox;
-mod upstream;
 
+use core::future::Future;
 use std::sync::Arc;
+use std::time::Instant;
 
-pub(crate) use checks::CHECK_PATIENCE;
-pub(crate) use client::serve;
-pub(crate) use hub::{Order, WatchHub};
-pub(crate) use upstream::PATH;
+use etcd_proxy_core::time;
+use etcd_proxy_core::watch::{Action, Actions, Caller, ClientId, Event, Hub, UpstreamId, UpstreamKind};
 
+use self::checks::Check;
 use crate::rt::{self, Runtime};
 use crate::server::Worker;
+use crate::streams::{Happened, Multiplexer, Streams, Wanted};
+use crate::upstream::{Connection, trusts_progress};
 
-impl Order {
-    /// Carries the order out on the current thread.
-    pub(crate) fn carry_out<R: Runtime>(self, worker: Arc<Worker>) {
-        match self {
-            Self::Open(open) => rt::spawn::<R>(upstream::run::<R>(worker, open)),
-            Self::Check(check) => rt::spawn::<R>(check.run::<R>(worker)),
+pub(crate) use checks::CHECK_PATIENCE;
+
+/// The hub, shared by all threads.
+pub(crate) type WatchHub = Streams<Hub>;
+
+impl Multiplexer for Hub {
+    type ClientId = ClientId;
+    type UpstreamId = UpstreamId;
+    type Action = Action;
+    type Question = Check;
+
+    const PATH: &'static str = "/etcdserverpb.Watch/Watch";
+
+    fn open(&mut self, now: time::Instant, caller: Caller, actions: &mut Actions) -> ClientId {
+        self.open(now, caller, actions)
+    }
+
+    fn handle(&mut self, now: time::Instant, happened: Happened<Self>, actions: &mut Actions) {
+        let event = match happened {
+            Happened::ClientSent(client, message) => Event::ClientSent(client, message),
+            Happened::ClientHalfClosed(client) => Event::ClientHalfClosed(client),
+            Happened::ClientTook(client, bytes) => Event::ClientTook(client, bytes),
+            Happened::ClientGone(client) => Event::ClientGone(client),
+            // It takes messages before.
+            Happened::UpstreamOpened(_) => return,
+            Happened::UpstreamSent(upstream, message) => Event::UpstreamSent(upstream, message),
+            Happened::UpstreamEnded(upstream, status) => Event::UpstreamEnded(upstream, status),
+            Happened::Timeout => Event::Timeout,
+        };
+        self.handle(now, event, actions);
+    }
+
+    fn next_timeout(&self) -> Option<time::Instant> {
+        self.next_timeout()
+    }
+
+    fn wanted(action: Action) -> Wanted<Self> {
+        match action {
+            Action::Deliver(client, frame) => Wanted::Deliver(client, frame.head, frame.tail),
+            Action::EndClient(client, status) => Wanted::EndClient(client, status),
+            Action::PauseClient(client) => Wanted::Pause(client, true),
+            Action::ResumeClient(client) => Wanted::Pause(client, false),
+            Action::SendUpstream(upstream, message) => Wanted::Send(upstream, message),
+            Action::CloseUpstream(upstream) => Wanted::Close(upstream),
+            Action::OpenUpstream {
+                upstream,
+                kind,
+                credentials,
+            } => Wanted::Open {
+                upstream,
+                credentials,
+                require_leader: kind == UpstreamKind::Leader,
+            },
+            Action::ReadRevision {
+                check,
+                credentials,
+                key,
+            } => Wanted::Ask(Check::revision(check, credentials, key)),
+            Action::AskPermission {
+                check,
+                credentials,
+                key,
+                range_end,
+            } => Wanted::Ask(Check::permission(check, credentials, key, range_end)),
+            Action::ReadHeader(check) => Wanted::Ask(Check::header(check)),
         }
+    }
+
+    /// How far the member's progress can be trusted must be known before it tells some.
+    async fn prepare<R: Runtime>(
+        streams: &Streams<Self>,
+        upstream: UpstreamId,
+        connection: &Arc<Connection>,
+    ) {
+        let until = Instant::now() + CHECK_PATIENCE;
+        let learned = rt::timeout_at::<R, _>(until, trusts_progress(connection)).await;
+        let trusted = learned.unwrap_or_default().unwrap_or_default();
+        let event = Event::ProgressTrusted(upstream, trusted);
+        streams.tell(|hub, now, actions| hub.handle(now, event, actions));
+    }
+
+    fn ask<R: Runtime>(
+        streams: &Streams<Self>,
+        worker: &Worker,
+        question: Check,
+    ) -> impl Future<Output = ()> + Send {
+        question.run::<R>(streams, worker)
     }
 }

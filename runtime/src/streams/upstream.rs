@@ -1,4 +1,4 @@
-//! A Watch call of the proxy's to a member.
+//! A call of the proxy's to a member.
 
 use core::future::{Future as _, poll_fn};
 use core::pin::Pin;
@@ -9,67 +9,68 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use etcd_proxy_core::endpoints;
-use etcd_proxy_core::watch::{Event, Status, UpstreamId, UpstreamKind};
+use etcd_proxy_core::watch::Status;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{CONTENT_TYPE, TE};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 
-use super::hub::UpstreamOutbox;
+use super::shared::{Streams, UpstreamOutbox};
+use super::{Happened, Multiplexer};
 use crate::forward::answer::{GRPC_MESSAGE, GRPC_STATUS};
 use crate::grpc::Messages;
-use crate::rt::{self, Runtime};
+use crate::rt::Runtime;
 use crate::server::Worker;
-use crate::upstream::{Connection, OpenCall, Report, trusts_progress};
+use crate::upstream::{Connection, OpenCall, Report};
 
 /// gRPC codes.
 const UNKNOWN: u8 = 2;
-pub(super) const UNAVAILABLE: u8 = 14;
+pub(crate) const UNAVAILABLE: u8 = 14;
 
 /// Messages of the member that are handled before other tasks have their turn.
 const MESSAGES_AT_ONCE: usize = 64;
 
-/// The path of the call.
-pub(crate) const PATH: &str = "/etcdserverpb.Watch/Watch";
-
 /// An order to open a call.
 #[derive(Debug)]
-pub(crate) struct Open {
-    pub(super) upstream: UpstreamId,
-    pub(super) kind: UpstreamKind,
+pub(crate) struct Open<M: Multiplexer> {
+    pub(super) upstream: M::UpstreamId,
     pub(super) credentials: Option<Bytes>,
+    pub(super) require_leader: bool,
     /// What is to be sent.
     pub(super) outbox: Arc<UpstreamOutbox>,
 }
 
-/// Opens a call, and tells the hub what comes, to the end.
-pub(super) async fn run<R: Runtime>(worker: Arc<Worker>, open: Open) {
+/// Opens a call, and tells the machine what comes, to the end.
+pub(super) async fn run<R: Runtime, M: Multiplexer>(
+    worker: Arc<Worker>,
+    streams: Arc<Streams<M>>,
+    open: Open<M>,
+) {
     let upstream = open.upstream;
-    // Unless the hub has ended it.
-    if let Err(status) = watch::<R>(&worker, open).await {
+    // Unless the machine has ended it.
+    if let Err(status) = call::<R, M>(&worker, &streams, open).await {
         tracing::debug!(
             code = status.code,
             message = &*status.message,
-            "a watch stream to a member has ended"
+            path = M::PATH,
+            "a stream to a member has ended"
         );
-        worker.watch.handle(Event::UpstreamEnded(upstream, status));
+        streams.handle(Happened::UpstreamEnded(upstream, status));
     }
 }
 
 /// # Errors
-/// How the call ended, if it wasn't the hub that ended it.
-async fn watch<R: Runtime>(worker: &Worker, open: Open) -> Result<(), Status> {
+/// How the call ended, if it wasn't the machine that ended it.
+async fn call<R: Runtime, M: Multiplexer>(
+    worker: &Worker,
+    streams: &Streams<M>,
+    open: Open<M>,
+) -> Result<(), Status> {
     let until = Instant::now() + worker.settings.dial_timeout;
     let connection = worker.lane.connection::<R>(None, until).await;
     let connection = connection.map_err(|_| Status::new(UNAVAILABLE, "no endpoint can be reached"))?;
-    if open.kind != UpstreamKind::Leader {
-        let learned = rt::timeout_at::<R, _>(until, trusts_progress(&connection)).await;
-        let trusted = learned.unwrap_or_default().unwrap_or_default();
-        worker
-            .watch
-            .handle(Event::ProgressTrusted(open.upstream, trusted));
-    }
+    M::prepare::<R>(streams, open.upstream, &connection).await;
     let lost = || Status::new(UNAVAILABLE, "connection lost");
     let call = connection.open_call(head(&connection, &open), false);
     let (response, stream, guard) = call.map_err(|_| {
@@ -80,14 +81,15 @@ async fn watch<R: Runtime>(worker: &Worker, open: Open) -> Result<(), Status> {
         }
         lost()
     })?;
+    streams.handle(Happened::UpstreamOpened(open.upstream));
     let mut call = Call {
-        worker,
+        streams,
         upstream: open.upstream,
         outbox: open.outbox,
         chunks: VecDeque::new(),
         stream,
         answer: Answer::Waiting(response),
-        // Members are trusted with what they watch: a message that was refused would come again and again.
+        // Members are trusted with what they send here: a message that was refused would come again and again.
         messages: Messages::new(u32::MAX.into()),
         _open: guard,
     };
@@ -101,20 +103,20 @@ async fn watch<R: Runtime>(worker: &Worker, open: Open) -> Result<(), Status> {
 }
 
 /// The head of the request.
-fn head(connection: &Connection, open: &Open) -> Request<()> {
+fn head<M: Multiplexer>(connection: &Connection, open: &Open<M>) -> Request<()> {
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
     *request.version_mut() = Version::HTTP_2;
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(Scheme::HTTP);
     parts.authority = Some(connection.authority().clone());
-    parts.path_and_query = Some(PathAndQuery::from_static(PATH));
+    parts.path_and_query = Some(PathAndQuery::from_static(M::PATH));
     // Three valid parts make a valid URI.
     *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
     let headers = request.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(TE, HeaderValue::from_static("trailers"));
-    if open.kind == UpstreamKind::Leader {
+    if open.require_leader {
         headers.insert("hasleader", HeaderValue::from_static("true"));
     }
     let token = open.credentials.as_ref();
@@ -126,9 +128,9 @@ fn head(connection: &Connection, open: &Open) -> Request<()> {
 }
 
 /// A call that is open.
-struct Call<'a> {
-    worker: &'a Worker,
-    upstream: UpstreamId,
+struct Call<'a, M: Multiplexer> {
+    streams: &'a Streams<M>,
+    upstream: M::UpstreamId,
     outbox: Arc<UpstreamOutbox>,
     /// Taken from the outbox, not yet sent.
     chunks: VecDeque<Bytes>,
@@ -143,7 +145,7 @@ enum Answer {
     Open(RecvStream),
 }
 
-impl Call<'_> {
+impl<M: Multiplexer> Call<'_, M> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
         if let Poll::Ready(ended) = self.poll_send(cx) {
             return Poll::Ready(ended);
@@ -151,7 +153,7 @@ impl Call<'_> {
         self.poll_answer(cx).map(Err)
     }
 
-    /// Sends what there is. Ready when the hub has ended the call, or it can't be sent.
+    /// Sends what there is. Ready when the machine has ended the call, or it can't be sent.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
         loop {
             let found = self.outbox.look(cx, Some(&mut self.chunks));
@@ -204,10 +206,10 @@ impl Call<'_> {
         for _ in 0..MESSAGES_AT_ONCE {
             match self.messages.next() {
                 Ok(Some(message)) => {
-                    // Of its own: history keeps it, but not the buffer that it was read into.
+                    // Of its own: a machine may keep it, but not the buffer that it was read into.
                     let message = Bytes::copy_from_slice(&message);
-                    let event = Event::UpstreamSent(self.upstream, message);
-                    self.worker.watch.handle(event);
+                    let happened = Happened::UpstreamSent(self.upstream, message);
+                    self.streams.handle(happened);
                     continue;
                 }
                 Ok(None) => {}
@@ -240,7 +242,7 @@ impl Call<'_> {
 }
 
 fn broken(error: &h2::Error) -> Status {
-    tracing::debug!(error = %error, "a watch stream to a member has broken");
+    tracing::debug!(error = %error, "a stream to a member has broken");
     Status::new(UNAVAILABLE, "connection lost")
 }
 

@@ -1,4 +1,4 @@
-//! A client's Watch call: its requests go to the hub, what the hub has for it goes out as fast as it reads.
+//! A client's call: its requests go to the machine, what the machine has for it goes out as fast as it reads.
 
 use core::future::{Future, poll_fn};
 use core::task::{Context, Poll};
@@ -6,12 +6,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use etcd_proxy_core::watch::{Caller, ClientId, Event, Status};
+use etcd_proxy_core::watch::{Caller, Status};
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::Request;
 
-use super::hub::ClientOutbox;
+use super::shared::{ClientOutbox, Streams};
+use super::{Happened, Multiplexer};
 use crate::forward::SERVER_STOPPED;
 use crate::grpc::{Answer, End, Expiry, Head, Messages, Requests};
 use crate::rt::Runtime;
@@ -20,12 +21,13 @@ use crate::server::{Phase, Worker};
 /// Requests and outbox contents that are handled before other calls have their turn.
 const ROUNDS_AT_ONCE: usize = 64;
 
-/// What has left is told to the hub in portions of at least this many bytes, and when there is nothing left to send.
+/// What has left is told to the machine in portions of at least this many bytes, and when there is nothing left to send.
 const PORTION_BYTES: usize = 64 * 1024;
 
-/// Serves a Watch call to its end.
-pub(crate) async fn serve<R: Runtime>(
-    worker: Arc<Worker>,
+/// Serves a call to its end.
+pub(crate) async fn serve<R: Runtime, M: Multiplexer>(
+    worker: &Worker,
+    streams: Arc<Streams<M>>,
     head: Head,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
@@ -37,9 +39,9 @@ pub(crate) async fn serve<R: Runtime>(
     let mut expiry = Expiry::<R>::new(head.deadline);
     let mut shutdown = worker.shutdown.clone();
     let messages = Messages::new(worker.limits.request_bytes_max);
-    let (id, outbox) = worker.watch.open(caller);
+    let (id, outbox) = streams.open(caller);
     let mut call = Call {
-        stream: Stream { worker, id, outbox },
+        stream: Stream { streams, id, outbox },
         requests: Requests::new(request.into_body(), messages),
         answer: Answer::Waiting { respond, head },
         chunks: VecDeque::new(),
@@ -60,55 +62,55 @@ pub(crate) async fn serve<R: Runtime>(
         stopped.as_mut().poll(cx).map(|_| End::of(&SERVER_STOPPED))
     })
     .await;
-    // The hub does nothing more for it, whatever the client does.
+    // The machine does nothing more for it, whatever the client does.
     drop(call.stream);
     call.answer.finish(end);
 }
 
-/// A client's stream, as the hub knows it.
-struct Stream {
-    worker: Arc<Worker>,
-    id: ClientId,
+/// A client's stream, as the machine knows it.
+struct Stream<M: Multiplexer> {
+    streams: Arc<Streams<M>>,
+    id: M::ClientId,
     outbox: Arc<ClientOutbox>,
 }
 
-impl Stream {
-    fn tell(&self, event: Event) {
-        self.worker.watch.handle(event);
+impl<M: Multiplexer> Stream<M> {
+    fn tell(&self, happened: Happened<M>) {
+        self.streams.handle(happened);
     }
 }
 
-impl Drop for Stream {
+impl<M: Multiplexer> Drop for Stream<M> {
     fn drop(&mut self) {
-        self.tell(Event::ClientGone(self.id));
+        self.tell(Happened::ClientGone(self.id));
     }
 }
 
-struct Call {
-    stream: Stream,
+struct Call<M: Multiplexer> {
+    stream: Stream<M>,
     requests: Requests,
     answer: Answer,
     /// Taken from the outbox, for `h2` to take as the client's window allows.
     chunks: VecDeque<Bytes>,
-    /// Bytes that have left, and that the hub hasn't been told of.
+    /// Bytes that have left, and that the machine hasn't been told of.
     left: usize,
     /// What follows the last chunk.
     ended: Option<Status>,
 }
 
-impl Call {
+impl<M: Multiplexer> Call<M> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         for _ in 0..ROUNDS_AT_ONCE {
             let sent = self.poll_send(cx);
             if let Poll::Ready(Err(end)) = sent {
                 return Poll::Ready(end);
             }
-            // As long as the client has no room its outbox fills up, as far as the hub allows.
+            // As long as the client has no room its outbox fills up, as far as the machine allows.
             let into = sent.is_ready().then_some(&mut self.chunks);
             let found = self.stream.outbox.look(cx, into);
             self.ended = self.ended.take().or(found.end);
             if let Some(since) = found.chunks {
-                self.stream.worker.watch.observe_delivery(since);
+                self.stream.streams.observe_delivery(since);
                 continue;
             }
             if self.ended.is_some() && sent.is_ready() {
@@ -119,9 +121,9 @@ impl Call {
             }
             match self.requests.poll(cx) {
                 Poll::Ready(Ok(Some(message))) => {
-                    self.stream.tell(Event::ClientSent(self.stream.id, message));
+                    self.stream.tell(Happened::ClientSent(self.stream.id, message));
                 }
-                Poll::Ready(Ok(None)) => self.stream.tell(Event::ClientHalfClosed(self.stream.id)),
+                Poll::Ready(Ok(None)) => self.stream.tell(Happened::ClientHalfClosed(self.stream.id)),
                 Poll::Ready(Err(end)) => return Poll::Ready(end),
                 Poll::Pending => return Poll::Pending,
             }
@@ -157,11 +159,11 @@ impl Call {
         }
     }
 
-    /// Tells the hub what has left, if it is so much at least.
+    /// Tells the machine what has left, if it is so much at least.
     fn tell_left(&mut self, portion: usize) {
         if self.left >= portion {
             let left = core::mem::take(&mut self.left);
-            self.stream.tell(Event::ClientTook(self.stream.id, left));
+            self.stream.tell(Happened::ClientTook(self.stream.id, left));
         }
     }
 }

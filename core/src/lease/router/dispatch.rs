@@ -1,0 +1,147 @@
+//! Which heartbeat goes where, and when there is need of another stream.
+
+use super::Router;
+use super::state::{GroupId, Lane, LeaseKey, State, Timer};
+use crate::lease::types::{Action, Actions, UpstreamId};
+use crate::time::Instant;
+
+impl Router {
+    /// Sends what can be sent, and opens the streams that are needed.
+    pub(super) fn dispatch(&mut self, now: Instant, id: GroupId, actions: &mut Actions) {
+        if !self.groups.contains_key(id) {
+            return;
+        }
+        for lane in Lane::ALL {
+            while let Some(key) = self.next_queued(now, id, lane) {
+                while self.needs_stream(now, id, lane, key) {
+                    if !self.open_stream(now, id, lane, actions) {
+                        break;
+                    }
+                }
+                let Some(upstream) = self.stream_for(now, id, lane) else {
+                    break;
+                };
+                self.learn_slowness(now, upstream);
+                self.send(now, key, upstream, actions);
+            }
+        }
+        let group = &self.groups[id];
+        if group.leader_clients > 0 && group.stream_count() == 0 {
+            // A server tells clients that wait for nothing as well when there is no leader.
+            self.open_stream(now, id, Lane::Shared, actions);
+        }
+    }
+
+    /// The heartbeat of a lane whose turn it is. What has waited for so long that it is doubtful now, goes there.
+    fn next_queued(&mut self, now: Instant, id: GroupId, lane: Lane) -> Option<LeaseKey> {
+        loop {
+            let group = &self.groups[id];
+            let (place, key) = group.queues[lane.index()].first_key_value()?;
+            let (place, key) = (*place, *key);
+            if lane != Lane::Shared || self.leases[key].lane(now, group, &self.config) == lane {
+                return Some(key);
+            }
+            self.groups[id].queues[lane.index()].remove(&place);
+            self.requeue(now, key);
+        }
+    }
+
+    /// Whether to open another stream: there is none, or none that answers in time. Nothing waits for it that can be
+    /// sent on another one.
+    fn needs_stream(&self, now: Instant, id: GroupId, lane: Lane, next: LeaseKey) -> bool {
+        let group = &self.groups[id];
+        let streams = &group.streams[lane.index()];
+        let opened = streams.iter().map(|id| self.upstreams[*id].opened_at);
+        let is_opening = opened.clone().any(|at| at.is_none());
+        match lane {
+            Lane::Alone => {
+                let is_free = |id: &&UpstreamId| self.upstreams[**id].in_flight.is_empty();
+                streams.len() < self.config.alone_max
+                    && streams.iter().filter(is_free).count() < group.queues[lane.index()].len()
+            }
+            _ if streams.is_empty() => true,
+            _ if is_opening || streams.len() >= self.config.streams_max => false,
+            Lane::Shared | Lane::Doubtful => {
+                // It could not be sent before there was a stream.
+                let lease = &self.leases[next];
+                let since = opened.flatten().min().map_or(now, |at| at.max(lease.queued_at));
+                let is_slow = |since: Instant| since + self.config.slow_max <= now;
+                lease.is_late(now, since, group, &self.config)
+                    || streams.iter().all(|id| self.is_late(now, *id))
+                    || group.slow_since[lane.index()].is_some_and(is_slow)
+            }
+        }
+    }
+
+    /// Whether a stream's first heartbeat waits for too long.
+    fn is_late(&self, now: Instant, id: UpstreamId) -> bool {
+        let upstream = &self.upstreams[id];
+        let group = &self.groups[upstream.group];
+        let first = upstream.in_flight.first_key_value();
+        first.is_some_and(|(_, key)| {
+            let lease = &self.leases[*key];
+            let sent_at = lease.sent_at().unwrap_or(now);
+            lease.is_late(now, sent_at, group, &self.config)
+        })
+    }
+
+    /// Whether a stream's heartbeats wait for each other.
+    fn is_slow(&self, now: Instant, id: UpstreamId) -> bool {
+        let upstream = &self.upstreams[id];
+        let round_trip = self.groups[upstream.group].round_trip;
+        let first = upstream.in_flight.first_key_value();
+        let sent_at = first.and_then(|(_, key)| self.leases[*key].sent_at());
+        let longest = self.config.queue_time_max.max(round_trip * 8);
+        sent_at.is_some_and(|at| at + longest < now)
+    }
+
+    /// If the stream that was chosen is slow, all are.
+    fn learn_slowness(&mut self, now: Instant, id: UpstreamId) {
+        let is_slow = self.is_slow(now, id);
+        let upstream = &self.upstreams[id];
+        let since = &mut self.groups[upstream.group].slow_since[upstream.lane.index()];
+        *since = if is_slow { since.or(Some(now)) } else { None };
+    }
+
+    /// The stream that the next heartbeat is sent on: the first that isn't slow, or the one with the fewest.
+    fn stream_for(&self, now: Instant, id: GroupId, lane: Lane) -> Option<UpstreamId> {
+        let max = match lane {
+            Lane::Shared | Lane::Doubtful => self.config.in_flight_max,
+            Lane::Alone => 1,
+        };
+        let streams = &self.groups[id].streams[lane.index()];
+        let with_room = || {
+            streams.iter().copied().filter(|id| {
+                let upstream = &self.upstreams[*id];
+                upstream.opened_at.is_some() && upstream.in_flight.len() < max
+            })
+        };
+        let fast = with_room().find(|id| !self.is_slow(now, *id));
+        fast.or_else(|| with_room().min_by_key(|id| self.upstreams[*id].in_flight.len()))
+    }
+
+    fn send(&mut self, now: Instant, key: LeaseKey, id: UpstreamId, actions: &mut Actions) {
+        self.sent += 1;
+        let number = self.sent;
+        let lease = &mut self.leases[key];
+        if let State::Queued(lane) = lease.state {
+            self.groups[lease.group].queues[lane.index()].remove(&lease.place);
+        }
+        lease.state = State::InFlight {
+            upstream: id,
+            number,
+            sent_at: now,
+        };
+        let upstream = &mut self.upstreams[id];
+        upstream.in_flight.insert(number, key);
+        upstream.used_at = now;
+        if !upstream.is_guarded && upstream.lane != Lane::Alone {
+            upstream.is_guarded = true;
+            let group = upstream.group;
+            self.timers.set(Timer::Stall(id), now + self.stall_time(group));
+        }
+        self.stats.heartbeats_out += 1;
+        let message = self.leases[key].message.clone();
+        actions.push(Action::SendUpstream(id, message));
+    }
+}

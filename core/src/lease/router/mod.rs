@@ -1,0 +1,160 @@
+//! The router itself: its doors, and which part of it an event or a timer is for.
+
+mod answers;
+mod clients;
+mod dispatch;
+mod leases;
+mod state;
+mod streams;
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use bytes::Bytes;
+use fastrand::Rng;
+use slotmap::SlotMap;
+
+use self::state::{Client, Group, GroupId, Lease, LeaseKey, Timer, Upstream};
+use super::types::{Actions, Caller, ClientId, Config, Event, Stats, UpstreamId};
+use crate::time::Instant;
+use crate::timer::TimerQueue;
+
+/// See the [module documentation](super).
+#[derive(Debug)]
+pub struct Router {
+    config: Config,
+    rng: Rng,
+    timers: TimerQueue<Timer>,
+    clients: SlotMap<ClientId, Client>,
+    groups: SlotMap<GroupId, Group>,
+    by_credentials: BTreeMap<Option<Bytes>, GroupId>,
+    leases: SlotMap<LeaseKey, Lease>,
+    upstreams: SlotMap<UpstreamId, Upstream>,
+    /// Heartbeats that were wanted, and those that were sent, numbered.
+    wanted: u64,
+    sent: u64,
+    /// Groups that the end of this event looks after.
+    stirred: Vec<GroupId>,
+    stats: Stats,
+}
+
+impl Router {
+    /// A router without clients. The seed is for jitter.
+    #[must_use]
+    pub fn new(mut config: Config, seed: u64) -> Self {
+        config.requests_max = config.requests_max.max(1);
+        config.outbox_bytes_max = config.outbox_bytes_max.max(1);
+        config.in_flight_max = config.in_flight_max.max(1);
+        config.streams_max = config.streams_max.max(1);
+        config.alone_max = config.alone_max.max(1);
+        config.stall = config.stall.max(WAIT_MIN);
+        config.stall_max = config.stall_max.max(config.stall);
+        config.linger = config.linger.max(WAIT_MIN);
+        config.backoff_min = config.backoff_min.max(WAIT_MIN);
+        config.backoff_max = config.backoff_max.max(config.backoff_min);
+        config.patience_max = config.patience_max.max(config.patience_min);
+        Self {
+            config,
+            rng: Rng::with_seed(seed),
+            timers: TimerQueue::default(),
+            clients: SlotMap::with_key(),
+            groups: SlotMap::with_key(),
+            by_credentials: BTreeMap::new(),
+            leases: SlotMap::with_key(),
+            upstreams: SlotMap::with_key(),
+            wanted: 0,
+            sent: 0,
+            stirred: Vec::new(),
+            stats: Stats::default(),
+        }
+    }
+
+    /// A client opened a LeaseKeepAlive call. Not an [`Event`], because whoever tells it needs the id at once.
+    #[must_use]
+    pub fn open(&mut self, now: Instant, caller: Caller, actions: &mut Actions) -> ClientId {
+        let id = self.open_client(now, caller);
+        self.settle(now, actions);
+        id
+    }
+
+    /// Takes in what happened and pushes what must happen. Events about what is gone change nothing.
+    pub fn handle(&mut self, now: Instant, event: Event, actions: &mut Actions) {
+        match event {
+            Event::ClientSent(id, message) => self.client_sent(now, id, &message, actions),
+            Event::ClientHalfClosed(id) => self.client_half_closed(id, actions),
+            Event::ClientTook(id, bytes) => self.client_took(id, bytes, actions),
+            Event::ClientGone(id) => self.client_gone(id, actions),
+            Event::UpstreamOpened(id) => self.upstream_opened(now, id),
+            Event::UpstreamSent(id, message) => self.upstream_sent(now, id, &message, actions),
+            Event::UpstreamEnded(id, status) => self.upstream_ended(now, id, &status, actions),
+            Event::Timeout => {
+                while let Some(timer) = self.timers.pop_due(now) {
+                    match timer {
+                        Timer::Lease(key) => self.lease_timer(now, key, actions),
+                        Timer::Linger(id) => self.linger_timer(now, id, actions),
+                        Timer::Reopen(group) => self.stir(group),
+                        Timer::Stall(id) => self.stall_timer(now, id, actions),
+                    }
+                }
+            }
+        }
+        self.settle(now, actions);
+    }
+
+    /// When [`Event::Timeout`] must come next.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.timers.next_timeout()
+    }
+
+    /// Counters and gauges.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            clients: self.clients.len(),
+            upstreams: self.upstreams.len(),
+            leases: self.leases.len(),
+            ..self.stats
+        }
+    }
+
+    /// Has the end of this event look after a group.
+    fn stir(&mut self, group: GroupId) {
+        if !self.stirred.contains(&group) {
+            self.stirred.push(group);
+        }
+    }
+
+    /// Does what the event has left for its end.
+    fn settle(&mut self, now: Instant, actions: &mut Actions) {
+        while let Some(group) = self.stirred.pop() {
+            self.dispatch(now, group, actions);
+            self.forget_if_empty(group);
+        }
+    }
+
+    fn forget_if_empty(&mut self, id: GroupId) {
+        let Some(group) = self.groups.get(id) else {
+            return;
+        };
+        if group.clients.is_empty() && group.leases.is_empty() && group.stream_count() == 0 {
+            self.by_credentials.remove(&group.credentials);
+            self.timers.cancel(Timer::Reopen(id));
+            self.groups.remove(id);
+        }
+    }
+
+    /// A wait that grows with the number of failures before, with jitter.
+    fn backoff(&mut self, failures: u32) -> Duration {
+        let min = self.config.backoff_min;
+        let full = min
+            .saturating_mul(1 << failures.min(16))
+            .min(self.config.backoff_max);
+        let nanos = u64::try_from(full.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(self.rng.u64(nanos / 2..=nanos))
+    }
+}
+
+/// The shortest wait that is repeated for as long as its cause lasts.
+const WAIT_MIN: Duration = Duration::from_millis(1);

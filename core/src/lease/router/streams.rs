@@ -1,0 +1,313 @@
+//! Streams to servers: opened when there is something to send, given up when they don't answer.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use super::Router;
+use super::state::{GroupId, Lane, Lease, LeaseKey, State, Timer, Upstream};
+use crate::lease::types::{Action, Actions, ClientId, Status, UpstreamId};
+use crate::time::Instant;
+
+impl Router {
+    /// Opens a stream, if it is time for it; if not, the group is looked after again then.
+    pub(super) fn open_stream(
+        &mut self,
+        now: Instant,
+        id: GroupId,
+        lane: Lane,
+        actions: &mut Actions,
+    ) -> bool {
+        let group = &mut self.groups[id];
+        if now < group.not_before {
+            self.timers.set(Timer::Reopen(id), group.not_before);
+            return false;
+        }
+        let upstream = self.upstreams.insert(Upstream {
+            group: id,
+            lane,
+            opened_at: None,
+            in_flight: BTreeMap::new(),
+            answered_at: None,
+            used_at: now,
+            is_guarded: false,
+        });
+        group.streams[lane.index()].push(upstream);
+        self.timers.set(Timer::Linger(upstream), now + self.config.linger);
+        actions.push(Action::OpenUpstream {
+            upstream,
+            credentials: group.credentials.clone(),
+        });
+        true
+    }
+
+    pub(super) fn upstream_opened(&mut self, now: Instant, id: UpstreamId) {
+        if let Some(upstream) = self.upstreams.get_mut(id) {
+            upstream.opened_at.get_or_insert(now);
+            let group = upstream.group;
+            self.stir(group);
+        }
+    }
+
+    fn remove_stream(&mut self, id: UpstreamId) -> Option<Upstream> {
+        let upstream = self.upstreams.remove(id)?;
+        self.groups[upstream.group].streams[upstream.lane.index()].retain(|stream| *stream != id);
+        self.timers.cancel(Timer::Linger(id));
+        self.timers.cancel(Timer::Stall(id));
+        self.stir(upstream.group);
+        Some(upstream)
+    }
+
+    /// A stream that carries nothing for a while is closed, but for the one by which a group is served.
+    pub(super) fn linger_timer(&mut self, now: Instant, id: UpstreamId, actions: &mut Actions) {
+        let upstream = &self.upstreams[id];
+        let group = &self.groups[upstream.group];
+        let is_first = group.streams[Lane::Shared.index()].first() == Some(&id);
+        let mut end = upstream.used_at + self.config.linger;
+        let is_used = !upstream.in_flight.is_empty() || upstream.opened_at.is_none();
+        if is_used || (is_first && !group.clients.is_empty()) {
+            end = now + self.config.linger;
+        }
+        if end > now {
+            self.timers.set(Timer::Linger(id), end);
+        } else if self.remove_stream(id).is_some() {
+            actions.push(Action::CloseUpstream(id));
+        }
+    }
+
+    /// A heartbeat alone that nobody waits for any more isn't waited for.
+    pub(super) fn close_if_unheard(&mut self, id: UpstreamId, key: LeaseKey, actions: &mut Actions) {
+        let lease = &self.leases[key];
+        let is_unheard = lease.askers.is_empty() && lease.late_askers.is_empty();
+        let is_alone = |upstream: &Upstream| upstream.lane == Lane::Alone;
+        if is_unheard && self.upstreams.get(id).is_some_and(is_alone) {
+            self.remove_stream(id);
+            actions.push(Action::CloseUpstream(id));
+            self.leases[key].state = State::Idle;
+            self.arm_or_forget(key);
+        }
+    }
+
+    /// How long a stream may stay without answer.
+    pub(super) fn stall_time(&self, id: GroupId) -> Duration {
+        let group = &self.groups[id];
+        let base = self.config.stall.max(group.round_trip * 4);
+        let max = self.config.stall_max.max(base);
+        base.saturating_mul(1 << group.stalls.min(16)).min(max)
+    }
+
+    /// A heartbeat stays without answer, and so does all that follows it. What follows is sent again, on a stream
+    /// without it; so this one must be closed, or heartbeats would be carried out that nobody waits for any more.
+    pub(super) fn stall_timer(&mut self, now: Instant, id: UpstreamId, actions: &mut Actions) {
+        let upstream = &self.upstreams[id];
+        let group = upstream.group;
+        let first = upstream.in_flight.first_key_value().map(|(_, key)| *key);
+        let sent_at = first.and_then(|key| self.leases[key].sent_at());
+        let (Some(key), Some(sent_at)) = (first, sent_at) else {
+            self.upstreams[id].is_guarded = false;
+            return;
+        };
+        let since = upstream.answered_at.map_or(sent_at, |at| at.max(sent_at));
+        let due = since + self.stall_time(group);
+        if due > now {
+            self.timers.set(Timer::Stall(id), due);
+            return;
+        }
+        self.stats.stalls += 1;
+        self.groups[group].stalls += 1;
+        self.suspect(now, key);
+        let alone = &self.groups[group].streams[Lane::Alone.index()];
+        if self.upstreams[id].in_flight.len() == 1 && alone.len() < self.config.alone_max {
+            // It is alone as it is.
+            let upstream = &mut self.upstreams[id];
+            let streams = &mut self.groups[group].streams;
+            streams[upstream.lane.index()].retain(|stream| *stream != id);
+            streams[Lane::Alone.index()].push(id);
+            upstream.lane = Lane::Alone;
+            upstream.is_guarded = false;
+            self.stir(group);
+            self.close_if_unheard(id, key, actions);
+        } else {
+            actions.push(Action::CloseUpstream(id));
+            self.send_again(now, id);
+        }
+    }
+
+    /// From now on its heartbeats are sent alone, and leases that were never renewed aren't trusted for a while.
+    fn suspect(&mut self, now: Instant, key: LeaseKey) {
+        let lease = &mut self.leases[key];
+        lease.is_suspect = true;
+        self.groups[lease.group].careful_until = Some(now + self.config.careful);
+    }
+
+    /// Gives up a stream whose server doesn't do what a server does.
+    pub(super) fn give_up(&mut self, now: Instant, id: UpstreamId, actions: &mut Actions) {
+        actions.push(Action::CloseUpstream(id));
+        self.failed(now, id);
+        self.send_again(now, id);
+    }
+
+    pub(super) fn upstream_ended(
+        &mut self,
+        now: Instant,
+        id: UpstreamId,
+        status: &Status,
+        actions: &mut Actions,
+    ) {
+        let Some(upstream) = self.upstreams.get(id) else {
+            return;
+        };
+        let (group, count) = (upstream.group, upstream.in_flight.len());
+        let first = upstream.in_flight.first_key_value().map(|(_, key)| *key);
+        let grace = self.config.leader_grace;
+        let was_long = upstream.opened_at.is_some_and(|at| at + grace <= now);
+        match (Blame::of(status), first) {
+            (Blame::Leader, _) => {
+                self.failed(now, id);
+                self.send_again(now, id);
+                self.leader_lost(now, group, was_long, status, actions);
+            }
+            (Blame::Credentials, Some(_)) => {
+                self.send_again(now, id);
+                self.refuse_all(group, status, actions);
+            }
+            (Blame::Lease, Some(key)) => {
+                self.suspect(now, key);
+                self.send_again(now, id);
+                if count == 1 {
+                    self.refuse(key, status, actions);
+                }
+            }
+            (Blame::Stream, _) | (_, None) => {
+                self.failed(now, id);
+                self.send_again(now, id);
+                if was_long {
+                    // There was a leader, or the server would have said so.
+                    self.groups[group].leaderless_since = None;
+                }
+            }
+        }
+    }
+
+    /// Waits before the next stream is opened, unless this one has answered something.
+    fn failed(&mut self, now: Instant, id: UpstreamId) {
+        let upstream = &self.upstreams[id];
+        let group = upstream.group;
+        // Streams that are lost together count once.
+        if upstream.answered_at.is_none() && self.groups[group].not_before <= now {
+            let failures = self.groups[group].failures;
+            let wait = self.backoff(failures);
+            let group = &mut self.groups[group];
+            group.failures = failures.saturating_add(1);
+            group.not_before = now + wait;
+        }
+    }
+
+    /// A stream is gone. What wasn't answered and is still waited for is queued again where it was.
+    fn send_again(&mut self, now: Instant, id: UpstreamId) {
+        let Some(upstream) = self.remove_stream(id) else {
+            return;
+        };
+        for key in upstream.in_flight.into_values() {
+            let lease = &mut self.leases[key];
+            lease.state = State::Idle;
+            // The next heartbeat is for all of them.
+            let late = core::mem::take(&mut lease.late_askers);
+            lease.askers.extend(late);
+            if lease.askers.is_empty() {
+                self.arm_or_forget(key);
+            } else {
+                self.stats.resent += 1;
+                self.requeue(now, key);
+            }
+        }
+    }
+
+    /// A lease that nobody waits for is remembered until its end.
+    pub(super) fn arm_or_forget(&mut self, key: LeaseKey) {
+        self.forget_if_idle(key);
+        if self.leases.contains_key(key) {
+            self.arm(key);
+        }
+    }
+
+    /// Ends the streams of all who wait for a lease.
+    fn refuse(&mut self, key: LeaseKey, status: &Status, actions: &mut Actions) {
+        let askers = self.leases.get(key).map(Lease::clients);
+        for client in askers.into_iter().flatten() {
+            self.refuse_client(client, status, actions);
+        }
+    }
+
+    /// Ends the streams of all who wait for something.
+    fn refuse_all(&mut self, group: GroupId, status: &Status, actions: &mut Actions) {
+        let clients: Vec<ClientId> = self.groups[group].clients.iter().copied().collect();
+        for client in clients {
+            if self.clients[client].requests > 0 {
+                self.refuse_client(client, status, actions);
+            }
+        }
+    }
+
+    fn refuse_client(&mut self, client: ClientId, status: &Status, actions: &mut Actions) {
+        if self.clients.contains_key(client) {
+            self.stats.refused += 1;
+            self.end_client(client, status.clone(), actions);
+        }
+    }
+
+    /// A server has no leader. It refuses new streams at once, and ends others when that has lasted for a while; so
+    /// those who never saw a leader are told at once, and the others too if the server has waited, or when the router
+    /// has. It may have been asked because another one was lost: then there will be a leader soon.
+    fn leader_lost(
+        &mut self,
+        now: Instant,
+        id: GroupId,
+        was_long: bool,
+        status: &Status,
+        actions: &mut Actions,
+    ) {
+        let grace = self.config.leader_grace;
+        let group = &mut self.groups[id];
+        let since = *group.leaderless_since.get_or_insert(now);
+        let is_over = was_long || since + grace <= now;
+        let leader_seen = group.leader_seen;
+        let clients: Vec<ClientId> = group.clients.iter().copied().collect();
+        for client in clients {
+            let state = &self.clients[client];
+            let saw_one = leader_seen.is_some_and(|at| at >= state.opened_at);
+            if state.require_leader && (is_over || !saw_one) {
+                self.stats.leaderless += 1;
+                self.end_client(client, status.clone(), actions);
+            }
+        }
+    }
+}
+
+/// What a stream's end is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blame {
+    /// The stream, its connection or its server.
+    Stream,
+    /// The cluster has no leader.
+    Leader,
+    /// Who sent it.
+    Credentials,
+    /// What was sent.
+    Lease,
+}
+
+impl Blame {
+    fn of(status: &Status) -> Self {
+        match status.code {
+            // UNAVAILABLE, of a server or by itself.
+            14 if status.message == "etcdserver: no leader" => Self::Leader,
+            14 => Self::Stream,
+            // OK and CANCELLED, which no server says unless it was told to; INTERNAL: what came was no gRPC.
+            0 | 1 | 13 => Self::Stream,
+            // INVALID_ARGUMENT: no user where one is needed, or a token that is too old. UNAUTHENTICATED.
+            3 | 16 => Self::Credentials,
+            _ => Self::Lease,
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What the process tells of itself, in the text format of Prometheus.
+
+mod lease;
+mod watch;
+
+use std::sync::Arc;
+
+use etcd_proxy_core::lease::Router;
+use etcd_proxy_core::watch::Hub;
+use prometheus::core::Collector as _;
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, Metric, MetricFamily, MetricType};
+use prometheus::{Encoder as _, TextEncoder};
+
+use crate::lease::LeaseRouter;
+use crate::watch::WatchHub;
+
+/// The metrics of the process.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    watch: Arc<WatchHub>,
+    lease: Arc<LeaseRouter>,
+}
+
+impl Metrics {
+    pub(crate) fn new(watch: Arc<WatchHub>, lease: Arc<LeaseRouter>) -> Self {
+        Self { watch, lease }
+    }
+
+    /// All of them, as they are now.
+    ///
+    /// # Errors
+    /// When one can't be written: a fault of this module.
+    pub(crate) fn text(&self) -> Result<String, prometheus::Error> {
+        let mut families = watch::families(&self.watch.look(Hub::stats));
+        families.extend(self.watch.delivery().collect());
+        families.extend(lease::families(&self.lease.look(Router::stats)));
+        families.extend(self.lease.delivery().collect());
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&families, &mut text)?;
+        String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    }
+}
+
+fn family(name: String, help: &str, kind: MetricType, metric: Metric) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name);
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(vec![metric]);
+    family
+}
+
+/// Numbers stay exact up to 2^53, as far as Prometheus itself goes.
+fn gauge(name: String, help: &str, value: usize) -> MetricFamily {
+    let mut gauge = Gauge::default();
+    gauge.set_value(value as f64);
+    let mut metric = Metric::default();
+    metric.set_gauge(gauge);
+    family(name, help, MetricType::GAUGE, metric)
+}
+
+fn counter(name: String, help: &str, value: f64) -> MetricFamily {
+    let mut counter = Counter::default();
+    counter.set_value(value);
+    let mut metric = Metric::default();
+    metric.set_counter(counter);
+    family(name, help, MetricType::COUNTER, metric)
+}
+
+/// `counts` are those of each bucket alone; the last one's has no bound.
+fn histogram(name: String, help: &str, bounds: &[f64], counts: &[u64], sum: f64) -> MetricFamily {
+    let mut cumulative = 0;
+    let mut buckets = Vec::with_capacity(bounds.len());
+    for (bound, count) in bounds.iter().zip(counts) {
+        cumulative += count;
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(*bound);
+        bucket.set_cumulative_count(cumulative);
+        buckets.push(bucket);
+    }
+    let mut histogram = Histogram::default();
+    histogram.set_bucket(buckets);
+    histogram.set_sample_count(counts.iter().sum());
+    histogram.set_sample_sum(sum);
+    let mut metric = Metric::default();
+    metric.set_histogram(histogram);
+    family(name, help, MetricType::HISTOGRAM, metric)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn each_metric_has_a_name_of_its_own() {
+        let (watch_worker, _watch_mailbox) = mpsc::unbounded_channel();
+        let hub = Hub::new(etcd_proxy_core::watch::Config::default(), 1);
+        let watch = WatchHub::new(hub, "watch", vec![watch_worker]);
+        let (lease_worker, _lease_mailbox) = mpsc::unbounded_channel();
+        let router = Router::new(etcd_proxy_core::lease::Config::default(), 1);
+        let lease = LeaseRouter::new(router, "lease", vec![lease_worker]);
+        let text = Metrics::new(Arc::new(watch), Arc::new(lease)).text().unwrap();
+        for line in [
+            "# TYPE etcd_proxy_watch_client_watchers gauge",
+            "etcd_proxy_watch_client_watchers 0",
+            "# TYPE etcd_proxy_watch_events_sent_total counter",
+            "etcd_proxy_watch_delivery_duration_seconds_count 0",
+            "etcd_grpc_proxy_watchers_coalescing_total 0",
+            "# TYPE etcd_proxy_lease_answer_duration_seconds histogram",
+            "etcd_proxy_lease_answer_duration_seconds_bucket{le=\"+Inf\"} 0",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line} isn't in {text}");
+        }
+        let types = text.lines().filter(|line| line.starts_with("# TYPE"));
+        let names = types.map(|line| line.split(' ').nth(2)).collect::<Vec<_>>();
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{text}");
+    }
+
+    #[test]
+    fn buckets_add_up() {
+        let family = histogram("h".to_owned(), "Help.", &[0.1, 0.2], &[1, 2, 4], 1.5);
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&[family], &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        for line in [
+            "h_bucket{le=\"0.1\"} 1",
+            "h_bucket{le=\"0.2\"} 3",
+            "h_bucket{le=\"+Inf\"} 7",
+            "h_sum 1.5",
+            "h_count 7",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line} isn't in {text}");
+        }
+    }
+}
