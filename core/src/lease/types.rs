@@ -45,7 +45,8 @@ pub struct Config {
     /// And not later than this. Half of it if the TTL isn't known.
     pub patience_max: Duration,
     /// How long a stream may stay without any answer before its first heartbeat is suspected. Four round trips if
-    /// that is longer; doubled each time as long as nothing is answered.
+    /// that is longer; doubled each time as long as nothing is answered. Eight times as long for a heartbeat alone,
+    /// which is sent again then.
     pub stall: Duration,
     /// Longest such time.
     pub stall_max: Duration,

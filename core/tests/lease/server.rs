@@ -44,6 +44,8 @@ pub(crate) struct Stream {
     /// The last messages in both directions arrive then; others follow.
     pub(crate) arrives: Instant,
     pub(crate) answers: Instant,
+    /// Nothing comes of it any more, and nobody is told.
+    pub(crate) is_silent: bool,
     /// The server has ended it.
     pub(crate) is_over: bool,
 }

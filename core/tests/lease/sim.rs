@@ -300,7 +300,7 @@ impl Sim {
         let world = &mut self.world;
         let last = ms(world.rng.u64(1..6000));
         let busy = !world.frozen.is_empty() || world.is_down || world.cluster.is_leaderless;
-        match world.rng.u8(..9) {
+        match world.rng.u8(..10) {
             0 | 1 => {
                 let ids: Vec<_> = world.streams.keys().copied().collect();
                 if let Some(id) = world.rng.choice(ids) {
@@ -333,6 +333,14 @@ impl Sim {
                     self.undo_later(last);
                 }
             }
+            9 => {
+                let ids: Vec<_> = world.streams.keys().copied().collect();
+                if let Some(id) = world.rng.choice(ids) {
+                    // Silent, from now on.
+                    world.impair(world.config.stall * 8);
+                    world.streams.get_mut(&id).expect("just chosen").is_silent = true;
+                }
+            }
             7 if world.rng.u8(..4) == 0 => {
                 world.cluster.expired.insert("two");
             }
@@ -359,6 +367,7 @@ impl Sim {
             }
         }
         world.is_down = false;
+        world.end_silent();
         world.cluster.stuck.clear();
         world.find_leader();
         world.start_all();

@@ -83,8 +83,9 @@ pub(crate) async fn forward<R: Runtime>(
         };
     }
     match method.shape {
-        Shape::Unary => unary::forward::<R>(call, request, respond).await,
-        Shape::Stream | Shape::Endless => stream::forward::<R>(call, request, respond).await,
+        // On the heap, so that calls which last, and are handled above, don't carry the room that these need.
+        Shape::Unary => Box::pin(unary::forward::<R>(call, request, respond)).await,
+        Shape::Stream | Shape::Endless => Box::pin(stream::forward::<R>(call, request, respond)).await,
     }
 }
 

@@ -64,7 +64,9 @@ pub(crate) async fn serve<R, F>(
         Ok(Ok(Some(Protocol::Http2))) => {
             http2::<R, F>(stream, read.freeze(), limits, shutdown, call).await;
         }
-        Ok(Ok(Some(Protocol::Http1))) => http1::serve::<R>(stream, read.freeze(), metrics, shutdown).await,
+        Ok(Ok(Some(Protocol::Http1))) => {
+            Box::pin(http1::serve::<R>(stream, read.freeze(), metrics, shutdown)).await
+        }
         Ok(Ok(None) | Err(_)) | Err(rt::Elapsed) => {
             tracing::debug!("a client connection ended before it was known what it speaks");
         }

@@ -5,8 +5,8 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use super::Router;
-use super::state::{Asker, Client, LeaseKey, Renewal, State};
-use crate::lease::types::{Actions, ClientId, LATENCY_BOUNDS, UpstreamId};
+use super::state::{Asker, LeaseKey, Renewal, State};
+use crate::lease::types::{Actions, LATENCY_BOUNDS, UpstreamId};
 use crate::lease::wire::{self, Answer};
 use crate::time::Instant;
 
@@ -41,7 +41,7 @@ impl Router {
             self.stats.strays += 1;
             return;
         };
-        self.learn_round_trip(now, id, sent_at);
+        self.learn_round_trip(now, id, sent_at, answer.ttl > 0);
         let upstream = &mut self.upstreams[id];
         upstream.in_flight.remove(&number);
         upstream.answered_at = Some(now);
@@ -54,13 +54,14 @@ impl Router {
         self.answered(now, key, sent_at, answer, message, actions);
     }
 
-    fn learn_round_trip(&mut self, now: Instant, id: UpstreamId, sent_at: Instant) {
+    /// What tells of an end may have been held up until then.
+    fn learn_round_trip(&mut self, now: Instant, id: UpstreamId, sent_at: Instant, is_renewed: bool) {
         let upstream = &self.upstreams[id];
         let group = &mut self.groups[upstream.group];
         let took = now - sent_at;
         // With others before it, it may have waited for them.
         let was_alone = upstream.answered_at.is_none_or(|at| at <= sent_at);
-        if took < group.round_trip || (was_alone && upstream.in_flight.len() == 1) {
+        if took < group.round_trip || (is_renewed && was_alone && upstream.in_flight.len() == 1) {
             group.round_trip = took;
         }
     }
@@ -120,17 +121,6 @@ impl Router {
         client.requests -= asker.count;
         if !waits_on {
             client.leases.retain(|lease| *lease != key);
-        }
-        self.after_answer(id, actions);
-    }
-
-    fn after_answer(&mut self, id: ClientId, actions: &mut Actions) {
-        if self
-            .clients
-            .get(id)
-            .is_some_and(|client: &Client| client.is_paused)
-        {
-            self.resume(id, actions);
         }
         self.end_if_done(id, actions);
     }

@@ -121,8 +121,9 @@ impl Router {
         }
     }
 
-    /// Reads requests again when there is room for some.
-    pub(super) fn resume(&mut self, id: ClientId, actions: &mut Actions) {
+    /// Reads requests again when there is room for some. Every answer is taken some time after it was given, so this is
+    /// the only place where there can be more.
+    fn resume(&mut self, id: ClientId, actions: &mut Actions) {
         let Some(client) = self.clients.get_mut(id) else {
             return;
         };

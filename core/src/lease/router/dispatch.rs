@@ -1,7 +1,7 @@
 //! Which heartbeat goes where, and when there is need of another stream.
 
 use super::Router;
-use super::state::{GroupId, Lane, LeaseKey, State, Timer};
+use super::state::{GroupId, Lane, LeaseKey, State};
 use crate::lease::types::{Action, Actions, UpstreamId};
 use crate::time::Instant;
 
@@ -135,11 +135,9 @@ impl Router {
         let upstream = &mut self.upstreams[id];
         upstream.in_flight.insert(number, key);
         upstream.used_at = now;
-        if !upstream.is_guarded && upstream.lane != Lane::Alone {
-            upstream.is_guarded = true;
-            let group = upstream.group;
-            self.timers.set(Timer::Stall(id), now + self.stall_time(group));
-        }
+        let (group, lane) = (upstream.group, upstream.lane);
+        let due = now + self.stall_time(group, lane);
+        self.guard(id, due);
         self.stats.heartbeats_out += 1;
         let message = self.leases[key].message.clone();
         actions.push(Action::SendUpstream(id, message));

@@ -166,8 +166,8 @@ pub(super) struct Upstream {
     pub(super) answered_at: Option<Instant>,
     /// When it was last in use.
     pub(super) used_at: Instant,
-    /// Whether its stall timer is set.
-    pub(super) is_guarded: bool,
+    /// When its stall timer fires, if it is set. That may be earlier than it has to.
+    pub(super) guard: Option<Instant>,
 }
 
 /// What a timer is for.

@@ -30,7 +30,7 @@ impl Router {
             in_flight: BTreeMap::new(),
             answered_at: None,
             used_at: now,
-            is_guarded: false,
+            guard: None,
         });
         group.streams[lane.index()].push(upstream);
         self.timers.set(Timer::Linger(upstream), now + self.config.linger);
@@ -89,28 +89,46 @@ impl Router {
     }
 
     /// How long a stream may stay without answer.
-    pub(super) fn stall_time(&self, id: GroupId) -> Duration {
+    pub(super) fn stall_time(&self, id: GroupId, lane: Lane) -> Duration {
         let group = &self.groups[id];
         let base = self.config.stall.max(group.round_trip * 4);
         let max = self.config.stall_max.max(base);
-        base.saturating_mul(1 << group.stalls.min(16)).min(max)
+        match lane {
+            Lane::Shared | Lane::Doubtful => base.saturating_mul(1 << group.stalls.min(16)).min(max),
+            Lane::Alone => base * ALONE_FACTOR,
+        }
+    }
+
+    /// Makes sure that the stall timer of a stream fires then, or earlier.
+    pub(super) fn guard(&mut self, id: UpstreamId, due: Instant) {
+        let upstream = &mut self.upstreams[id];
+        if upstream.guard.is_none_or(|at| at > due) {
+            upstream.guard = Some(due);
+            self.timers.set(Timer::Stall(id), due);
+        }
     }
 
     /// A heartbeat stays without answer, and so does all that follows it. What follows is sent again, on a stream
-    /// without it; so this one must be closed, or heartbeats would be carried out that nobody waits for any more.
+    /// without it; so this one must be closed, or heartbeats would be carried out that nobody waits for any more. One
+    /// that is alone is sent again too, much later: it may be the stream that is at fault.
     pub(super) fn stall_timer(&mut self, now: Instant, id: UpstreamId, actions: &mut Actions) {
-        let upstream = &self.upstreams[id];
-        let group = upstream.group;
+        let upstream = &mut self.upstreams[id];
+        upstream.guard = None;
+        let (group, lane) = (upstream.group, upstream.lane);
         let first = upstream.in_flight.first_key_value().map(|(_, key)| *key);
         let sent_at = first.and_then(|key| self.leases[key].sent_at());
         let (Some(key), Some(sent_at)) = (first, sent_at) else {
-            self.upstreams[id].is_guarded = false;
             return;
         };
         let since = upstream.answered_at.map_or(sent_at, |at| at.max(sent_at));
-        let due = since + self.stall_time(group);
+        let due = since + self.stall_time(group, lane);
         if due > now {
-            self.timers.set(Timer::Stall(id), due);
+            self.guard(id, due);
+            return;
+        }
+        if lane == Lane::Alone {
+            actions.push(Action::CloseUpstream(id));
+            self.send_again(now, id);
             return;
         }
         self.stats.stalls += 1;
@@ -124,7 +142,8 @@ impl Router {
             streams[upstream.lane.index()].retain(|stream| *stream != id);
             streams[Lane::Alone.index()].push(id);
             upstream.lane = Lane::Alone;
-            upstream.is_guarded = false;
+            let due = since + self.stall_time(group, Lane::Alone);
+            self.guard(id, due.max(now));
             self.stir(group);
             self.close_if_unheard(id, key, actions);
         } else {
@@ -283,6 +302,10 @@ impl Router {
         }
     }
 }
+
+/// A heartbeat alone has so many times as long for its answer as one that others wait behind. What holds up a server is
+/// over in a second.
+const ALONE_FACTOR: u32 = 8;
 
 /// What a stream's end is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -40,9 +40,32 @@ pub(in crate::watch) fn nested(buffer: &mut Vec<u8>, field: u32, value: &[u8]) {
     buffer.extend_from_slice(value);
 }
 
-/// The start of a response, behind room for its prefix.
-fn response(header: Header, watch_id: i64) -> Vec<u8> {
-    let mut head = Vec::with_capacity(96);
+/// How many bytes [`varint`] writes.
+const fn varint_len(value: u64) -> usize {
+    // Seven bits in each; zero takes one.
+    (63 - (value | 1).leading_zeros() as usize) / 7 + 1
+}
+
+/// How many bytes [`number`] writes for a field below 16.
+const fn number_len(value: u64) -> usize {
+    if value == 0 { 0 } else { 1 + varint_len(value) }
+}
+
+/// How many bytes [`response`] writes.
+const fn response_len(header: Header, watch_id: i64) -> usize {
+    PREFIX
+        + 2
+        + number_len(header.cluster_id)
+        + number_len(header.member_id)
+        + number_len(header.revision.cast_unsigned())
+        + number_len(header.raft_term)
+        + number_len(watch_id.cast_unsigned())
+}
+
+/// The start of a response, behind room for its prefix, with room for what follows: when that is exactly filled, the
+/// buffer becomes [`Bytes`] without being moved.
+fn response(header: Header, watch_id: i64, room: usize) -> Vec<u8> {
+    let mut head = Vec::with_capacity(response_len(header, watch_id) + room);
     head.extend_from_slice(&[0; PREFIX]);
     // Its length is below 128, so one byte holds it.
     head.extend_from_slice(&[1 << 3 | 2, 0]);
@@ -73,8 +96,14 @@ pub(in crate::watch) fn events(
     events: &Bytes,
     inline_max: usize,
 ) -> Frame {
-    let mut head = response(header, watch_id);
-    number(&mut head, 7, u64::from(fragment));
+    let inline = if events.len() <= inline_max {
+        events.len()
+    } else {
+        0
+    };
+    let fragment = u64::from(fragment);
+    let mut head = response(header, watch_id, number_len(fragment) + inline);
+    number(&mut head, 7, fragment);
     if events.len() <= inline_max {
         head.extend_from_slice(events);
         finish(head, Bytes::new())
@@ -85,7 +114,7 @@ pub(in crate::watch) fn events(
 
 /// The answer to a create request.
 pub(in crate::watch) fn created(header: Header, watch_id: i64, refusal: &str) -> Frame {
-    let mut head = response(header, watch_id);
+    let mut head = response(header, watch_id, 16 + refusal.len());
     number(&mut head, 3, 1);
     number(&mut head, 4, u64::from(!refusal.is_empty()));
     bytes(&mut head, 6, refusal.as_bytes());
@@ -94,9 +123,31 @@ pub(in crate::watch) fn created(header: Header, watch_id: i64, refusal: &str) ->
 
 /// The end of a watcher.
 pub(in crate::watch) fn canceled(header: Header, watch_id: i64, compacted: i64, reason: &str) -> Frame {
-    let mut head = response(header, watch_id);
+    let mut head = response(header, watch_id, 32 + reason.len());
     number(&mut head, 4, 1);
     number(&mut head, 5, compacted.cast_unsigned());
     bytes(&mut head, 6, reason.as_bytes());
     finish(head, Bytes::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_of_events_fill_their_buffer() {
+        for value in [0, 1, 127, 128, 16_383, 16_384, u64::MAX >> 1, u64::MAX] {
+            let header = Header {
+                cluster_id: value,
+                member_id: value,
+                revision: value.cast_signed(),
+                raft_term: value,
+            };
+            for fragment in [false, true] {
+                let mut head = response(header, value.cast_signed(), number_len(u64::from(fragment)));
+                number(&mut head, 7, u64::from(fragment));
+                assert_eq!(head.len(), head.capacity(), "{value} {fragment}");
+            }
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Streams, members and leaders that are lost, and answers that are still in time.
 
-use etcd_proxy_core::lease::{ClientId, Status};
+use etcd_proxy_core::lease::{ClientId, Config, Status};
 
 use super::{SECOND, TRIP, ms, proven, seen, took, ttls, world};
 use crate::client::heartbeat;
@@ -106,6 +106,8 @@ fn a_frozen_member() {
     }
     world.run(ms(3500));
     assert!(ids.iter().all(|id| seen(&world, *id).len() == 1));
+    // It is tried less and less often.
+    assert!((2..=5).contains(&world.router.stats().stalls));
     world.member += 1;
     world.end_all("the member is silent");
     world.run(ms(50));
@@ -152,7 +154,7 @@ fn no_leader() {
     world.beat(demanding, 1);
     world.run(ms(2900));
     assert!(world.ended.is_empty());
-    world.run(ms(200));
+    world.run(SECOND * 3);
     assert_eq!(world.ended.len(), 2);
     for (client, status) in &world.ended {
         assert!(client.require_leader);
@@ -163,6 +165,7 @@ fn no_leader() {
     }
     assert!(!world.clients.contains_key(&silent) && !world.clients.contains_key(&demanding));
     let late = world.open(None, true);
+    world.beat(late, 1);
     world.run(SECOND * 2);
     assert!(!world.clients.contains_key(&late));
     assert_eq!(world.ended.len(), 3);
@@ -193,6 +196,7 @@ fn a_short_time_without_leader() {
     let lost = world.now;
     while world.clients.contains_key(&demanding) {
         world.run(ms(10));
+        assert!(world.now < lost + SECOND * 10, "it isn't told");
     }
     let waited = world.now - lost;
     assert!(waited >= SECOND * 3 && waited < SECOND * 5, "{waited:?}");
@@ -254,4 +258,60 @@ fn a_far_member() {
     // Until that is known, a stall looks the same.
     assert!(world.router.stats().stalls <= 5);
     assert_eq!(world.streams.len(), 1);
+}
+
+/// A stream that is silent though its connection lives: its heartbeat is sent again before its lease ends.
+#[test]
+fn a_silent_stream() {
+    let mut world = world();
+    let id = proven(&mut world, 1, 5);
+    world.run(SECOND);
+    let stream = *world.streams.keys().next().expect("there is one");
+    world.streams.get_mut(&stream).expect("it is there").is_silent = true;
+    world.beat(id, 1);
+    world.run(SECOND * 2);
+    assert_eq!(ttls(&world, id), [5, 5]);
+    assert!(!world.streams.contains_key(&stream));
+    assert_eq!((world.expired, world.sent[&1]), (0, 3));
+}
+
+/// One answer that took long doesn't make the router patient with the next ones.
+#[test]
+fn a_slow_answer_is_forgotten() {
+    let mut world = world();
+    let id = proven(&mut world, 1, 60);
+    world.lose_leader();
+    world.beat(id, 1);
+    world.run(SECOND * 2);
+    world.find_leader();
+    world.start_all();
+    world.run(SECOND * 2);
+    assert_eq!(ttls(&world, id), [60, 60]);
+    world.beat(id, 1);
+    world.run(ms(50));
+    let stream = *world.streams.keys().next().expect("there is one");
+    world.streams.get_mut(&stream).expect("it is there").is_silent = true;
+    world.beat(id, 1);
+    world.run(SECOND * 2);
+    assert_eq!(ttls(&world, id), [60; 4]);
+}
+
+/// What is sent again goes before what came later.
+#[test]
+fn heartbeats_keep_their_place() {
+    let config = Config {
+        in_flight_max: 1,
+        ..Config::default()
+    };
+    let mut world = World::new(1, config);
+    let id = world.open(None, false);
+    for lease in 1..=5 {
+        world.grant(lease, 60);
+        world.beat(id, lease);
+    }
+    world.run(ms(1));
+    world.end_all("the connection is lost");
+    world.run(SECOND);
+    let order: Vec<i64> = seen(&world, id).iter().map(|seen| seen.lease).collect();
+    assert_eq!(order, [1, 2, 3, 4, 5]);
 }

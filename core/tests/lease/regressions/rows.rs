@@ -157,6 +157,7 @@ fn malformed_requests() {
 #[test]
 fn unknown_fields_are_passed_on() {
     let mut world = world();
+    world.grant(5, 30);
     let id = world.open(None, false);
     world.run(ms(10));
     world.send(id, b"\x08\x05\x50\x01"[..].into());

@@ -86,6 +86,7 @@ impl World {
             blocked_on: None,
             arrives: self.now,
             answers: self.now,
+            is_silent: false,
             is_over: false,
         };
         assert!(self.streams.insert(id, stream).is_none());

@@ -138,7 +138,7 @@ impl World {
             return;
         };
         stream.is_working = false;
-        if self.frozen.contains(&stream.member) || stream.is_over {
+        if self.frozen.contains(&stream.member) || stream.is_over || stream.is_silent {
             return;
         }
         let mut index = 0;
@@ -201,6 +201,14 @@ impl World {
         let ids: Vec<UpstreamId> = self.streams.keys().copied().collect();
         for id in ids {
             self.end(id, Status::new(14, message));
+        }
+    }
+
+    pub(crate) fn end_silent(&mut self) {
+        let silent = self.streams.iter().filter(|(_, stream)| stream.is_silent);
+        let ids: Vec<UpstreamId> = silent.map(|(id, _)| *id).collect();
+        for id in ids {
+            self.end(id, Status::new(14, "it was silent"));
         }
     }
 
