@@ -241,7 +241,7 @@ fn start_workers<R: Runtime>(
     let watch = Arc::new(WatchHub::new(hub, "watch", watch_orders));
     let (lease_orders, lease_mailboxes): (Vec<_>, Vec<_>) =
         (0..count).map(|_| mpsc::unbounded_channel()).unzip();
-    let router = Router::new(LeaseConfig::default(), rt::random_seed());
+    let router = Router::new(lease_config(options), rt::random_seed());
     let lease = Arc::new(LeaseRouter::new(router, "lease", lease_orders));
     let metrics = Arc::new(Metrics::new(watch.clone(), lease.clone()));
     let connections_open: Arc<[Arc<AtomicUsize>]> = (0..count).map(|_| Arc::default()).collect();
@@ -286,6 +286,14 @@ fn watch_config(options: &StartOptions) -> WatchConfig {
         // Each member is asked for its version first.
         trusts_progress: false,
         ..WatchConfig::default()
+    }
+}
+
+fn lease_config(options: &StartOptions) -> LeaseConfig {
+    LeaseConfig {
+        // As a watch. Longer if the lease is known to live longer.
+        answer_timeout: options.dial_timeout.saturating_add(watch::CHECK_PATIENCE),
+        ..LeaseConfig::default()
     }
 }
 

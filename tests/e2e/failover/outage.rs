@@ -137,14 +137,18 @@ async fn only_endpoint_black_holed() {
     let mut watch = wire.open("/etcdserverpb.Watch/Watch", &[]).await.expect("watch");
     watch.send(Bytes::from_static(CREATE)).await.expect("create");
     assert!(watch.message().await.is_some(), "created");
+    let client = Client::connect(proxy.address()).await.expect("proxy");
+    client.put(b"e/1", b"elected").await.expect("put");
     let mut stream = wire
-        .open("/etcdserverpb.Lease/LeaseKeepAlive", &[])
+        .open("/v3electionpb.Election/Observe", &[])
         .await
         .expect("a stream");
+    // A LeaderRequest for the election `e`.
     stream
-        .send(Bytes::from_static(b"\x08\x01"))
+        .send(Bytes::from_static(b"\x0a\x01e"))
         .await
-        .expect("heartbeat");
+        .expect("request");
+    stream.half_close().expect("half-close");
     assert!(within("an answer", SOON, stream.message()).await.is_some());
     cluster.client_relay(0).set(Mode::BlackHole);
     let ended = within("the open stream ends", SOON, stream.finish()).await;
