@@ -26,6 +26,7 @@
 
 extern crate alloc;
 
+mod backoff;
 pub mod endpoints;
 pub mod grpc;
 pub mod http2;

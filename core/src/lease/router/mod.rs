@@ -17,6 +17,7 @@ use slotmap::SlotMap;
 
 use self::state::{Client, Group, GroupId, Lease, LeaseKey, Timer, Upstream};
 use super::types::{Actions, Caller, ClientId, Config, Event, Stats, UpstreamId};
+use crate::backoff::{WAIT_MIN, backoff};
 use crate::time::Instant;
 use crate::timer::TimerQueue;
 
@@ -147,14 +148,7 @@ impl Router {
 
     /// A wait that grows with the number of failures before, with jitter.
     fn backoff(&mut self, failures: u32) -> Duration {
-        let min = self.config.backoff_min;
-        let full = min
-            .saturating_mul(1 << failures.min(16))
-            .min(self.config.backoff_max);
-        let nanos = u64::try_from(full.as_nanos()).unwrap_or(u64::MAX);
-        Duration::from_nanos(self.rng.u64(nanos / 2..=nanos))
+        let (min, max) = (self.config.backoff_min, self.config.backoff_max);
+        backoff(&mut self.rng, min, max, failures)
     }
 }
-
-/// The shortest wait that is repeated for as long as its cause lasts.
-const WAIT_MIN: Duration = Duration::from_millis(1);

@@ -152,8 +152,8 @@ pub(super) fn is_denial(status: &Status) -> bool {
 }
 
 /// gRPC codes.
-const INVALID_ARGUMENT: u8 = 3;
-const PERMISSION_DENIED: u8 = 7;
+pub(super) const INVALID_ARGUMENT: u8 = 3;
+pub(super) const PERMISSION_DENIED: u8 = 7;
 const OUT_OF_RANGE: u8 = 11;
-const UNAVAILABLE: u8 = 14;
-const UNAUTHENTICATED: u8 = 16;
+pub(super) const UNAVAILABLE: u8 = 14;
+pub(super) const UNAUTHENTICATED: u8 = 16;

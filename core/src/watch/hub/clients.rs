@@ -17,7 +17,7 @@ use crate::watch::wire::write;
 const INTERNAL: u8 = 13;
 
 impl Hub {
-    pub(super) fn open_client(&mut self, now: Instant, caller: Caller, actions: &mut Actions) -> ClientId {
+    pub(super) fn open_client(&mut self, caller: Caller, actions: &mut Actions) -> ClientId {
         let require_leader = caller.require_leader;
         let id = self.clients.insert(Client {
             caller,
@@ -33,7 +33,7 @@ impl Hub {
         });
         if require_leader {
             self.leader_clients.insert(id);
-            self.open_leader_stream(now, actions);
+            self.open_leader_stream(actions);
         }
         id
     }

@@ -7,21 +7,12 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use super::Hub;
-use super::checks::is_denial;
-use super::state::{SourceId, SourceState, WatcherId};
+use super::checks::{INVALID_ARGUMENT, PERMISSION_DENIED, UNAUTHENTICATED, UNAVAILABLE, is_denial};
+use super::state::{NO_WATCHER, SourceId, SourceState, WatcherId};
 use crate::time::Instant;
 use crate::watch::batch::Batch;
 use crate::watch::types::{Actions, Status, UpstreamId, UpstreamKind};
 use crate::watch::wire::response::Response;
-
-/// The watch id of what concerns no watcher, or all of them.
-const NO_WATCHER: i64 = -1;
-
-/// gRPC codes.
-const INVALID_ARGUMENT: u8 = 3;
-const PERMISSION_DENIED: u8 = 7;
-const UNAVAILABLE: u8 = 14;
-const UNAUTHENTICATED: u8 = 16;
 
 impl Hub {
     pub(super) fn upstream_sent(

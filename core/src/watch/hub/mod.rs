@@ -26,6 +26,7 @@ use super::range::KeyRange;
 use super::types::{
     Actions, Caller, CheckId, ClientId, Config, Event, Header, Stats, UpstreamId, UpstreamKind,
 };
+use crate::backoff::{WAIT_MIN, backoff};
 use crate::time::Instant;
 use crate::timer::TimerQueue;
 
@@ -111,10 +112,11 @@ impl Hub {
         }
     }
 
-    /// A client opened a Watch call. Not an [`Event`], because whoever tells it needs the id at once.
+    /// A client opened a Watch call. Not an [`Event`], because whoever tells it needs the id at once. Like every door it
+    /// is told the time, which nothing in it depends on so far.
     #[must_use]
-    pub fn open(&mut self, now: Instant, caller: Caller, actions: &mut Actions) -> ClientId {
-        self.open_client(now, caller, actions)
+    pub fn open(&mut self, _now: Instant, caller: Caller, actions: &mut Actions) -> ClientId {
+        self.open_client(caller, actions)
     }
 
     /// Takes in what happened and pushes what must happen. Events about what is gone change nothing.
@@ -191,11 +193,8 @@ impl Hub {
     /// A wait that grows with the number of failures before, with jitter.
     fn backoff(&mut self, failures: u32) -> Duration {
         let min = self.config.backoff_min.max(WAIT_MIN);
-        let full = min
-            .saturating_mul(1 << failures.min(16))
-            .min(self.config.backoff_max.max(min));
-        let nanos = u64::try_from(full.as_nanos()).unwrap_or(u64::MAX);
-        Duration::from_nanos(self.rng.u64(nanos / 2..=nanos))
+        let max = self.config.backoff_max.max(min);
+        backoff(&mut self.rng, min, max, failures)
     }
 
     fn saw(&mut self, header: Header) {
@@ -203,6 +202,3 @@ impl Hub {
         self.header = Header { revision, ..header };
     }
 }
-
-/// The shortest wait that is repeated for as long as its cause lasts.
-const WAIT_MIN: Duration = Duration::from_millis(1);

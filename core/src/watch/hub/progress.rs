@@ -6,13 +6,10 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use super::Hub;
-use super::state::{Place, ProgressWish, SourceId, SourceState, Timer, WatcherId};
+use super::state::{NO_WATCHER, Place, ProgressWish, SourceId, SourceState, Timer, WatcherId};
 use crate::time::Instant;
 use crate::watch::types::{Action, Actions, ClientId, Header, UpstreamId, UpstreamKind};
 use crate::watch::wire::{request, write};
-
-/// The watch id of what concerns all watchers of a stream.
-const NO_WATCHER: i64 = -1;
 
 /// Questions for progress that a stream may have without answer before it is given up: its server has no idea of them.
 const ASKED_MAX: usize = 1024;

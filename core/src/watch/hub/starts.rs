@@ -5,19 +5,13 @@ use alloc::format;
 use alloc::string::String;
 
 use super::Hub;
-use super::checks::Verdict;
-use super::state::{Place, Question, Start, Step, Timer, Watcher, WatcherId};
+use super::checks::{UNAVAILABLE, Verdict};
+use super::state::{NO_WATCHER, Place, Question, Start, Step, Timer, Watcher, WatcherId};
 use crate::time::Instant;
 use crate::watch::batch::Variant;
 use crate::watch::types::{Actions, ClientId, Header, Status};
 use crate::watch::wire::request::Create;
 use crate::watch::wire::write;
-
-/// gRPC's UNAVAILABLE: the client tries again.
-const UNAVAILABLE: u8 = 14;
-
-/// The watch id of a creation that was refused.
-const NO_WATCHER: i64 = -1;
 
 impl Hub {
     /// Has a create request wait for a revision read after it came, and for permission. Refusals wait for a revision

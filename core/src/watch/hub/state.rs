@@ -19,6 +19,9 @@ new_key_type! {
     pub(super) struct SourceId;
 }
 
+/// The watch id of what concerns no watcher, or all of a stream: refused creations, progress.
+pub(super) const NO_WATCHER: i64 = -1;
+
 /// A token, or none.
 pub(super) type Credentials = Option<Bytes>;
 

@@ -85,7 +85,7 @@ impl Hub {
         Some(upstream)
     }
 
-    pub(super) fn open_leader_stream(&mut self, _now: Instant, actions: &mut Actions) {
+    pub(super) fn open_leader_stream(&mut self, actions: &mut Actions) {
         let key = (UpstreamKind::Leader, None);
         if !self.by_credentials.contains_key(&key) {
             let id = self.add_stream(key.0, key.1, 0);
