@@ -121,7 +121,8 @@ pub async fn within<T>(what: &str, limit: Duration, future: impl Future<Output =
     }
 }
 
-/// A folder that is removed when dropped, unless a test of this process failed.
+/// A folder that is removed when dropped. If a test of this process failed, the files in it are kept, which are logs, but
+/// not the folders in it, which are a member's data and large.
 #[derive(Debug)]
 pub struct TempDir {
     path: PathBuf,
@@ -153,6 +154,10 @@ impl Drop for TempDir {
     fn drop(&mut self) {
         if FAILED.load(Ordering::Relaxed) || std::thread::panicking() {
             eprintln!("kept: {}", self.path.display());
+            let folders = fs::read_dir(&self.path).into_iter().flatten().flatten();
+            for folder in folders.map(|entry| entry.path()).filter(|path| path.is_dir()) {
+                let _ = fs::remove_dir_all(folder);
+            }
         } else {
             // Left-overs in a temporary folder are no reason to fail.
             let _ = fs::remove_dir_all(&self.path);
