@@ -36,3 +36,4 @@ pub mod retry;
 pub mod time;
 pub mod timer;
 pub mod watch;
+mod wire;

@@ -1,9 +1,25 @@
 //! Length-prefixed messages: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
 
+use bytes::Bytes;
+
 use super::{Code, Status};
 
 /// Bytes in front of each message: one flag byte and a big-endian 32-bit length.
 pub const MESSAGE_PREFIX_LEN: usize = 5;
+
+/// The prefix of a message of so many bytes that isn't compressed.
+#[must_use]
+pub fn message_prefix(len: usize) -> [u8; MESSAGE_PREFIX_LEN] {
+    // Longer ones can't be sent, and none is: what is sent came in a message, or was put together from such.
+    let [a, b, c, d] = u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes();
+    [0, a, b, c, d]
+}
+
+/// A message behind its prefix, as a copy.
+#[must_use]
+pub fn framed(message: &[u8]) -> Bytes {
+    [&message_prefix(message.len()), message].concat().into()
+}
 
 /// Checks the size of every message that passes by in chunks cut anywhere.
 ///

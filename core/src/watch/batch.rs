@@ -8,10 +8,10 @@ use bytes::Bytes;
 
 use super::range::KeyRange;
 use super::types::Header;
-use super::wire::read::Malformed;
 use super::wire::response::{EventAt, read_events};
-use super::wire::write;
 use crate::time::Instant;
+use crate::wire::read::Malformed;
+use crate::wire::write;
 
 /// The events of whole revisions, in the message that brought them: nothing is copied as long as all that came is
 /// passed on.
@@ -57,7 +57,7 @@ impl Batch {
             events.push(event);
         })?;
         if !ordered {
-            return Err(Malformed::Illegal(0));
+            return Err(Malformed::Implausible);
         }
         events.retain(|event| event.revision >= from);
         if to_come && let Some(last) = events.last().map(|event| event.revision) {

@@ -5,8 +5,8 @@ use core::task::Poll;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
-use etcd_proxy_core::grpc::{Code, MESSAGE_PREFIX_LEN, Status};
+use bytes::Bytes;
+use etcd_proxy_core::grpc::{Code, Status, framed, message_prefix};
 use etcd_proxy_model::cluster::Metadata;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
@@ -113,16 +113,10 @@ pub(super) fn metadata(head: &Head) -> Metadata {
 
 /// Adds a message and its prefix to what is to be sent.
 pub(super) fn frame(message: Bytes, chunks: &mut VecDeque<Bytes>) {
-    let copied = message.len() <= COPIED_BYTES_MAX;
-    let mut bytes = BytesMut::with_capacity(MESSAGE_PREFIX_LEN + if copied { message.len() } else { 0 });
-    bytes.put_u8(0);
-    // The model's answers stay far below 4 GiB: what a store holds in memory does.
-    bytes.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-    if copied {
-        bytes.put_slice(&message);
-    }
-    chunks.push_back(bytes.freeze());
-    if !copied {
+    if message.len() <= COPIED_BYTES_MAX {
+        chunks.push_back(framed(&message));
+    } else {
+        chunks.push_back(Bytes::copy_from_slice(&message_prefix(message.len())));
         chunks.push_back(message);
     }
 }

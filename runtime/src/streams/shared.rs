@@ -3,8 +3,8 @@
 use core::task::Waker;
 use std::sync::Arc;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
-use etcd_proxy_core::grpc::MESSAGE_PREFIX_LEN;
+use bytes::Bytes;
+use etcd_proxy_core::grpc::framed;
 use etcd_proxy_core::time;
 use etcd_proxy_core::watch::{Caller, Status};
 use prometheus::{Histogram, HistogramOpts};
@@ -257,14 +257,4 @@ impl<M: Multiplexer> State<M> {
         orders.push((self.workers[self.next_worker].clone(), order));
         None
     }
-}
-
-/// A message behind its prefix.
-fn framed(message: &Bytes) -> Bytes {
-    let mut framed = BytesMut::with_capacity(MESSAGE_PREFIX_LEN + message.len());
-    framed.put_u8(0);
-    // What a machine asks for is as long as a client's request at most.
-    framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-    framed.put_slice(message);
-    framed.freeze()
 }

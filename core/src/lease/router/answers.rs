@@ -6,8 +6,9 @@ use bytes::Bytes;
 
 use super::Router;
 use super::state::{Asker, LeaseKey, Renewal, State};
+use crate::grpc::framed;
 use crate::lease::types::{Actions, LATENCY_BOUNDS, UpstreamId};
-use crate::lease::wire::{self, Answer};
+use crate::lease::wire::Answer;
 use crate::time::Instant;
 
 impl Router {
@@ -76,7 +77,7 @@ impl Router {
         message: &Bytes,
         actions: &mut Actions,
     ) {
-        let frame = wire::frame(message);
+        let frame = framed(message);
         let lease = &mut self.leases[key];
         let group = lease.group;
         let seconds = u64::try_from(answer.ttl).unwrap_or(0);

@@ -1,8 +1,6 @@
 //! Client streams: their requests, their outboxes, their ends.
 
-use alloc::borrow::Cow;
 use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -13,9 +11,6 @@ use super::state::{Client, Group, GroupId, State};
 use crate::lease::types::{Action, Actions, Caller, ClientId, Status};
 use crate::lease::wire;
 use crate::time::Instant;
-
-/// gRPC's INTERNAL.
-const INTERNAL: u8 = 13;
 
 impl Router {
     pub(super) fn open_client(&mut self, now: Instant, caller: Caller) -> ClientId {
@@ -49,6 +44,7 @@ impl Router {
             streams: [const { Vec::new() }; 3],
             queues: [const { BTreeMap::new() }; 3],
             slow_since: [None; 3],
+            spread_until: [None; 3],
             failures: 0,
             not_before: now,
             stalls: 0,
@@ -67,11 +63,7 @@ impl Router {
         }
         match wire::lease_of(message) {
             Ok(lease) => self.request(now, id, lease, message, actions),
-            Err(malformed) => {
-                let message = Cow::Owned(malformed.to_string());
-                let code = INTERNAL;
-                self.end_client(id, Status { code, message }, actions);
-            }
+            Err(malformed) => self.end_client(id, malformed.status(), actions),
         }
         self.pause(id, actions);
     }

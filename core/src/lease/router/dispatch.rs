@@ -48,7 +48,7 @@ impl Router {
 
     /// Whether to open another stream: there is none, or none that answers in time. Nothing waits for it that can be
     /// sent on another one.
-    fn needs_stream(&self, now: Instant, id: GroupId, lane: Lane, next: LeaseKey) -> bool {
+    fn needs_stream(&mut self, now: Instant, id: GroupId, lane: Lane, next: LeaseKey) -> bool {
         let group = &self.groups[id];
         let streams = &group.streams[lane.index()];
         let opened = streams.iter().map(|id| self.upstreams[*id].opened_at);
@@ -60,17 +60,37 @@ impl Router {
                     && streams.iter().filter(is_free).count() < group.queues[lane.index()].len()
             }
             _ if streams.is_empty() => true,
-            _ if is_opening || streams.len() >= self.config.streams_max => false,
+            _ if is_opening => false,
             Lane::Shared | Lane::Doubtful => {
                 // It could not be sent before there was a stream.
                 let lease = &self.leases[next];
                 let since = opened.flatten().min().map_or(now, |at| at.max(lease.queued_at));
                 let is_slow = |since: Instant| since + self.config.slow_max <= now;
-                lease.is_late(now, since, group, &self.config)
-                    || streams.iter().all(|id| self.is_late(now, *id))
-                    || group.slow_since[lane.index()].is_some_and(is_slow)
+                let is_needed = lease.is_late(now, since, group, &self.config)
+                    || self.streams_in_use(now, id, lane).all(|id| self.is_late(now, id))
+                    || group.slow_since[lane.index()].is_some_and(is_slow);
+                if !is_needed {
+                    return false;
+                }
+                let (is_spread, count) = (group.is_spread(now, lane), streams.len());
+                let group = &mut self.groups[id];
+                group.spread_until[lane.index()] = Some(now + self.config.linger);
+                if !is_spread {
+                    group.slow_since[lane.index()] = None;
+                }
+                // What was opened for an earlier need is used first.
+                count < self.config.streams_max && (is_spread || count == 1)
             }
         }
+    }
+
+    /// The open streams that heartbeats of a lane are sent on: one, or all of them for a while after it was too slow.
+    fn streams_in_use(&self, now: Instant, id: GroupId, lane: Lane) -> impl Iterator<Item = UpstreamId> {
+        let group = &self.groups[id];
+        let is_open = |id: &UpstreamId| self.upstreams[*id].opened_at.is_some();
+        let open = group.streams[lane.index()].iter().copied().filter(is_open);
+        let is_spread = lane == Lane::Alone || group.is_spread(now, lane);
+        open.take(if is_spread { usize::MAX } else { 1 })
     }
 
     /// Whether a stream's first heartbeat waits for too long.
@@ -95,7 +115,7 @@ impl Router {
         sent_at.is_some_and(|at| at + longest < now)
     }
 
-    /// If the stream that was chosen is slow, all are.
+    /// If the stream that was chosen is slow, all that are in use are.
     fn learn_slowness(&mut self, now: Instant, id: UpstreamId) {
         let is_slow = self.is_slow(now, id);
         let upstream = &self.upstreams[id];
@@ -103,18 +123,16 @@ impl Router {
         *since = if is_slow { since.or(Some(now)) } else { None };
     }
 
-    /// The stream that the next heartbeat is sent on: the first that isn't slow, or the one with the fewest.
+    /// The stream that the next heartbeat is sent on: of those in use the first that isn't slow, or the one with the
+    /// fewest.
     fn stream_for(&self, now: Instant, id: GroupId, lane: Lane) -> Option<UpstreamId> {
         let max = match lane {
             Lane::Shared | Lane::Doubtful => self.config.in_flight_max,
             Lane::Alone => 1,
         };
-        let streams = &self.groups[id].streams[lane.index()];
         let with_room = || {
-            streams.iter().copied().filter(|id| {
-                let upstream = &self.upstreams[*id];
-                upstream.opened_at.is_some() && upstream.in_flight.len() < max
-            })
+            let streams = self.streams_in_use(now, id, lane);
+            streams.filter(|id| self.upstreams[*id].in_flight.len() < max)
         };
         let fast = with_room().find(|id| !self.is_slow(now, *id));
         fast.or_else(|| with_room().min_by_key(|id| self.upstreams[*id].in_flight.len()))

@@ -129,8 +129,10 @@ pub(super) struct Group {
     pub(super) streams: [Vec<UpstreamId>; 3],
     /// Heartbeats that wait for their turn on each lane, by the order in which they were first wanted.
     pub(super) queues: [BTreeMap<u64, LeaseKey>; 3],
-    /// Since when all streams of a lane have been slow.
+    /// Since when all streams of a lane that are in use have been slow.
     pub(super) slow_since: [Option<Instant>; 3],
+    /// Until then heartbeats of a lane are spread over all its streams, because one was too slow.
+    pub(super) spread_until: [Option<Instant>; 3],
     /// Streams that ended without any answer, in a row.
     pub(super) failures: u32,
     /// No stream is opened before that.
@@ -150,6 +152,11 @@ pub(super) struct Group {
 impl Group {
     pub(super) fn stream_count(&self) -> usize {
         self.streams.iter().map(Vec::len).sum()
+    }
+
+    /// Whether heartbeats of a lane go to all its streams. Otherwise those that aren't needed stay idle, and are closed.
+    pub(super) fn is_spread(&self, now: Instant, lane: Lane) -> bool {
+        self.spread_until[lane.index()].is_some_and(|until| now < until)
     }
 }
 

@@ -1,8 +1,6 @@
 //! Client streams: their requests, their outboxes, their ends.
 
-use alloc::borrow::Cow;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
-use alloc::format;
 
 use bytes::Bytes;
 
@@ -12,9 +10,6 @@ use crate::time::Instant;
 use crate::watch::types::{Action, Actions, Caller, ClientId, Frame, Header, Status};
 use crate::watch::wire::request::Request;
 use crate::watch::wire::write;
-
-/// gRPC's INTERNAL.
-const INTERNAL: u8 = 13;
 
 impl Hub {
     pub(super) fn open_client(&mut self, caller: Caller, actions: &mut Actions) -> ClientId {
@@ -47,14 +42,7 @@ impl Hub {
             Ok(Request::Cancel(wire_id)) => self.cancel_request(now, id, wire_id, actions),
             Ok(Request::Progress) => self.progress_request(now, id, actions),
             Ok(Request::Unset) => {}
-            Err(malformed) => {
-                let message = format!("grpc: failed to unmarshal the received message: {malformed}");
-                let status = Status {
-                    code: INTERNAL,
-                    message: Cow::Owned(message),
-                };
-                self.end_client(now, id, status, actions);
-            }
+            Err(malformed) => self.end_client(now, id, malformed.status(), actions),
         }
         self.pause(id, actions);
     }

@@ -4,9 +4,9 @@ use alloc::vec::Vec;
 
 use bytes::Bytes;
 
-use super::read::{Field, Malformed, Reader, Value};
-use super::write;
 use crate::watch::range::KeyRange;
+use crate::wire::read::{Field, Malformed, Reader, Value};
+use crate::wire::write;
 
 /// A request of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,13 +35,15 @@ impl Request {
     /// Reads a `WatchRequest`.
     pub(in crate::watch) fn read(message: &Bytes) -> Result<Self, Malformed> {
         let mut request = Self::Unset;
-        let mut reader = Reader::all(message);
+        let mut reader = Reader::all("WatchRequest", message);
         while let Some(field) = reader.next()? {
             request = match field.number {
-                1 => Self::Create(Create::read(message, field.bytes()?)?),
-                2 => Self::Cancel(read_id(message, field.bytes()?)?),
+                1 => Self::Create(Create::read(message, field.bytes("CreateRequest")?)?),
+                2 => Self::Cancel(read_id(message, field.bytes("CancelRequest")?)?),
                 3 => {
-                    field.bytes()?;
+                    let mut inner =
+                        Reader::new("WatchProgressRequest", message, field.bytes("ProgressRequest")?);
+                    while inner.next()?.is_some() {}
                     Self::Progress
                 }
                 _ => continue,
@@ -65,29 +67,29 @@ impl Create {
             fragment: false,
         };
         // Copied: a small key must not hold on to a large message.
-        let copy = |field: Field| {
-            let (from, to) = field.bytes()?;
+        let copy = |field: Field, name| {
+            let (from, to) = field.bytes(name)?;
             Ok(Bytes::copy_from_slice(&message[from..to]))
         };
-        let mut reader = Reader::new(message, at);
+        let mut reader = Reader::new("WatchCreateRequest", message, at);
         while let Some(field) = reader.next()? {
             match field.number {
-                1 => key = copy(field)?,
-                2 => end = copy(field)?,
-                3 => create.start = field.int64()?,
-                4 => create.progress_notify = field.varint()? != 0,
+                1 => key = copy(field, "Key")?,
+                2 => end = copy(field, "RangeEnd")?,
+                3 => create.start = field.int64("StartRevision")?,
+                4 => create.progress_notify = field.varint("ProgressNotify")? != 0,
                 5 => match field.value {
                     Value::Bytes(from, to) => {
-                        let mut packed = Reader::new(message, (from, to));
+                        let mut packed = Reader::new("WatchCreateRequest", message, (from, to));
                         while !packed.is_done() {
                             create.filter(packed.varint()?);
                         }
                     }
-                    Value::Varint(_) | Value::Fixed => create.filter(field.varint()?),
+                    Value::Varint(_) | Value::Other(_) => create.filter(field.varint("Filters")?),
                 },
-                6 => create.prev_kv = field.varint()? != 0,
-                7 => create.watch_id = field.int64()?,
-                8 => create.fragment = field.varint()? != 0,
+                6 => create.prev_kv = field.varint("PrevKv")? != 0,
+                7 => create.watch_id = field.int64("WatchId")?,
+                8 => create.fragment = field.varint("Fragment")? != 0,
                 _ => {}
             }
         }
@@ -106,10 +108,10 @@ impl Create {
 
 fn read_id(message: &Bytes, at: (usize, usize)) -> Result<i64, Malformed> {
     let mut id = 0;
-    let mut reader = Reader::new(message, at);
+    let mut reader = Reader::new("WatchCancelRequest", message, at);
     while let Some(field) = reader.next()? {
         if field.number == 1 {
-            id = field.int64()?;
+            id = field.int64("WatchId")?;
         }
     }
     Ok(id)

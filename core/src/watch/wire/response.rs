@@ -4,8 +4,8 @@ use alloc::string::String;
 
 use bytes::Bytes;
 
-use super::read::{Malformed, Reader, Value};
 use crate::watch::types::Header;
+use crate::wire::read::{Malformed, Reader, Value};
 
 /// A `WatchResponse`, its events still encoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,19 +34,19 @@ impl Response {
             fragment: false,
             has_events: false,
         };
-        let mut reader = Reader::all(message);
+        let mut reader = Reader::all("WatchResponse", message);
         while let Some(field) = reader.next()? {
             match field.number {
-                1 => response.header = read_header(message, field.bytes()?)?,
-                2 => response.watch_id = field.int64()?,
-                3 => response.created = field.varint()? != 0,
-                4 => response.canceled = field.varint()? != 0,
-                5 => response.compact_revision = field.int64()?,
+                1 => response.header = read_header(message, field.bytes("Header")?)?,
+                2 => response.watch_id = field.int64("WatchId")?,
+                3 => response.created = field.varint("Created")? != 0,
+                4 => response.canceled = field.varint("Canceled")? != 0,
+                5 => response.compact_revision = field.int64("CompactRevision")?,
                 6 => {
-                    let (from, to) = field.bytes()?;
+                    let (from, to) = field.bytes("CancelReason")?;
                     response.cancel_reason = String::from_utf8_lossy(&message[from..to]).into_owned();
                 }
-                7 => response.fragment = field.varint()? != 0,
+                7 => response.fragment = field.varint("Fragment")? != 0,
                 11 => response.has_events = true,
                 _ => {}
             }
@@ -57,13 +57,13 @@ impl Response {
 
 fn read_header(message: &[u8], at: (usize, usize)) -> Result<Header, Malformed> {
     let mut header = Header::default();
-    let mut reader = Reader::new(message, at);
+    let mut reader = Reader::new("ResponseHeader", message, at);
     while let Some(field) = reader.next()? {
         match field.number {
-            1 => header.cluster_id = field.varint()?,
-            2 => header.member_id = field.varint()?,
-            3 => header.revision = field.int64()?,
-            4 => header.raft_term = field.varint()?,
+            1 => header.cluster_id = field.varint("ClusterId")?,
+            2 => header.member_id = field.varint("MemberId")?,
+            3 => header.revision = field.int64("Revision")?,
+            4 => header.raft_term = field.varint("RaftTerm")?,
             _ => {}
         }
     }
@@ -86,10 +86,10 @@ pub(in crate::watch) struct EventAt {
 
 /// Calls `each` with the events of a response, in order.
 pub(in crate::watch) fn read_events(message: &[u8], mut each: impl FnMut(EventAt)) -> Result<(), Malformed> {
-    let mut reader = Reader::all(message);
+    let mut reader = Reader::all("WatchResponse", message);
     while let Some(field) = reader.next()? {
         if field.number == 11 {
-            let body = field.bytes()?;
+            let body = field.bytes("Events")?;
             each(read_event(message, (field.start, reader.at()), body)?);
         }
     }
@@ -105,16 +105,16 @@ fn read_event(message: &[u8], field: (usize, usize), body: (usize, usize)) -> Re
         body,
         prev: (body.0, body.0),
     };
-    let mut reader = Reader::new(message, body);
+    let mut reader = Reader::new("Event", message, body);
     while let Some(part) = reader.next()? {
         match (part.number, part.value) {
-            (1, _) => event.is_delete = part.varint()? == 1,
+            (1, _) => event.is_delete = part.varint("Type")? == 1,
             (2, Value::Bytes(from, to)) => {
-                let mut pair = Reader::new(message, (from, to));
+                let mut pair = Reader::new("KeyValue", message, (from, to));
                 while let Some(part) = pair.next()? {
                     match part.number {
-                        1 => event.key = part.bytes()?,
-                        3 => event.revision = part.int64()?,
+                        1 => event.key = part.bytes("Key")?,
+                        3 => event.revision = part.int64("ModRevision")?,
                         _ => {}
                     }
                 }
@@ -125,7 +125,7 @@ fn read_event(message: &[u8], field: (usize, usize), body: (usize, usize)) -> Re
     }
     if event.revision <= 0 {
         // No server has an event without revision.
-        return Err(Malformed::Illegal(0));
+        return Err(Malformed::Implausible);
     }
     Ok(event)
 }

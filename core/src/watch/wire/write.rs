@@ -1,59 +1,16 @@
-//! Protobuf fields and gRPC prefixes, written.
+//! Watch responses for clients, behind their gRPC prefixes.
 
 use alloc::vec::Vec;
 
 use bytes::Bytes;
 
+use crate::grpc::{MESSAGE_PREFIX_LEN, message_prefix};
 use crate::watch::types::{Frame, Header};
-
-/// Length of the prefix of a gRPC message: a flag and the length.
-const PREFIX: usize = 5;
-
-pub(in crate::watch) fn varint(buffer: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        // The low seven bits.
-        buffer.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    buffer.push(value as u8);
-}
-
-/// Appends a number; zero, the default, is left out.
-pub(in crate::watch) fn number(buffer: &mut Vec<u8>, field: u32, value: u64) {
-    if value != 0 {
-        varint(buffer, u64::from(field) << 3);
-        varint(buffer, value);
-    }
-}
-
-/// Appends bytes; none, the default, are left out.
-pub(in crate::watch) fn bytes(buffer: &mut Vec<u8>, field: u32, value: &[u8]) {
-    if !value.is_empty() {
-        nested(buffer, field, value);
-    }
-}
-
-/// Appends a message.
-pub(in crate::watch) fn nested(buffer: &mut Vec<u8>, field: u32, value: &[u8]) {
-    varint(buffer, u64::from(field) << 3 | 2);
-    varint(buffer, value.len() as u64);
-    buffer.extend_from_slice(value);
-}
-
-/// How many bytes [`varint`] writes.
-const fn varint_len(value: u64) -> usize {
-    // Seven bits in each; zero takes one.
-    (63 - (value | 1).leading_zeros() as usize) / 7 + 1
-}
-
-/// How many bytes [`number`] writes for a field below 16.
-const fn number_len(value: u64) -> usize {
-    if value == 0 { 0 } else { 1 + varint_len(value) }
-}
+use crate::wire::write::{bytes, number, number_len};
 
 /// How many bytes [`response`] writes.
 const fn response_len(header: Header, watch_id: i64) -> usize {
-    PREFIX
+    MESSAGE_PREFIX_LEN
         + 2
         + number_len(header.cluster_id)
         + number_len(header.member_id)
@@ -66,7 +23,7 @@ const fn response_len(header: Header, watch_id: i64) -> usize {
 /// buffer becomes [`Bytes`] without being moved.
 fn response(header: Header, watch_id: i64, room: usize) -> Vec<u8> {
     let mut head = Vec::with_capacity(response_len(header, watch_id) + room);
-    head.extend_from_slice(&[0; PREFIX]);
+    head.extend_from_slice(&[0; MESSAGE_PREFIX_LEN]);
     // Its length is below 128, so one byte holds it.
     head.extend_from_slice(&[1 << 3 | 2, 0]);
     let from = head.len();
@@ -80,8 +37,8 @@ fn response(header: Header, watch_id: i64, room: usize) -> Vec<u8> {
 }
 
 fn finish(mut head: Vec<u8>, tail: Bytes) -> Frame {
-    let length = u32::try_from(head.len() - PREFIX + tail.len()).unwrap_or(u32::MAX);
-    head[1..PREFIX].copy_from_slice(&length.to_be_bytes());
+    let prefix = message_prefix(head.len() - MESSAGE_PREFIX_LEN + tail.len());
+    head[..MESSAGE_PREFIX_LEN].copy_from_slice(&prefix);
     Frame {
         head: head.into(),
         tail,

@@ -216,6 +216,31 @@ fn more_streams_for_a_busy_member() {
     assert_eq!(world.streams.len(), 1);
 }
 
+/// What a burst opened is closed again, though the heartbeats that go on still wait for each other now and then.
+#[test]
+fn a_burst_leaves_no_streams() {
+    let mut world = world();
+    world.service = ms(1);
+    let id = world.open(None, false);
+    for lease in 0..1000 {
+        world.grant(lease, 5);
+        world.beat(id, lease);
+    }
+    for _ in 0..4 {
+        world.run(ms(500));
+        (0..1000).for_each(|lease| world.beat(id, lease));
+    }
+    assert!(world.streams.len() >= 2);
+    // A hundred in 200 ms, which one stream answers in 100 ms.
+    for round in 0..60 {
+        (0..60).for_each(|lease| world.beat(id, round % 10 * 100 + lease));
+        world.run(ms(30));
+        (60..100).for_each(|lease| world.beat(id, round % 10 * 100 + lease));
+        world.run(ms(170));
+    }
+    assert_eq!(world.streams.len(), 1);
+}
+
 /// Never more streams than allowed, however busy the member is.
 #[test]
 fn streams_are_bounded() {
