@@ -293,6 +293,7 @@ fn lease_config(options: &StartOptions) -> LeaseConfig {
     LeaseConfig {
         // As a watch. Longer if the lease is known to live longer.
         answer_timeout: options.dial_timeout.saturating_add(watch::CHECK_PATIENCE),
+        share_within: options.lease_share_within,
         ..LeaseConfig::default()
     }
 }

@@ -27,6 +27,7 @@ pub(super) fn check(values: &Values, unknown_environment: Vec<String>) -> Result
         _ => positive(values, "endpoint-probe-timeout")?,
     };
     let dial_timeout = positive(values, "dial-timeout")?;
+    let lease_share_within = not_negative(values, "lease-share-within")?;
     let shutdown_timeout = not_negative(values, "shutdown-timeout")?;
     let workers = values.uint("workers").try_into().ok().and_then(NonZeroUsize::new);
 
@@ -47,6 +48,7 @@ pub(super) fn check(values: &Values, unknown_environment: Vec<String>) -> Result
             Ok(0) | Err(_) => u32::MAX,
             Ok(limit) => limit,
         },
+        lease_share_within: (!lease_share_within.is_zero()).then_some(lease_share_within),
         keepalive_min_time: values
             .duration("grpc-keepalive-min-time")
             .unwrap_or(KEEPALIVE_MIN_TIME_GRPC),

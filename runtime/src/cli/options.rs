@@ -30,6 +30,9 @@ pub struct StartOptions {
     ///
     /// Zero on the command line means no limit, as in grpc-go.
     pub max_concurrent_streams: u32,
+    /// `--lease-share-within`: for how long after a heartbeat was sent to a member its answer is given to others for the
+    /// same lease; above zero. `None` when off: each request is answered by a heartbeat that was sent after it.
+    pub lease_share_within: Option<Duration>,
 
     /// `--grpc-keepalive-min-time`: the shortest interval at which a client may ping the proxy; above zero.
     ///

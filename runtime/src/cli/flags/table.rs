@@ -95,6 +95,13 @@ pub(in crate::cli) static FLAGS: &[Flag] = &[
         "How many streams each client connection can have open at a time; 0 for no limit",
     ),
     full(
+        Group::Limits,
+        "lease-share-within",
+        Kind::Duration,
+        "0s",
+        "Heartbeats of a lease are answered with the last answer while its heartbeat was sent at most this long ago: each lease costs the cluster at most one in that time, and a client may believe that its lease lives up to this much longer than it does; 0 to disable",
+    ),
+    full(
         Group::Keepalive,
         "grpc-keepalive-min-time",
         Kind::Duration,

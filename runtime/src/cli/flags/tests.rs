@@ -45,11 +45,12 @@ tls-min-version string TLS1.2
 trusted-ca-file string
 ";
 
-const OURS: [&str; 8] = [
+const OURS: [&str; 9] = [
     "dial-timeout",
     "embedded",
     "endpoint-probe-interval",
     "endpoint-probe-timeout",
+    "lease-share-within",
     "log-format",
     "log-level",
     "shutdown-timeout",
