@@ -6,6 +6,7 @@ pub mod etcd;
 pub mod etcdctl;
 pub mod fake;
 pub mod frames;
+pub mod leaderless;
 pub mod metrics;
 pub mod process;
 pub mod procstat;

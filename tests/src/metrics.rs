@@ -23,6 +23,14 @@ pub async fn watchers(member: &str) -> io::Result<u64> {
 /// # Errors
 /// When the member can't be asked, or has no such metric.
 pub async fn metric(member: &str, name: &str) -> io::Result<f64> {
+    sum(&text(member).await?, name).ok_or_else(|| io::Error::other(format!("{member} has no metric {name}")))
+}
+
+/// All metrics of the member at `host:port`.
+///
+/// # Errors
+/// When it can't be asked.
+pub async fn text(member: &str) -> io::Result<String> {
     let asked = async {
         let mut stream = TcpStream::connect(member).await?;
         // In version 1.0 the body comes in one piece: chunks may tear a line.
@@ -33,18 +41,26 @@ pub async fn metric(member: &str, name: &str) -> io::Result<f64> {
         Ok::<_, io::Error>(bytes)
     };
     let bytes = tokio::time::timeout(LIMIT, asked).await??;
-    sum(&String::from_utf8_lossy(&bytes), name)
-        .ok_or_else(|| io::Error::other(format!("{member} has no metric {name}")))
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The text is Prometheus' exposition format.
+/// The value of a metric in a text of Prometheus' exposition format; the sum over its labels.
 fn sum(text: &str, name: &str) -> Option<f64> {
+    sum_where(text, name, |_| true)
+}
+
+/// The same, of those values alone whose labels are wanted: all of them as they stand there.
+#[must_use]
+pub fn sum_where(text: &str, name: &str, is_wanted: impl Fn(&str) -> bool) -> Option<f64> {
     let values = text.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;
-        let value = match rest.strip_prefix('{') {
-            Some(labels) => labels.rsplit_once('}')?.1,
-            None => rest.strip_prefix(' ')?,
+        let (labels, value) = match rest.strip_prefix('{') {
+            Some(labels) => labels.rsplit_once('}')?,
+            None => ("", rest.strip_prefix(' ')?),
         };
+        if !is_wanted(labels) {
+            return None;
+        }
         value.trim().parse::<f64>().ok()
     });
     values.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
@@ -60,5 +76,6 @@ mod tests {
         assert_eq!(sum(text, "a"), Some(3.0));
         assert_eq!(sum(text, "b"), Some(1002.0));
         assert_eq!(sum(text, "c"), None);
+        assert_eq!(sum_where(text, "b", |labels| labels.contains('e')), Some(2.0));
     }
 }

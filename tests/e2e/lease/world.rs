@@ -10,17 +10,14 @@ use etcd_proxy_proto::etcdserverpb::{
 use etcd_proxy_tests::{
     client::Client,
     etcd::{Cluster, Options},
+    metrics,
     proxy::Proxy,
     suite::{trial, within},
     wire::{Call, Reply, Wire},
 };
 use libtest_mimic::Trial;
 use prost::Message as _;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    sync::OnceCell,
-};
+use tokio::sync::OnceCell;
 
 /// The path of the call.
 pub(crate) const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
@@ -202,29 +199,10 @@ pub(crate) struct Counts {
 impl Counts {
     /// Asks the member at `host:port`; None when it doesn't answer.
     pub(crate) async fn of(member: &str) -> Option<Self> {
-        let asked = async {
-            let mut stream = TcpStream::connect(member).await?;
-            // In version 1.0 the body comes in one piece.
-            let request = format!("GET /metrics HTTP/1.0\r\nHost: {member}\r\n\r\n");
-            stream.write_all(request.as_bytes()).await?;
-            let mut bytes = Vec::new();
-            stream.read_to_end(&mut bytes).await?;
-            Ok::<_, std::io::Error>(bytes)
-        };
-        let bytes = tokio::time::timeout(Duration::from_secs(3), asked)
-            .await
-            .ok()?
-            .ok()?;
-        let text = String::from_utf8_lossy(&bytes);
-        // `metrics::metric` sums over all methods; here it is one of them.
+        let text = metrics::text(member).await.ok()?;
         let of_heartbeats = |name: &str| {
-            let lines = text.lines().filter_map(|line| {
-                let (labels, value) = line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once("} ")?;
-                labels
-                    .contains("grpc_method=\"LeaseKeepAlive\"")
-                    .then(|| value.parse::<f64>().expect("a number") as u64)
-            });
-            lines.fold(None, |sum, value| Some(sum.unwrap_or(0) + value))
+            let is_one = |labels: &str| labels.contains("grpc_method=\"LeaseKeepAlive\"");
+            metrics::sum_where(&text, name, is_one).map(|value| value as u64)
         };
         let started = of_heartbeats("grpc_server_started_total")?;
         // None until one has ended, if the member doesn't name what it didn't count.
