@@ -6,10 +6,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use etcd_proxy_proto::etcdserverpb::LeaseGrantResponse;
+use prost::Message as _;
 
 use crate::delivery::{Answer, CallTag, Delivery, Frame, Reason, Request, Step, StreamNo};
 use crate::io::Identity;
 use crate::io::{Io, Note, within};
+use crate::leases::{self, Leases};
 use crate::net::{LinkId, Peer, Side};
 use crate::op::{self, Key, Odd, Op};
 use crate::oracle::Oracle;
@@ -60,6 +63,8 @@ pub struct Config {
     pub odd_percent: u8,
     /// What it does with Watch calls.
     pub watch: watches::Config,
+    /// What it does with leases.
+    pub lease: leases::Config,
 }
 
 impl Config {
@@ -79,6 +84,7 @@ impl Config {
             require_leader_percent: 0,
             odd_percent: 0,
             watch: watches::Config::scripted(),
+            lease: leases::Config::scripted(),
         }
     }
 }
@@ -102,6 +108,7 @@ pub(crate) struct Client {
     /// The call that will bring it a new one.
     authenticating: Option<CallTag>,
     pub(crate) watches: Watches,
+    pub(crate) leases: Leases,
     /// Members that it may make the leader.
     pub(crate) member_ids: Vec<u64>,
     /// It makes no calls of its own any more.
@@ -123,6 +130,7 @@ impl Client {
             needs_token: false,
             authenticating: None,
             watches: Watches::default(),
+            leases: Leases::default(),
             member_ids: Vec::new(),
             stopped: false,
         }
@@ -189,6 +197,7 @@ impl Client {
             io.notes.push(Note::Abandoned { call });
         }
         self.watches_gone(io);
+        self.leases_gone(io);
         io.after(REDIAL_PAUSE, Delivery::Client(self.index, Step::Reconnect));
     }
 
@@ -202,6 +211,7 @@ impl Client {
                 io.notes.push(Note::Abandoned { call });
             }
             self.watches_gone(io);
+            self.leases_gone(io);
         }
     }
 
@@ -216,6 +226,9 @@ impl Client {
             }
             Step::Watch => self.watch_step(io, oracle),
             Step::ReadOn(watch) => self.watch_reads(io, watch, true),
+            Step::Lease => self.lease_step(io, oracle),
+            Step::Beat(lease) => self.keep_step(io, lease),
+            Step::ReadLeaseOn(lease) => self.lease_reads(io, lease, true),
         }
     }
 
@@ -329,7 +342,13 @@ impl Client {
                 self.gone(io);
             }
             Frame::Gone => self.gone(io),
-            Frame::Message(stream, _) | Frame::End(stream, _) => self.watch_frame(io, stream, frame),
+            Frame::Message(stream, _) | Frame::End(stream, _) => {
+                if self.is_watch(stream) {
+                    self.watch_frame(io, stream, frame);
+                } else {
+                    self.lease_frame(io, stream, frame);
+                }
+            }
             // Clients aren't sent these.
             Frame::HalfClose(_)
             | Frame::Open(..)
@@ -352,6 +371,12 @@ impl Client {
                     self.reader_token = token;
                 } else {
                     self.token = token;
+                }
+            }
+            Ok(message) => {
+                if let Op::LeaseGrant { lease, .. } = oracle.record(call).op {
+                    let response = LeaseGrantResponse::decode(message.clone());
+                    self.has_lease(lease, response.map_or(0, |response| response.ttl));
                 }
             }
             _ => {}
@@ -420,4 +445,5 @@ pub(crate) fn first_step(io: &mut Io, index: usize, config: &Config) {
         io.after(wait, Delivery::Client(index, Step::Call));
     }
     watches::first_watch_step(io, index, &config.watch);
+    leases::first_lease_step(io, index, &config.lease);
 }

@@ -35,6 +35,15 @@ pub struct WatchTag {
     pub number: u32,
 }
 
+/// A LeaseKeepAlive call of a client, as the oracle knows it: the client, and the number of the call among those.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseTag {
+    /// Which client.
+    pub client: usize,
+    /// Which of its LeaseKeepAlive calls, from 1.
+    pub number: u32,
+}
+
 /// The number of a stream on its link; the side that dialled counts up from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct StreamNo(pub(crate) u32);
@@ -54,9 +63,19 @@ pub(crate) struct Request {
     pub(crate) message: Bytes,
 }
 
-/// The head of a Watch call.
+/// The RPC of watches.
+pub(crate) const WATCH: &str = "/etcdserverpb.Watch/Watch";
+
+/// The RPC of heartbeats.
+pub(crate) const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
+
+/// The head of a streaming call.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Opening {
+    /// [`WATCH`] or [`KEEP_ALIVE`].
+    pub(crate) path: &'static str,
+    /// A LeaseKeepAlive call of a client has one, as unary calls do.
+    pub(crate) tag: Option<LeaseTag>,
     pub(crate) token: Option<Bytes>,
     pub(crate) require_leader: bool,
     /// Messages that may be sent to the caller before it gives room for more.
@@ -81,15 +100,15 @@ pub(crate) enum Frame {
     Request(StreamNo, Rc<Request>),
     /// The whole answer to a call.
     Answer(StreamNo, Answer),
-    /// The beginning of a Watch call.
+    /// The beginning of a streaming call.
     Open(StreamNo, Rc<Opening>),
-    /// A message of a Watch call.
+    /// A message of a streaming call.
     Message(StreamNo, Bytes),
-    /// The caller of a Watch call sends no more.
+    /// The caller of a streaming call sends no more.
     HalfClose(StreamNo),
-    /// The caller of a Watch call has room for so many messages more.
+    /// The caller of a streaming call has room for so many messages more.
     Window(StreamNo, u32),
-    /// The end of a Watch call.
+    /// The end of a streaming call.
     End(StreamNo, Status),
     /// The end of a stream without an answer.
     Reset(StreamNo, Reason),
@@ -116,6 +135,12 @@ pub(crate) enum Step {
     Watch,
     /// Reads the messages of a Watch call again.
     ReadOn(WatchTag),
+    /// Does something about its leases.
+    Lease,
+    /// Sends a heartbeat for a lease that it keeps alive.
+    Beat(i64),
+    /// Reads the messages of a LeaseKeepAlive call again.
+    ReadLeaseOn(LeaseTag),
 }
 
 /// What a proxy's connections tell its control task.
@@ -147,8 +172,15 @@ pub(crate) enum WatchAlarm {
     NoConnection(u32),
     /// The deadline of a question of this number.
     CheckDeadline(u32),
-    /// What waits for a client is written.
-    Flush(LinkId, StreamNo),
+}
+
+/// What ends a wait of a proxy's lease router, or of what carries its actions out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum LeaseAlarm {
+    /// The router's own timer.
+    Router,
+    /// No connection came in time for a LeaseKeepAlive call of this number.
+    NoConnection(u32),
 }
 
 /// All that can be on its way.
@@ -182,6 +214,10 @@ pub(crate) enum Delivery {
     AsidePing(usize, u32),
     /// Something of a proxy's watch hub has waited.
     WatchAlarm(usize, WatchAlarm),
+    /// Something of a proxy's lease router has waited.
+    LeaseAlarm(usize, LeaseAlarm),
+    /// What waits for a proxy's client on a streaming call is written.
+    Flush(usize, LinkId, StreamNo),
     /// A client acts.
     Client(usize, Step),
     /// A fault is over: the number of its remedy.

@@ -4,13 +4,14 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
+use etcd_proxy_core::lease;
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_core::watch::{UpstreamId, UpstreamKind};
 use etcd_proxy_model::status::Status;
 use etcd_proxy_proto::etcdserverpb::watch_request::RequestUnion;
 use fastrand::Rng;
 
-use crate::delivery::{Answer, CallTag, Delivery, WatchTag};
+use crate::delivery::{Answer, CallTag, Delivery, LeaseTag, WatchTag};
 use crate::net::{LinkId, Net};
 use crate::queue::Queue;
 use crate::situations::{Counts, Situation};
@@ -69,6 +70,16 @@ pub(crate) enum Note {
     },
     /// One has ended.
     UpstreamGone { proxy: usize, upstream: UpstreamId },
+    /// Something happens to a client's LeaseKeepAlive call.
+    Lease { lease: LeaseTag, what: LeaseNote },
+    /// Something happens to a LeaseKeepAlive call of a proxy's router to a member.
+    LeaseUpstream {
+        proxy: usize,
+        upstream: lease::UpstreamId,
+        what: LeaseUpstreamNote,
+    },
+    /// A member has answered a heartbeat that reached it then.
+    Renewed { reached: Instant, message: Bytes },
     /// A proxy dials a member.
     Dialling { proxy: usize, member: usize },
     /// A proxy sends a probe.
@@ -94,7 +105,57 @@ pub(crate) enum WatchNote {
     Gone,
 }
 
-/// Who makes a Watch call.
+/// What happens to a client's LeaseKeepAlive call.
+#[derive(Clone, Debug)]
+pub(crate) enum LeaseNote {
+    /// It begins.
+    Opened {
+        proxy: usize,
+        token: Option<Bytes>,
+        require_leader: bool,
+    },
+    /// The client sends a heartbeat for this lease.
+    Asked(i64),
+    /// The client sends what isn't a heartbeat.
+    AskedNonsense,
+    /// The client sends no more.
+    HalfClosed,
+    /// The client is told something.
+    Told(Bytes),
+    /// The client reads nothing for a while, or reads again.
+    Reads(bool),
+    /// The client learns that it has ended.
+    Ended(Status),
+    /// The client has ended it, or its connection broke.
+    Gone,
+    /// The proxy's router knows of it.
+    Known,
+    /// The router is told what the client sent.
+    Heard(Bytes),
+    /// The router has an answer for the client.
+    Put(Bytes),
+    /// The router ends it.
+    EndPut(Status),
+    /// The router is told that the client is gone.
+    Left,
+}
+
+/// What happens to a LeaseKeepAlive call of a router's to a member.
+#[derive(Clone, Debug)]
+pub(crate) enum LeaseUpstreamNote {
+    /// It is wanted, with these credentials.
+    Opened(Option<Bytes>),
+    /// A heartbeat is sent.
+    Asked(Bytes),
+    /// An answer comes.
+    Said(Bytes),
+    /// It has ended, or couldn't be opened.
+    Ended(Status),
+    /// The router has ended it.
+    Gone,
+}
+
+/// Who makes a streaming call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Identity {
     /// Nobody says.

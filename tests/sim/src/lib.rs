@@ -15,7 +15,7 @@
 //! - `members`: hosts and servers around the model;
 //! - `net`: connections, in order, that break, stall and forget;
 //! - `proxy`: what the runtime does around the core, and nothing that it decides;
-//! - `client`: random or scripted; `watches`: its Watch calls;
+//! - `client`: random or scripted; `watches`: its Watch calls; `leases`: its leases and LeaseKeepAlive calls;
 //! - `oracle`: what must hold, judged from what clients were told, what members said, and the model's log;
 //! - `world`: the loop, the faults, and the story of a run.
 //!
@@ -25,6 +25,7 @@
 mod client;
 mod delivery;
 mod io;
+mod leases;
 mod members;
 mod net;
 mod op;
@@ -39,10 +40,11 @@ mod watches;
 mod world;
 
 pub use client::{Config as ClientConfig, Target};
-pub use delivery::{Answer, CallTag, WatchTag};
+pub use delivery::{Answer, CallTag, LeaseTag, WatchTag};
 pub use io::Identity;
+pub use leases::Config as LeaseConfig;
 pub use op::{Key, Odd, Op};
-pub use oracle::Outcome;
+pub use oracle::{Heartbeats, LeaseTold, Outcome};
 pub use proxy::Config as ProxyConfig;
 pub use run::{Failure, Passed, run, run_twice};
 pub use settings::Settings;

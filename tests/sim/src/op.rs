@@ -5,9 +5,9 @@ use etcd_proxy_core::method::Method;
 use etcd_proxy_proto::authpb::{Permission, permission};
 use etcd_proxy_proto::etcdserverpb::{
     AuthRoleGrantPermissionRequest, AuthRoleRevokePermissionRequest, AuthUserGetRequest, AuthenticateRequest,
-    AuthenticateResponse, CompactionRequest, Compare, DeleteRangeRequest, HashKvRequest, LeaseRevokeRequest,
-    MemberListRequest, MoveLeaderRequest, PutRequest, RangeRequest, RequestOp, StatusRequest, TxnRequest,
-    compare, request_op,
+    AuthenticateResponse, CompactionRequest, Compare, DeleteRangeRequest, HashKvRequest, LeaseGrantRequest,
+    LeaseRevokeRequest, MemberListRequest, MoveLeaderRequest, PutRequest, RangeRequest, RequestOp,
+    StatusRequest, TxnRequest, compare, request_op,
 };
 use fastrand::Rng;
 use prost::Message;
@@ -88,6 +88,25 @@ pub enum Op {
         /// The revision to compare with.
         modified: i64,
     },
+    /// Writes a key that ends with a lease.
+    PutLeased {
+        /// Which key.
+        key: Key,
+        /// Which lease.
+        lease: i64,
+    },
+    /// Grants a lease.
+    LeaseGrant {
+        /// Its id.
+        lease: i64,
+        /// How long it lives without heartbeats, in seconds; a server may grant more.
+        ttl: i64,
+    },
+    /// Ends a lease.
+    LeaseRevoke {
+        /// Which lease.
+        lease: i64,
+    },
     /// Compacts the history up to this revision.
     Compact {
         /// Which revision.
@@ -159,7 +178,9 @@ impl Op {
             Self::Get { .. } | Self::List { .. } | Self::Odd(Odd::GetFuture | Odd::Garbage) => {
                 "/etcdserverpb.KV/Range"
             }
-            Self::Put { .. } | Self::PutLong { .. } | Self::Odd(Odd::PutNothing) => "/etcdserverpb.KV/Put",
+            Self::Put { .. } | Self::PutLong { .. } | Self::PutLeased { .. } | Self::Odd(Odd::PutNothing) => {
+                "/etcdserverpb.KV/Put"
+            }
             Self::Delete { .. } => "/etcdserverpb.KV/DeleteRange",
             Self::PutIf { .. } | Self::PutMany { .. } | Self::Odd(Odd::PutTwice) => "/etcdserverpb.KV/Txn",
             Self::Compact { .. } => "/etcdserverpb.KV/Compact",
@@ -170,7 +191,8 @@ impl Op {
             Self::Status => "/etcdserverpb.Maintenance/Status",
             Self::MoveLeader { .. } => "/etcdserverpb.Maintenance/MoveLeader",
             Self::HashKv => "/etcdserverpb.Maintenance/HashKV",
-            Self::Odd(Odd::RevokeUnknown) => "/etcdserverpb.Lease/LeaseRevoke",
+            Self::LeaseGrant { .. } => "/etcdserverpb.Lease/LeaseGrant",
+            Self::LeaseRevoke { .. } | Self::Odd(Odd::RevokeUnknown) => "/etcdserverpb.Lease/LeaseRevoke",
             Self::Odd(Odd::UserUnknown) => "/etcdserverpb.Auth/UserGet",
         }
     }
@@ -194,6 +216,7 @@ impl Op {
             self,
             Self::Put { .. }
                 | Self::PutLong { .. }
+                | Self::PutLeased { .. }
                 | Self::Delete { .. }
                 | Self::PutIf { .. }
                 | Self::PutMany { .. }
@@ -210,7 +233,13 @@ impl Op {
     pub(crate) const fn can_succeed(&self) -> bool {
         !matches!(
             self,
-            Self::Odd(_) | Self::Compact { .. } | Self::Permit { .. } | Self::Get { revision: 1.., .. }
+            Self::Odd(_)
+                | Self::Compact { .. }
+                | Self::Permit { .. }
+                | Self::PutLeased { .. }
+                | Self::LeaseGrant { .. }
+                | Self::LeaseRevoke { .. }
+                | Self::Get { revision: 1.., .. }
         )
     }
 
@@ -239,6 +268,15 @@ impl Op {
             }),
             Self::Put { key } => encoded(&put(key.bytes(), value)),
             Self::PutLong { key, length } => encoded(&put(key.bytes(), long_value(tag, *length))),
+            Self::PutLeased { key, lease } => encoded(&PutRequest {
+                lease: *lease,
+                ..put(key.bytes(), value)
+            }),
+            Self::LeaseGrant { lease, ttl } => encoded(&LeaseGrantRequest {
+                id: *lease,
+                ttl: *ttl,
+            }),
+            Self::LeaseRevoke { lease } => encoded(&LeaseRevokeRequest { id: *lease }),
             Self::Delete { key } => encoded(&DeleteRangeRequest {
                 key: key.bytes(),
                 ..DeleteRangeRequest::default()

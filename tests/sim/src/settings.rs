@@ -4,12 +4,14 @@ use std::ops::Range;
 use std::time::Duration;
 
 use etcd_proxy_core::endpoints;
+use etcd_proxy_core::lease as router;
 use etcd_proxy_core::watch as hub;
 use etcd_proxy_model::cluster;
 use fastrand::Rng;
 
 use crate::client::{self, Target};
 use crate::io::within;
+use crate::leases;
 use crate::proxy;
 use crate::watches;
 use crate::world::FaultKind;
@@ -56,6 +58,7 @@ impl Settings {
             proxy: proxy::Config {
                 endpoints: endpoints::Config::default(),
                 watch: hub::Config::default(),
+                lease: router::Config::default(),
                 dial_timeout: Duration::from_secs(5),
                 repeats_reports: false,
             },
@@ -80,7 +83,7 @@ impl Settings {
         let clients = (0..clients)
             .map(|index| any_client(rng, index, proxies, members))
             .collect();
-        Self {
+        let mut settings = Self {
             seed: rng.u64(..),
             cluster: cluster::Config {
                 members,
@@ -93,6 +96,7 @@ impl Settings {
             proxy: proxy::Config {
                 endpoints: any_endpoints(rng, lanes),
                 watch: any_hub(rng),
+                lease: router::Config::default(),
                 dial_timeout: Duration::from_secs(5),
                 repeats_reports: rng.bool(),
             },
@@ -102,7 +106,16 @@ impl Settings {
             faults_max: rng.u32(0..24),
             fault_pause: MS(20)..MS(rng.u64(100..4_000)),
             auth: rng.u8(..6) == 0,
+        };
+        if rng.bool() {
+            settings.proxy.lease = any_router(rng);
         }
+        for client in &mut settings.clients {
+            if matches!(client.target, Target::Proxy(_)) && rng.u8(..4) > 0 {
+                client.lease = any_leases(rng);
+            }
+        }
+        settings
     }
 }
 
@@ -146,6 +159,41 @@ fn any_watches(rng: &mut Rng) -> watches::Config {
         require_leader_percent: [0, 30, 100][rng.usize(..3)],
         reader_percent: [0, 50][rng.usize(..2)],
     }
+}
+
+fn any_leases(rng: &mut Rng) -> leases::Config {
+    let pause = rng.u64(60..800);
+    leases::Config {
+        pause: Some(MS(pause / 4)..MS(pause)),
+        calls_max: rng.usize(1..5),
+        leases_max: rng.usize(1..6),
+        ttl_max: [2, 5, 12, 30][rng.usize(..4)],
+        window: [2, 8, 64][rng.usize(..3)],
+        stops_percent: [0, 3, 15][rng.usize(..3)],
+        require_leader_percent: [0, 50, 100][rng.usize(..3)],
+        reader_percent: [0, 50][rng.usize(..2)],
+    }
+}
+
+/// Small enough that every bound is met.
+fn any_router(rng: &mut Rng) -> router::Config {
+    let mut any = |choice: [usize; 3]| choice[rng.usize(..3)];
+    let mut config = router::Config {
+        requests_max: any([2, 16, 512]),
+        outbox_bytes_max: any([50, 1_000, 64 << 10]),
+        in_flight_max: any([1, 3, 1_024]),
+        streams_max: any([1, 3, 8]),
+        alone_max: any([1, 3, 16]),
+        leases_max: any([1, 4, 1 << 20]),
+        ..router::Config::default()
+    };
+    config.stall = within(rng, MS(200)..MS(600));
+    config.careful = within(rng, MS(1_000)..MS(60_000));
+    config.linger = within(rng, MS(200)..MS(5_000));
+    if rng.u8(..4) == 0 {
+        config.share_within = Some(within(rng, MS(10)..MS(400)));
+    }
+    config
 }
 
 /// Small enough that every bound is met, and quick enough that the end comes soon.

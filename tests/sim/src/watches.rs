@@ -14,7 +14,7 @@ use etcd_proxy_proto::etcdserverpb::{
 use prost::Message as _;
 
 use crate::client::Client;
-use crate::delivery::{Delivery, Frame, Opening, Reason, Step, StreamNo, WatchTag};
+use crate::delivery::{Delivery, Frame, Opening, Reason, Step, StreamNo, WATCH, WatchTag};
 use crate::io::{Identity, Io, Note, WatchNote};
 use crate::net::Side;
 use crate::op::Key;
@@ -95,6 +95,8 @@ impl Client {
             number: self.watches.last,
         };
         let opening = Opening {
+            path: WATCH,
+            tag: None,
             token: match identity {
                 Identity::Anonymous => None,
                 Identity::Reader => self.reader_token.clone(),
@@ -185,7 +187,7 @@ impl Client {
         self.read_watch(io, stream);
     }
 
-    fn send(&mut self, io: &mut Io, frame: Frame) {
+    pub(crate) fn send(&mut self, io: &mut Io, frame: Frame) {
         if let Some(link) = self.link() {
             io.send(link, Side::Dialler, frame);
         }
@@ -214,6 +216,11 @@ impl Client {
     pub(crate) fn may_ask(&self, tag: WatchTag) -> bool {
         self.stream_of(tag)
             .is_some_and(|stream| !self.watches.open[&stream].half_closed)
+    }
+
+    /// Whether a stream is a Watch call.
+    pub(crate) fn is_watch(&self, stream: StreamNo) -> bool {
+        self.watches.open.contains_key(&stream)
     }
 
     /// Something comes on a Watch call.

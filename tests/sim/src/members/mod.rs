@@ -26,7 +26,7 @@ const DEADLINE_EXCEEDED: Status = Status::new(4, "context deadline exceeded");
 struct Connection {
     member: usize,
     calls: BTreeMap<StreamNo, u64>,
-    /// Watch calls, as the model knows them.
+    /// Streaming calls, as the model knows them.
     streams: BTreeMap<StreamNo, StreamId>,
     /// The highest stream that came.
     last: StreamNo,
@@ -165,9 +165,7 @@ impl Members {
                 }
             }
             Frame::Open(stream, opening) => self.opened(io, link, stream, &opening),
-            Frame::Message(stream, message) => {
-                self.stream_event(io, link, stream, |stream| Event::Message { stream, message })
-            }
+            Frame::Message(stream, message) => self.stream_message(io, link, stream, message),
             Frame::HalfClose(stream) => self.stream_event(io, link, stream, Event::HalfClose),
             Frame::Window(stream, messages) => {
                 self.stream_event(io, link, stream, |stream| Event::Credit { stream, messages });

@@ -1,8 +1,10 @@
-//! Watch calls as a member's gRPC server sees them.
+//! Streaming calls as a member's gRPC server sees them.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use etcd_proxy_core::time::Instant;
 use etcd_proxy_model::cluster::{Event, Metadata, StreamId};
 use etcd_proxy_model::status::Status;
 use etcd_proxy_proto::etcdserverpb::{
@@ -11,22 +13,22 @@ use etcd_proxy_proto::etcdserverpb::{
 use prost::Message as _;
 
 use super::Members;
-use crate::delivery::{Frame, Opening, Reason, StreamNo};
-use crate::io::Io;
+use crate::delivery::{Frame, KEEP_ALIVE, Opening, Reason, StreamNo};
+use crate::io::{Io, Note};
 use crate::net::{LinkId, Side};
 use crate::situations::Situation;
 
-/// The RPC.
-const WATCH: &str = "/etcdserverpb.Watch/Watch";
-
-/// A Watch call that the model works on.
+/// A streaming call that the model works on.
 #[derive(Debug)]
 pub(super) struct Served {
     pub(super) member: usize,
     link: LinkId,
     stream: StreamNo,
+    path: &'static str,
     /// The watcher that was created last on it.
     created: Option<i64>,
+    /// When the heartbeats came that aren't answered.
+    heartbeats: VecDeque<Instant>,
 }
 
 impl Frame {
@@ -37,7 +39,7 @@ impl Frame {
 }
 
 impl Members {
-    /// Watch calls that are open.
+    /// Streaming calls that are open.
     pub(crate) fn open_streams(&self) -> usize {
         self.streams.len()
     }
@@ -55,13 +57,15 @@ impl Members {
             member,
             link,
             stream,
+            path: opening.path,
             created: None,
+            heartbeats: VecDeque::new(),
         };
         self.streams.insert(id, served);
         let event = Event::Open {
             stream: id,
             member,
-            path: WATCH.into(),
+            path: opening.path.into(),
             metadata: Metadata {
                 token: opening.token.clone(),
                 require_leader: opening.require_leader,
@@ -69,6 +73,18 @@ impl Members {
             credit: opening.window,
         };
         self.step(io, event);
+    }
+
+    /// A message comes on a stream.
+    pub(super) fn stream_message(&mut self, io: &mut Io, link: LinkId, stream: StreamNo, message: Bytes) {
+        let streams = self.connections.get(&link).map(|connection| &connection.streams);
+        let id = streams.and_then(|streams| streams.get(&stream)).copied();
+        if let Some(served) = id.and_then(|id| self.streams.get_mut(&id))
+            && served.path == KEEP_ALIVE
+        {
+            served.heartbeats.push_back(io.now);
+        }
+        self.stream_event(io, link, stream, |stream| Event::Message { stream, message });
     }
 
     /// Something comes on a stream, if it is one that is open.
@@ -96,7 +112,13 @@ impl Members {
         let Some(served) = self.streams.get_mut(&id) else {
             return;
         };
-        if let Ok(response) = WatchResponse::decode(message.clone())
+        if served.path == KEEP_ALIVE {
+            let reached = served.heartbeats.pop_front();
+            io.notes.push(Note::Renewed {
+                reached: reached.expect("an answer is to a heartbeat"),
+                message: message.clone(),
+            });
+        } else if let Ok(response) = WatchResponse::decode(message.clone())
             && response.created
             && !response.canceled
         {
@@ -121,7 +143,7 @@ impl Members {
         self.close_if_done(io, link);
     }
 
-    /// A running member's Watch calls.
+    /// A running member's streaming calls.
     fn streams_of(&self, member: usize) -> Vec<StreamId> {
         if self.hosts[member].frozen {
             return Vec::new();
@@ -130,7 +152,7 @@ impl Members {
         streams.map(|(id, _)| *id).collect()
     }
 
-    /// A member ends one of its Watch calls, somehow.
+    /// A member ends one of its streaming calls, somehow.
     pub(crate) fn end_any_stream(&mut self, io: &mut Io, member: usize) {
         let streams = self.streams_of(member);
         let Some(id) = io.rng.choice(streams) else { return };
@@ -144,13 +166,24 @@ impl Members {
             18 => Box::new(|stream| Frame::Reset(stream, Reason::Internal)),
             _ => Box::new(|stream| Frame::Reset(stream, Reason::Refused)),
         };
-        io.count(Situation::WatchEndedByMember);
+        io.count(if self.streams[&id].path == KEEP_ALIVE {
+            Situation::LeaseEndedByMember
+        } else {
+            Situation::WatchEndedByMember
+        });
         self.stream_ends(io, id, frame);
     }
 
-    /// A member ends one of its Watch calls with this status. Tells whether it has one.
-    pub(crate) fn end_streams(&mut self, io: &mut Io, member: usize, status: &Status) -> usize {
-        let streams = self.streams_of(member);
+    /// A member ends all its calls of this RPC with this status. Tells how many.
+    pub(crate) fn end_streams(
+        &mut self,
+        io: &mut Io,
+        member: usize,
+        path: &'static str,
+        status: &Status,
+    ) -> usize {
+        let mut streams = self.streams_of(member);
+        streams.retain(|id| self.streams[id].path == path);
         for id in &streams {
             self.step(io, Event::Reset(*id));
             self.stream_ends(io, *id, Frame::end(status.clone()));

@@ -5,7 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use etcd_proxy_model::status::Status;
 use etcd_proxy_proto::etcdserverpb::{
-    DeleteRangeResponse, PutResponse, RangeResponse, ResponseHeader, StatusResponse, TxnResponse,
+    DeleteRangeResponse, LeaseGrantResponse, PutResponse, RangeResponse, ResponseHeader, StatusResponse,
+    TxnResponse,
 };
 use etcd_proxy_proto::mvccpb::KeyValue;
 use prost::Message;
@@ -268,6 +269,23 @@ impl Oracle {
                 let now = self.revision_told(io, record, &response.header, false, false);
                 self.wrote(call, record, &key.bytes(), now, &long_value(call, *length));
             }
+            Op::PutLeased { key, lease } => {
+                let response: PutResponse = decoded(message);
+                let now = self.revision_told(io, record, &response.header, false, false);
+                self.wrote(call, record, &key.bytes(), now, &value(call));
+                let written = self.ledger.at(&key.bytes(), now);
+                assert_eq!(written.map(|found| found.lease), Some(*lease), "{call:?}");
+            }
+            Op::LeaseGrant { lease, ttl } => {
+                let response: LeaseGrantResponse = decoded(message);
+                assert_eq!(response.id, *lease, "{call:?} was granted another lease");
+                assert!(
+                    response.ttl >= *ttl,
+                    "{call:?} was granted too little: {response:?}"
+                );
+                self.leasing.is_granted(call, *lease, response.ttl);
+            }
+            Op::LeaseRevoke { lease } => self.leasing.is_revoked(call, *lease),
             Op::Delete { key } => {
                 let response: DeleteRangeResponse = decoded(message);
                 let read = response.deleted == 0;

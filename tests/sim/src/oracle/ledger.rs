@@ -65,10 +65,16 @@ impl Ledger {
             });
             let versions = self.keys.entry(change.kv.key.clone()).or_default();
             if change.is_delete() {
+                let before = versions.last().and_then(|version| version.value.as_ref());
+                let ends_with_lease = before.is_some_and(|before| before.lease != 0);
                 versions.push(Version {
                     revision,
                     value: None,
                 });
+                if ends_with_lease {
+                    // Nobody deletes those but the end of their lease.
+                    continue;
+                }
                 self.deletes
                     .entry(change.kv.key.clone())
                     .or_default()

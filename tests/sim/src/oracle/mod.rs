@@ -2,6 +2,7 @@
 //! and the log of the model.
 
 mod answers;
+mod leasing;
 mod ledger;
 mod usage;
 mod watching;
@@ -13,6 +14,8 @@ use bytes::Bytes;
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_model::store::Store;
 
+pub(crate) use self::leasing::Leasing;
+pub use self::leasing::{Heartbeats, LeaseTold};
 use self::ledger::Ledger;
 pub(crate) use self::usage::Usage;
 pub(crate) use self::watching::Delivers;
@@ -141,6 +144,7 @@ pub(crate) struct Oracle {
     pub(crate) efforts: Vec<Effort>,
     pub(crate) usage: Usage,
     pub(crate) watching: Watching,
+    pub(crate) leasing: Leasing,
     /// When they were last looked at.
     efforts_before: Vec<Effort>,
     dial_timeout: Duration,
@@ -167,6 +171,7 @@ impl Oracle {
             efforts: vec![Effort::none(members); proxies],
             usage: Usage::new(proxies, members),
             watching: Watching::new(settings),
+            leasing: Leasing::new(settings),
             efforts_before: vec![Effort::none(members); proxies],
             dial_timeout: settings.proxy.dial_timeout,
             // A wait at its cap is a second, and a success costs a candidate and a connection for each lane.
@@ -188,6 +193,9 @@ impl Oracle {
         timeout: Option<Duration>,
         require_leader: bool,
     ) -> CallTag {
+        if let Op::LeaseRevoke { lease } = op {
+            self.leasing.revokes(lease);
+        }
         let first_about_member = op.is_about_member()
             && self
                 .client_links
@@ -251,6 +259,7 @@ impl Oracle {
         self.read_log(io.now, members.cluster.committed().store());
         self.usage.note_leader(io.now, members.cluster.leader().is_some());
         self.note_state(io.now, members);
+        self.note_leases(io, members);
         let mut notes = std::mem::take(&mut io.notes);
         for note in notes.drain(..) {
             match note {
@@ -263,6 +272,13 @@ impl Oracle {
                 | Note::NotProcessed { call }
                     if call.is_own() => {}
                 Note::Watch { watch, what } => self.hear_watch(io, members, watch, what),
+                Note::Lease { lease, what } => self.leasing.hear(io, self.watching.leaderless(), lease, what),
+                Note::LeaseUpstream {
+                    proxy,
+                    upstream,
+                    what,
+                } => self.leasing.hear_upstream(io, proxy, upstream, what),
+                Note::Renewed { reached, message } => self.leasing.renewed(io.now, reached, &message),
                 Note::UpstreamOpened {
                     proxy,
                     upstream,

@@ -119,8 +119,10 @@ impl Oracle {
         );
         self.no_dial_loops(io.now);
         self.watches_are_served(io);
+        self.leasing.look(io);
         for proxy in proxies {
             proxy.watch_is_bounded();
+            proxy.lease_is_bounded();
         }
         let usage = &mut self.usage;
         for (member, fit) in usage.fit.iter_mut().enumerate() {

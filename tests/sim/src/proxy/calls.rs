@@ -170,6 +170,7 @@ impl Proxy {
             }
         }
         self.watch_looks_again(io, worker);
+        self.leases_look_again(io, worker);
     }
 
     fn attempt(&mut self, io: &mut Io, id: u64, connection: ConnId) {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use etcd_proxy_core::endpoints::{CloseCause, ConnectionId, EndpointId, Event, Health};
+use etcd_proxy_core::lease;
 use etcd_proxy_core::retry::Failure;
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_core::watch::{CheckId, UpstreamId};
@@ -57,6 +58,7 @@ pub(super) enum User {
     Check(CheckId),
     Probe,
     Upstream(UpstreamId),
+    LeaseUpstream(lease::UpstreamId),
 }
 
 #[derive(Debug)]
@@ -146,8 +148,8 @@ impl Proxy {
         Some(stream)
     }
 
-    /// Begins a stream of the watch hub's; `None` if the connection takes no more.
-    pub(super) fn open_for_watch(&mut self, id: ConnId, user: User) -> Option<(LinkId, StreamNo)> {
+    /// Begins a stream of the watch hub's or the lease router's; `None` if the connection takes no more.
+    pub(super) fn open_stream(&mut self, id: ConnId, user: User) -> Option<(LinkId, StreamNo)> {
         let connection = self.connections.get_mut(&id)?;
         (connection.state < State::Refusing).then(|| (connection.link, connection.open_stream(user)))
     }
@@ -214,7 +216,9 @@ impl Proxy {
             Frame::Answer(stream, answer) => match connection.users.remove(&stream) {
                 Some(User::Call(call)) => self.call_answered(io, call, id, answer),
                 Some(User::Check(check)) => self.check_answered(io, check, answer),
-                Some(User::Upstream(_)) => panic!("a Watch call is answered like a unary one"),
+                Some(User::Upstream(_) | User::LeaseUpstream(_)) => {
+                    panic!("a streaming call is answered like a unary one")
+                }
                 Some(User::Probe) => {
                     let health = judge(&answer);
                     self.report(io, Report::Event(Event::ProbeAnswered(id.reported_as(), health)));
@@ -230,20 +234,25 @@ impl Proxy {
                 (Some(User::Probe), _) => self.report(io, Report::Event(Event::ProbeLost(id.reported_as()))),
                 (Some(User::Check(check)), reason) => self.check_answered(io, check, Err(of_reset(reason))),
                 (Some(User::Upstream(upstream)), reason) => {
-                    self.upstream_ended(io, upstream, of_reset(reason))
+                    self.upstream_ended(io, upstream, of_reset(reason));
+                }
+                (Some(User::LeaseUpstream(upstream)), reason) => {
+                    self.lease_upstream_ended(io, upstream, of_reset(reason));
                 }
                 (None, _) => {}
             },
-            Frame::Message(stream, message) => {
-                if let Some(User::Upstream(upstream)) = connection.users.get(&stream).copied() {
-                    self.upstream_sent(io, id, stream, upstream, message);
+            Frame::Message(stream, message) => match connection.users.get(&stream).copied() {
+                Some(User::Upstream(upstream)) => self.upstream_sent(io, id, stream, upstream, message),
+                Some(User::LeaseUpstream(upstream)) => {
+                    self.lease_upstream_sent(io, id, stream, upstream, message);
                 }
-            }
-            Frame::End(stream, status) => {
-                if let Some(User::Upstream(upstream)) = connection.users.remove(&stream) {
-                    self.upstream_ended(io, upstream, status);
-                }
-            }
+                _ => {}
+            },
+            Frame::End(stream, status) => match connection.users.remove(&stream) {
+                Some(User::Upstream(upstream)) => self.upstream_ended(io, upstream, status),
+                Some(User::LeaseUpstream(upstream)) => self.lease_upstream_ended(io, upstream, status),
+                _ => {}
+            },
             Frame::GoAway(last) => self.go_away(io, id, last),
             Frame::Gone => return self.link_gone(io, link),
             // It was read, that is all.
@@ -273,19 +282,18 @@ impl Proxy {
                     self.call_failed(io, call, id, Failure::NotSent);
                 }
                 User::Probe => self.report(io, Report::Event(Event::Draining(id.reported_as()))),
-                user => self.watch_lost(io, user),
+                user => self.stream_lost(io, user),
             }
         }
     }
 
-    /// The connection has ended under something of the watch hub's.
-    fn watch_lost(&mut self, io: &mut Io, user: User) {
+    /// The connection has ended under something of the watch hub's or the lease router's.
+    fn stream_lost(&mut self, io: &mut Io, user: User) {
+        let lost = Status::new(14, "the connection was lost");
         match user {
             User::Check(check) => self.check_lost(io, check),
-            User::Upstream(upstream) => {
-                let status = Status::new(14, "the connection was lost");
-                self.upstream_ended(io, upstream, status);
-            }
+            User::Upstream(upstream) => self.upstream_ended(io, upstream, lost),
+            User::LeaseUpstream(upstream) => self.lease_upstream_ended(io, upstream, lost),
             User::Call(_) | User::Probe => {}
         }
     }
@@ -334,7 +342,7 @@ impl Proxy {
                     self.call_failed(io, call, id, meets);
                 }
                 User::Probe => self.report(io, Report::Event(Event::ProbeLost(id.reported_as()))),
-                user => self.watch_lost(io, user),
+                user => self.stream_lost(io, user),
             }
         }
     }

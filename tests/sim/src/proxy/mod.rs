@@ -8,6 +8,8 @@ mod aside;
 mod calls;
 mod connections;
 mod control;
+mod lease;
+mod outlets;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -15,15 +17,18 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use etcd_proxy_core::endpoints::{self, ConnectionId, EndpointId, Endpoints};
+use etcd_proxy_core::lease as router;
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_core::watch as hub;
 
 use self::aside::Aside;
 use self::calls::Call;
 use self::connections::{ConnId, Connection};
+pub(crate) use self::lease::LeaseHoldings;
+use self::lease::Leasing;
 pub(crate) use self::watch::WatchHoldings;
 use self::watch::Watching;
-use crate::delivery::{Alarm, Delivery, Frame, Request, StreamNo};
+use crate::delivery::{Alarm, Delivery, Frame, KEEP_ALIVE, Opening, Request, StreamNo};
 use crate::io::Io;
 use crate::net::{LinkId, Side};
 
@@ -34,6 +39,8 @@ pub struct Config {
     pub endpoints: endpoints::Config,
     /// Settings of its watch hub.
     pub watch: hub::Config,
+    /// Settings of its lease router.
+    pub lease: router::Config,
     /// How long a call waits for a connection.
     pub dial_timeout: Duration,
     /// Whether what is reported to the control task is sometimes reported twice.
@@ -84,6 +91,7 @@ pub(crate) struct Proxy {
     calls: BTreeMap<u64, Call>,
     next_call: u64,
     watch: Watching,
+    lease: Leasing,
 }
 
 /// What a proxy holds, to see whether it leaks.
@@ -96,6 +104,7 @@ pub(crate) struct Holdings {
     pub(crate) clients: usize,
     pub(crate) machine_connections: usize,
     pub(crate) watch: WatchHoldings,
+    pub(crate) lease: LeaseHoldings,
 }
 
 impl Proxy {
@@ -117,7 +126,8 @@ impl Proxy {
             clients: BTreeMap::new(),
             calls: BTreeMap::new(),
             next_call: 0,
-            watch: Watching::new(config.watch, io.rng.u64(..)),
+            watch: Watching::new(config.watch, index, io.rng.u64(..)),
+            lease: Leasing::new(config.lease, index, io.rng.u64(..)),
         }
     }
 
@@ -147,6 +157,7 @@ impl Proxy {
             clients: self.clients.len(),
             machine_connections: self.machine.connections(),
             watch: self.watch_holdings(),
+            lease: self.lease_holdings(),
         }
     }
 
@@ -211,16 +222,43 @@ impl Proxy {
                     .and_then(|client| client.calls.remove(&stream));
                 match call {
                     Some(call) => self.client_gave_up(io, call),
-                    None => self.watch_gone(io, link, stream),
+                    None => {
+                        self.watch_gone(io, link, stream);
+                        self.lease_gone(io, link, stream);
+                    }
                 }
             }
-            Frame::Open(stream, opening) => self.watch_opened(io, link, stream, &opening),
+            Frame::Open(stream, opening) => self.stream_opened(io, link, stream, &opening),
             Frame::HalfClose(stream) | Frame::Message(stream, _) | Frame::Window(stream, _) => {
-                self.watch_frame(io, link, stream, frame);
+                if self.watch.outlets.has(link, stream) {
+                    self.watch_frame(io, link, frame);
+                } else {
+                    self.lease_frame(io, link, frame);
+                }
             }
             Frame::Gone => self.client_gone(io, link),
             // Servers aren't sent these.
             Frame::Answer(..) | Frame::End(..) | Frame::GoAway(_) | Frame::Ping | Frame::Pong => {}
+        }
+    }
+
+    fn stream_opened(&mut self, io: &mut Io, link: LinkId, stream: StreamNo, opening: &Rc<Opening>) {
+        if !self.clients.contains_key(&link) {
+            return;
+        }
+        if opening.path == KEEP_ALIVE {
+            self.lease_opened(io, link, stream, opening);
+        } else {
+            self.watch_opened(io, link, stream, opening);
+        }
+    }
+
+    /// What waits for a client on a streaming call is written.
+    pub(crate) fn flush(&mut self, io: &mut Io, link: LinkId, stream: StreamNo) {
+        if self.watch.outlets.has(link, stream) {
+            self.watch_flush(io, link, stream);
+        } else {
+            self.lease_flush(io, link, stream);
         }
     }
 
@@ -247,6 +285,7 @@ impl Proxy {
             self.client_gave_up(io, call);
         }
         self.watches_gone(io, link);
+        self.leases_gone(io, link);
         if let Some(pinned) = client.pinned {
             self.end_if_unheld(io, pinned);
         }

@@ -38,7 +38,7 @@ kinds! {
     ClusterGone => FaultClusterGone, "All members are killed.";
     Compact => FaultCompact, "History is compacted.";
     Cut => FaultCut, "A connection to a member breaks.";
-    EndWatch => FaultEndWatch, "A member ends a Watch call.";
+    EndWatch => FaultEndWatch, "A member ends a streaming call.";
     Freeze => FaultFreeze, "A member's process gets no CPU.";
     GoAway => FaultGoAway, "A member ends a connection in good order.";
     Goodbye => FaultGoodbye, "A member ends all its connections at once, and every new one.";

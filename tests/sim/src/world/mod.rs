@@ -1,6 +1,7 @@
 //! The world: all its parts, and the loop that brings each delivery to where it belongs.
 
 mod faults;
+mod leases;
 mod script;
 mod setup;
 mod story;
@@ -192,6 +193,8 @@ impl World {
             Delivery::Report(proxy, report) => self.proxies[proxy].reported(io, report),
             Delivery::Alarm(proxy, call, alarm) => self.proxies[proxy].alarm(io, call, alarm),
             Delivery::WatchAlarm(proxy, alarm) => self.proxies[proxy].watch_alarm(io, alarm),
+            Delivery::LeaseAlarm(proxy, alarm) => self.proxies[proxy].lease_alarm(io, alarm),
+            Delivery::Flush(proxy, link, stream) => self.proxies[proxy].flush(io, link, stream),
             Delivery::AsidePing(proxy, number) => self.proxies[proxy].aside_ping(io, number),
             Delivery::Client(client, step) => {
                 self.clients[client].step(io, &mut self.oracle, step);

@@ -8,7 +8,7 @@ use etcd_proxy_model::cluster;
 use super::World;
 use super::faults::SLOW;
 use crate::oracle::{CALL_MAX, Delivers, Promise};
-use crate::proxy::{Holdings, WatchHoldings};
+use crate::proxy::{Holdings, LeaseHoldings, WatchHoldings};
 use crate::situations::Situation;
 
 /// What is promised of reads when the member in use fails and others are well (with default settings).
@@ -119,7 +119,7 @@ impl World {
         let time = self.io.within(Duration::from_millis(500)..Duration::from_secs(2));
         self.run_for(time);
         self.oracle.promise = None;
-        self.oracle.watching.delivers = None;
+        self.delivers_no_more();
     }
 
     fn promise(&mut self, writes: bool, within: Duration) {
@@ -131,13 +131,21 @@ impl World {
         });
     }
 
-    /// From now on what is due on Watch calls comes within this time.
+    /// From now on what is due on streaming calls comes within this time.
     pub(super) fn delivers(&mut self, within: Duration, calm: bool) {
-        self.oracle.watching.delivers = Some(Delivers {
+        let delivers = Delivers {
             since: self.io.now,
             within,
             calm,
-        });
+        };
+        self.oracle.watching.delivers = Some(delivers);
+        self.oracle.leasing.serve(self.io.now, Some(delivers));
+    }
+
+    /// Nothing is promised any more.
+    pub(super) fn delivers_no_more(&mut self) {
+        self.oracle.watching.delivers = None;
+        self.oracle.leasing.serve(self.io.now, None);
     }
 
     fn is_at_rest(&self) -> bool {
@@ -205,7 +213,7 @@ impl World {
     }
 
     /// The member in use fails while all others are well: reads go on, and soon writes as well.
-    fn episode(&mut self) {
+    pub(super) fn episode(&mut self) {
         let episode = Episode::ALL[self.io.rng.usize(..Episode::ALL.len())];
         let members = self.members.hosts.len();
         if members < 3 && !episode.leaves_member() {
@@ -247,7 +255,7 @@ impl World {
         self.run_for(Duration::from_secs(1));
         self.oracle.promise = None;
         self.run_for(DELIVERY_MAX);
-        self.oracle.watching.delivers = None;
+        self.delivers_no_more();
         match episode {
             Episode::BlackHole => self.members.set_unreachable(&mut self.io, member, false),
             Episode::Freeze => self.members.thaw(&mut self.io, member),
@@ -295,7 +303,7 @@ impl World {
     /// that are promised nothing.
     fn split(&mut self, member: usize) {
         self.oracle.promise = None;
-        self.oracle.watching.delivers = None;
+        self.delivers_no_more();
         let others = (0..self.members.hosts.len()).filter(|other| *other != member);
         for other in others.clone().chain([member]) {
             self.members.fault(&mut self.io, cluster::Fault::Isolate(other));
@@ -331,6 +339,7 @@ impl World {
         }
         self.oracle.all_ended();
         self.complete_watches();
+        self.complete_leases();
         for client in &mut self.clients {
             client.leave(&mut self.io);
         }
@@ -338,6 +347,7 @@ impl World {
         // Former connections end, hidden members are tried again, late frames arrive.
         self.rests(self.finds_within() + ELECTION_MAX);
         self.run_for(self.finds_within() + Duration::from_secs(2));
+        self.leases_end();
         self.quiet();
         let proxies = self.proxies.len();
         let lanes = self.settings.proxy.endpoints.lanes as usize;
@@ -350,6 +360,7 @@ impl World {
                 clients: 0,
                 machine_connections: lanes,
                 watch: WatchHoldings::default(),
+                lease: LeaseHoldings::default(),
             };
             assert_eq!(proxy.holds(), expected, "something is left over");
         }
@@ -368,9 +379,14 @@ impl World {
         assert_eq!(
             (self.members.open_streams(), self.members.cluster.streams()),
             (0, 0),
-            "members keep Watch calls"
+            "members keep streaming calls"
         );
         assert_eq!(self.oracle.watching.upstreams.calls(), 0, "hubs keep Watch calls");
+        assert_eq!(
+            self.oracle.leasing.upstreams().1,
+            0,
+            "routers keep LeaseKeepAlive calls"
+        );
         self.oracle
             .settle(self.io.now, self.members.cluster.committed().store());
     }

@@ -54,7 +54,7 @@ impl World {
                 self.io.counts.add_many(situation, times);
             }
         }
-        self.oracle.watching.delivers = None;
+        self.delivers_no_more();
     }
 
     /// Nobody is behind, and nothing catches up any more.

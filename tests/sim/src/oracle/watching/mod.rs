@@ -93,6 +93,11 @@ impl Watching {
         }
     }
 
+    /// When a member was last without a leader.
+    pub(super) fn leaderless(&self) -> Option<Instant> {
+        self.leaderless
+    }
+
     fn open_calls(&self) -> impl Iterator<Item = (&WatchTag, &Watched)> {
         self.calls.iter().filter(|(_, call)| call.ended.is_none())
     }

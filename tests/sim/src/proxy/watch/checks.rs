@@ -122,7 +122,7 @@ impl Proxy {
         };
         let request = check.request.clone();
         if let Some(connection) = self.usable(check.worker, None)
-            && let Some((link, stream)) = self.open_for_watch(connection, User::Check(id))
+            && let Some((link, stream)) = self.open_stream(connection, User::Check(id))
         {
             if let Some(check) = self.watch.checks.get_mut(&id) {
                 check.at = Some((connection, stream));

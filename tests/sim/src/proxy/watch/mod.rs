@@ -12,13 +12,12 @@ use etcd_proxy_core::watch::{Action, Actions, CheckId, ClientId, Config, Event, 
 use etcd_proxy_model::status::Status;
 
 use self::checks::Check;
-use self::outlets::Outlet;
 use self::upstreams::Upstream;
 pub(super) use self::upstreams::of_reset;
 use super::Proxy;
-use crate::delivery::{Delivery, StreamNo, WatchAlarm};
+use super::outlets::Outlets;
+use crate::delivery::{Delivery, WatchAlarm};
 use crate::io::{Io, Note};
-use crate::net::LinkId;
 
 /// How late the hub's timer fires.
 const TIMER_LATE_MAX: Duration = Duration::from_millis(2);
@@ -34,13 +33,12 @@ pub(super) struct Watching {
     /// What the hub hasn't been told yet: what is told while its actions are carried out comes after them.
     events: VecDeque<Event>,
     is_telling: bool,
-    /// Clients of which something may be read.
-    readers: BTreeSet<ClientId>,
     /// When the hub's timeout comes, by the last delivery made for it, and when it is due.
     timeout: Option<(Instant, Instant)>,
     /// Clients' Watch calls.
-    outlets: BTreeMap<(LinkId, StreamNo), Outlet>,
-    by_client: BTreeMap<ClientId, (LinkId, StreamNo)>,
+    pub(super) outlets: Outlets<ClientId>,
+    /// Those for whom the last message was a fragment, and not the last one.
+    in_fragments: BTreeSet<ClientId>,
     upstreams: BTreeMap<UpstreamId, Upstream>,
     checks: BTreeMap<CheckId, Check>,
     /// Numbers waits.
@@ -63,16 +61,15 @@ pub(crate) struct WatchHoldings {
 }
 
 impl Watching {
-    pub(super) fn new(config: Config, seed: u64) -> Self {
+    pub(super) fn new(config: Config, proxy: usize, seed: u64) -> Self {
         Self {
             hub: Hub::new(config, seed),
             config,
             events: VecDeque::new(),
             is_telling: false,
-            readers: BTreeSet::new(),
             timeout: None,
-            outlets: BTreeMap::new(),
-            by_client: BTreeMap::new(),
+            outlets: Outlets::new(proxy),
+            in_fragments: BTreeSet::new(),
             upstreams: BTreeMap::new(),
             checks: BTreeMap::new(),
             waits: 0,
@@ -99,8 +96,9 @@ impl Proxy {
     pub(crate) fn watch_holdings(&self) -> WatchHoldings {
         let watch = &self.watch;
         let stats = watch.hub.stats();
+        let (open, known) = watch.outlets.len();
         WatchHoldings {
-            outlets: watch.outlets.len() + watch.by_client.len(),
+            outlets: open + known,
             upstreams: watch.upstreams.len(),
             checks: watch.checks.len(),
             clients: stats.clients,
@@ -121,14 +119,9 @@ impl Proxy {
             "history of {} bytes",
             stats.history_bytes
         );
-        let waiting: usize = watch
-            .outlets
-            .values()
-            .filter(|outlet| outlet.client.is_some())
-            .map(Outlet::bytes)
-            .sum();
+        let waiting = watch.outlets.all_bytes();
         assert_eq!(stats.outbox_bytes, waiting, "bytes that wait for clients");
-        assert_eq!(stats.clients, watch.by_client.len(), "Watch calls of clients");
+        assert_eq!(stats.clients, watch.outlets.len().1, "Watch calls of clients");
     }
 
     /// Tells the hub something, and carries out what it wants done.
@@ -164,13 +157,11 @@ impl Proxy {
                         code: status.code,
                         message: status.message,
                     };
-                    self.end_outlet(io, client, status);
+                    self.watch.in_fragments.remove(&client);
+                    self.watch.outlets.end(io, client, status);
                 }
-                Action::PauseClient(client) => self.set_paused(client, true),
-                Action::ResumeClient(client) => {
-                    self.set_paused(client, false);
-                    self.watch.readers.insert(client);
-                }
+                Action::PauseClient(client) => self.watch.outlets.set_paused(client, true),
+                Action::ResumeClient(client) => self.watch.outlets.set_paused(client, false),
                 Action::OpenUpstream {
                     upstream,
                     kind,
@@ -243,7 +234,6 @@ impl Proxy {
             }
             WatchAlarm::NoConnection(wait) => self.no_connection(io, wait),
             WatchAlarm::CheckDeadline(wait) => self.check_expired(io, wait),
-            WatchAlarm::Flush(link, stream) => self.flush(io, link, stream),
         }
     }
 }

@@ -9,7 +9,7 @@ use etcd_proxy_core::watch::{Event, UpstreamId, UpstreamKind};
 use etcd_proxy_model::status::Status;
 
 use super::{UNAVAILABLE, for_hub};
-use crate::delivery::{Delivery, Frame, Opening, Reason, Report, StreamNo, WatchAlarm};
+use crate::delivery::{Delivery, Frame, Opening, Reason, Report, StreamNo, WATCH, WatchAlarm};
 use crate::io::{Io, Note};
 use crate::net::Side;
 use crate::proxy::Proxy;
@@ -43,6 +43,8 @@ impl Proxy {
         credentials: Option<Bytes>,
     ) {
         let opening = Opening {
+            path: WATCH,
+            tag: None,
             token: credentials,
             require_leader: kind == UpstreamKind::Leader,
             window: WINDOW,
@@ -80,7 +82,7 @@ impl Proxy {
             return;
         };
         let queue = std::mem::take(queue);
-        let Some((link, stream)) = self.open_for_watch(connection, User::Upstream(id)) else {
+        let Some((link, stream)) = self.open_stream(connection, User::Upstream(id)) else {
             return;
         };
         if let Some(upstream) = self.watch.upstreams.get_mut(&id) {
@@ -178,7 +180,7 @@ impl Proxy {
     }
 }
 
-/// What a reset says to the hub.
+/// What a reset says to the hub, or to the router.
 pub(in crate::proxy) fn of_reset(reason: Reason) -> Status {
     match reason {
         Reason::Cancel => Status::new(1, "the stream was reset: CANCEL"),
