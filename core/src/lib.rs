@@ -20,6 +20,8 @@
 //! - [`method`]: what is known of each RPC of the etcd API;
 //! - [`grpc`]: message framing limits, timeouts and statuses of gRPC over HTTP/2;
 //! - [`http2`]: frame boundaries and the ping policy etcd servers enforce;
+//! - [`range`]: ranges of keys as servers understand them;
+//! - [`read`]: the cache of reads, and reads that share an answer;
 //! - [`lease`]: the router of lease heartbeats, for which any number of clients cost the cluster one stream;
 //! - [`watch`]: the hub, in which any number of watchers cost the cluster one.
 #![no_std]
@@ -32,6 +34,8 @@ pub mod grpc;
 pub mod http2;
 pub mod lease;
 pub mod method;
+pub mod range;
+pub mod read;
 pub mod retry;
 pub mod time;
 pub mod timer;

@@ -6,5 +6,5 @@ mod status;
 mod timeout;
 
 pub use framing::{MESSAGE_PREFIX_LEN, MessageLimit, MessageTooLarge, framed, message_prefix};
-pub use status::{Code, Status, encode_message};
+pub use status::{Code, Status, decode_message, encode_message};
 pub use timeout::{DEADLINE_GRACE, format_timeout, has_shrunk, parse_timeout};

@@ -2,6 +2,7 @@
 
 use alloc::borrow::Cow;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt::Write as _;
 
 /// gRPC status codes: <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>.
@@ -101,6 +102,36 @@ pub fn encode_message(message: &str) -> Cow<'_, str> {
     Cow::Owned(encoded)
 }
 
+/// Reads a status message that came in a header. What isn't an encoded byte stands for itself, as
+/// in grpc-go.
+#[must_use]
+pub fn decode_message(message: &str) -> Cow<'_, str> {
+    if !message.contains('%') {
+        return Cow::Borrowed(message);
+    }
+    let mut bytes = Vec::with_capacity(message.len());
+    let mut rest = message.as_bytes();
+    while let Some((first, behind)) = rest.split_first() {
+        let encoded = rest.get(1..3).and_then(|digits| {
+            let digits = core::str::from_utf8(digits).ok()?;
+            u8::from_str_radix(digits, 16)
+                .ok()
+                .filter(|_| *first == b'%' && !digits.starts_with('+'))
+        });
+        match encoded {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &rest[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = behind;
+            }
+        }
+    }
+    Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,5 +140,14 @@ mod tests {
     fn messages_are_percent_encoded() {
         assert_eq!(encode_message("plain text, ok"), "plain text, ok");
         assert_eq!(encode_message("50%\nü"), "50%25%0A%C3%BC");
+    }
+
+    #[test]
+    fn what_was_encoded_is_decoded() {
+        for message in ["", "plain text, ok", "50%\nü", "%", "%4", "%zz", "%+1", "%%41"] {
+            assert_eq!(decode_message(&encode_message(message)), message);
+        }
+        assert_eq!(decode_message("%zz%4"), "%zz%4");
+        assert_eq!(decode_message("%41%e2%82%ac%+1"), "A€%+1");
     }
 }

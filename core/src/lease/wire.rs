@@ -20,14 +20,29 @@ pub(super) struct Answer {
     pub(super) id: i64,
     /// In seconds; 0 or less if there is no such lease.
     pub(super) ttl: i64,
+    /// In its header; 0 if there is none.
+    pub(super) revision: i64,
 }
 
 impl Answer {
     pub(super) fn read(message: &[u8]) -> Result<Self, Malformed> {
-        let mut answer = Self { id: 0, ttl: 0 };
+        let mut answer = Self {
+            id: 0,
+            ttl: 0,
+            revision: 0,
+        };
         let mut reader = Reader::all("LeaseKeepAliveResponse", message);
         while let Some(field) = reader.next()? {
             match field.number {
+                1 => {
+                    let at = field.bytes("Header")?;
+                    let mut header = Reader::new("ResponseHeader", message, at);
+                    while let Some(field) = header.next()? {
+                        if field.number == 3 {
+                            answer.revision = field.int64("Revision")?;
+                        }
+                    }
+                }
                 2 => answer.id = field.int64("ID")?,
                 3 => answer.ttl = field.int64("TTL")?,
                 _ => {}

@@ -6,9 +6,9 @@ use alloc::vec::Vec;
 
 use bytes::Bytes;
 
-use super::range::KeyRange;
 use super::types::Header;
 use super::wire::response::{EventAt, read_events};
+use crate::range::KeyRange;
 use crate::time::Instant;
 use crate::wire::read::Malformed;
 use crate::wire::write;

@@ -5,7 +5,7 @@ use core::ops::Bound;
 
 use bytes::Bytes;
 
-use super::range::KeyRange;
+use crate::range::KeyRange;
 
 /// Values by their ranges. Finds the value of exactly a range, or one whose range covers it, in O(log n).
 ///

@@ -35,10 +35,9 @@
 mod batch;
 mod hub;
 mod index;
-mod range;
 mod types;
 mod version;
-mod wire;
+pub(crate) mod wire;
 
 pub use hub::Hub;
 pub use types::{

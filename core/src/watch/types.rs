@@ -173,6 +173,9 @@ pub enum Event {
     /// The answer to [`Action::ReadRevision`], [`Action::AskPermission`] or [`Action::ReadHeader`]: the header of the
     /// response, or the status.
     Answered(CheckId, Result<Header, Status>),
+    /// The cluster has compacted its history up to this revision. Whoever wants to watch from before it is told so, as by a
+    /// server, also if the events are still here.
+    Compacted(i64),
     /// [`Hub::next_timeout`](super::Hub::next_timeout) has come.
     Timeout,
 }

@@ -42,6 +42,7 @@ impl Router {
             self.stats.strays += 1;
             return;
         };
+        self.revision = self.revision.max(answer.revision);
         self.learn_round_trip(now, id, sent_at, answer.ttl > 0);
         let upstream = &mut self.upstreams[id];
         upstream.in_flight.remove(&number);

@@ -37,6 +37,8 @@ pub struct Router {
     sent: u64,
     /// Groups that the end of this event looks after.
     stirred: Vec<GroupId>,
+    /// The highest revision in a header of an answer.
+    revision: i64,
     stats: Stats,
 }
 
@@ -67,6 +69,7 @@ impl Router {
             wanted: 0,
             sent: 0,
             stirred: Vec::new(),
+            revision: 0,
             stats: Stats::default(),
         }
     }
@@ -107,6 +110,12 @@ impl Router {
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
         self.timers.next_timeout()
+    }
+
+    /// The highest revision that a client was sent, in the header of an answer.
+    #[must_use]
+    pub const fn revision(&self) -> i64 {
+        self.revision
     }
 
     /// Counters and gauges.

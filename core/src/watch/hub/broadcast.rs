@@ -8,9 +8,9 @@ use bytes::Bytes;
 
 use super::Hub;
 use super::state::{Place, Port, SourceId, WatcherId};
+use crate::range::KeyRange;
 use crate::time::Instant;
 use crate::watch::batch::{Batch, Variant, split};
-use crate::watch::range::KeyRange;
 use crate::watch::types::{Action, Actions, Frame, UpstreamKind};
 use crate::watch::wire::write;
 

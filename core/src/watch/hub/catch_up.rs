@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use super::Hub;
 use super::state::{Place, Source, SourceId, Watcher, WatcherId};
+use crate::range::KeyRange;
 use crate::time::Instant;
-use crate::watch::range::KeyRange;
 use crate::watch::types::{Actions, UpstreamKind};
 
 impl Hub {
@@ -185,6 +185,7 @@ impl Hub {
     /// A source of a server that has compacted what it was to go on with: those of its watchers who need that are
     /// cancelled, and it goes on from there for the others.
     pub(super) fn compacted(&mut self, now: Instant, id: SourceId, compacted: i64, actions: &mut Actions) {
+        self.compact_revision = self.compact_revision.max(compacted);
         self.withdraw(id, actions);
         let source = &self.sources[id];
         let next = source.next;

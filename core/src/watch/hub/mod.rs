@@ -22,11 +22,11 @@ use self::state::{
     CatchUp, Check, Client, Credentials, Question, Source, SourceId, Timer, Upstream, Watcher, WatcherId,
 };
 use super::index::RangeIndex;
-use super::range::KeyRange;
 use super::types::{
     Actions, Caller, CheckId, ClientId, Config, Event, Header, Stats, UpstreamId, UpstreamKind,
 };
 use crate::backoff::{WAIT_MIN, backoff};
+use crate::range::KeyRange;
 use crate::time::Instant;
 use crate::timer::TimerQueue;
 
@@ -64,6 +64,8 @@ pub struct Hub {
     stirred: Stirred,
     /// The last header seen, with the highest revision.
     header: Header,
+    /// What is older is compacted, as far as was heard.
+    compact_revision: i64,
     stats: Stats,
 }
 
@@ -108,6 +110,7 @@ impl Hub {
             batches: VecDeque::new(),
             stirred: Stirred::default(),
             header: Header::default(),
+            compact_revision: 0,
             stats: Stats::default(),
         }
     }
@@ -131,6 +134,7 @@ impl Hub {
             Event::ProgressTrusted(id, trusted) => self.trust_progress(now, id, trusted, actions),
             Event::UpstreamEnded(id, status) => self.upstream_ended(now, id, &status, actions),
             Event::Answered(id, answer) => self.answered(now, id, answer, actions),
+            Event::Compacted(revision) => self.compact_revision = self.compact_revision.max(revision),
             Event::Timeout => {
                 while let Some(timer) = self.timers.pop_due(now) {
                     self.timeout(now, timer, actions);
@@ -195,6 +199,12 @@ impl Hub {
         let min = self.config.backoff_min.max(WAIT_MIN);
         let max = self.config.backoff_max.max(min);
         backoff(&mut self.rng, min, max, failures)
+    }
+
+    /// A revision that the store has reached, as far as was seen: no client was sent a higher one.
+    #[must_use]
+    pub const fn revision(&self) -> i64 {
+        self.header.revision
     }
 
     fn saw(&mut self, header: Header) {

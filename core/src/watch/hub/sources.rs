@@ -5,9 +5,9 @@ use alloc::vec::Vec;
 
 use super::Hub;
 use super::state::{Credentials, Place, Port, Source, SourceId, SourceState, Timer, WatcherId};
+use crate::range::KeyRange;
 use crate::time::Instant;
 use crate::watch::batch::History;
-use crate::watch::range::KeyRange;
 use crate::watch::types::{Action, Actions, UpstreamKind};
 use crate::watch::wire::request;
 

@@ -192,7 +192,12 @@ impl Hub {
         }
         self.arm_timers(now);
         self.attach(id, follows, actions);
-        self.advance(now, id, actions);
+        if start.revision > 0 && start.revision < self.compact_revision {
+            self.stats.compacted += 1;
+            self.canceled(now, id, self.compact_revision, "", actions);
+        } else {
+            self.advance(now, id, actions);
+        }
     }
 
     /// A question isn't answered. Those who asked for a leader don't wait for one.

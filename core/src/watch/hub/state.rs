@@ -7,8 +7,8 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use slotmap::new_key_type;
 
+use crate::range::KeyRange;
 use crate::watch::batch::{History, Variant};
-use crate::watch::range::KeyRange;
 use crate::watch::types::{Caller, CheckId, ClientId, Header, UpstreamId, UpstreamKind};
 
 new_key_type! {

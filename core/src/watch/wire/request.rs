@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use bytes::Bytes;
 
-use crate::watch::range::KeyRange;
+use crate::range::KeyRange;
 use crate::wire::read::{Field, Malformed, Reader, Value};
 use crate::wire::write;
 

@@ -155,3 +155,28 @@ fn requests_are_bounded() {
     world.settle();
     assert!(!world.clients[client].paused);
 }
+
+/// Who wants to watch from before a compaction that was heard of is refused, though the events are still in history; who
+/// watches already goes on.
+#[test]
+fn compacted_history_is_not_served() {
+    let mut world = world();
+    let before = world.open(None, false);
+    world.create(before, watch("k", "", 0));
+    world.settle();
+    let written: Vec<i64> = (0..3).map(|_| put(&mut world, "k")).collect();
+    world.run(SECOND);
+    world.store.compacted = written[1];
+    world.tell(Event::Compacted(written[1]));
+    let (late, in_time) = (world.open(None, false), world.open(None, false));
+    world.create(late, watch("k", "", written[0]));
+    world.create(in_time, watch("k", "", written[1]));
+    world.settle();
+    assert_eq!(world.clients[late].compacted, 1);
+    assert_eq!(revisions(&world, in_time), written[1..]);
+    assert_eq!(revisions(&world, before), written);
+    let last = put(&mut world, "k");
+    world.run(SECOND);
+    assert_eq!(revisions(&world, before).last(), Some(&last));
+    assert_eq!(revisions(&world, late), []);
+}

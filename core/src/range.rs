@@ -1,10 +1,11 @@
-//! Ranges of keys, as watch requests name them.
+//! Ranges of keys, as requests name them.
 
 use bytes::Bytes;
 
-/// The keys of a watcher. The empty key of a request stands for the smallest one, `\0`, as it does on a server.
+/// The keys of a watcher, a read or a write. The empty key of a request stands for the smallest one, `\0`, as it does
+/// on a server.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct KeyRange {
+pub struct KeyRange {
     key: Bytes,
     /// As in requests: empty for the single key, `\0` for no end.
     end: Bytes,
@@ -14,26 +15,48 @@ pub(super) struct KeyRange {
 const ZERO: Bytes = Bytes::from_static(b"\0");
 
 impl KeyRange {
-    /// The range that a request names with `key` and `range_end`.
-    pub(super) fn new(key: Bytes, end: Bytes) -> Self {
+    /// All keys there are.
+    #[must_use]
+    pub const fn everything() -> Self {
+        Self { key: ZERO, end: ZERO }
+    }
+
+    /// The range that a request names with `key` and `range_end`: empty for the single key, `\0` for no end.
+    #[must_use]
+    pub fn new(key: Bytes, end: Bytes) -> Self {
         Self {
             key: if key.is_empty() { ZERO } else { key },
             end,
         }
     }
 
+    /// All keys that begin with this.
+    #[must_use]
+    pub fn prefix(prefix: &[u8]) -> Self {
+        let kept = prefix.iter().rposition(|byte| *byte < u8::MAX);
+        let end = kept.map_or(ZERO, |last| {
+            let mut end = prefix[..=last].to_vec();
+            end[last] += 1;
+            end.into()
+        });
+        Self::new(Bytes::copy_from_slice(prefix), end)
+    }
+
     /// The first key.
-    pub(super) const fn key(&self) -> &Bytes {
+    #[must_use]
+    pub const fn key(&self) -> &Bytes {
         &self.key
     }
 
     /// The end as requests have it.
-    pub(super) const fn end(&self) -> &Bytes {
+    #[must_use]
+    pub const fn end(&self) -> &Bytes {
         &self.end
     }
 
     /// Whether it is one key.
-    pub(super) fn is_single(&self) -> bool {
+    #[must_use]
+    pub fn is_single(&self) -> bool {
         self.end.is_empty()
     }
 
@@ -42,12 +65,14 @@ impl KeyRange {
     }
 
     /// Whether no key can be in it.
-    pub(super) fn is_empty(&self) -> bool {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         !self.is_single() && !self.is_open() && self.key >= self.end
     }
 
     /// Whether a key is in it.
-    pub(super) fn contains(&self, key: &[u8]) -> bool {
+    #[must_use]
+    pub fn contains(&self, key: &[u8]) -> bool {
         if self.is_single() {
             return key == self.key;
         }
@@ -55,7 +80,8 @@ impl KeyRange {
     }
 
     /// Whether all of another range is in it. Neither may be empty.
-    pub(super) fn covers(&self, other: &Self) -> bool {
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
         if other.is_single() {
             return self.contains(&other.key);
         }
@@ -102,6 +128,19 @@ mod tests {
                     assert!(!contains_all, "{one:?} covers {other:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn prefixes_end_before_what_follows_them() {
+        for (prefix, key, end) in [
+            (&b"a"[..], &b"a"[..], &b"b"[..]),
+            (b"a\xff", b"a\xff", b"b"),
+            (b"\xff\xff", b"\xff\xff", b"\0"),
+            (b"", b"\0", b"\0"),
+        ] {
+            let range = KeyRange::prefix(prefix);
+            assert_eq!((range.key().as_ref(), range.end().as_ref()), (key, end));
         }
     }
 
