@@ -12,19 +12,22 @@ use std::time::Instant;
 use etcd_proxy_core::endpoints::Config;
 use etcd_proxy_core::http2::PingPolicyConfig;
 use etcd_proxy_core::lease::{Config as LeaseConfig, Router};
+use etcd_proxy_core::range::KeyRange;
+use etcd_proxy_core::read::{Cache, Config as ReadConfig, Scope};
 use etcd_proxy_core::watch::{Config as WatchConfig, Hub};
 use tokio::sync::{mpsc, watch as latest};
 
-use crate::cli::{self, Command, Endpoint, StartOptions, Upstream};
+use crate::cli::{self, CacheMode, Command, Endpoint, StartOptions, Upstream};
 use crate::embedded::{self, Embedded};
 use crate::lease::LeaseRouter;
 use crate::listen::{self, ListenError};
 use crate::logging;
 use crate::metrics::Metrics;
+use crate::read::{ReadCache, Shown};
 use crate::rt::{self, Runtime, Signals as _};
 use crate::server::{self, Handle, Limits, OVERHEAD_BYTES, Orders, Phase, Worker, WorkerGone};
-use crate::upstream::{Control, Lane, Report, Reports, Settings};
-use crate::watch::{self, WatchHub};
+use crate::upstream::{CHECK_PATIENCE, Control, Lane, Report, Reports, Settings};
+use crate::watch::WatchHub;
 
 /// Receive window of a client connection, in bytes.
 const CLIENT_CONNECTION_WINDOW: u32 = 16 << 20;
@@ -72,6 +75,8 @@ enum Failure {
     Embedded(#[from] embedded::Failure),
     #[error("the lease router has failed; this is a bug")]
     Lease,
+    #[error("the read cache has failed; this is a bug")]
+    Reads,
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error("cannot set up the runtime: {0}")]
@@ -133,6 +138,7 @@ async fn serve<R: Runtime>(
         reports,
         watch,
         lease,
+        reads,
     } = start_workers::<R>(&options, endpoints.into(), &shutdown, &alive)?;
     drop(alive);
 
@@ -148,6 +154,7 @@ async fn serve<R: Runtime>(
         failure = embedded_failure(&mut embedded) => return Err(failure.into()),
         () = watch.failed() => return Err(Failure::Watch),
         () = lease.failed() => return Err(Failure::Lease),
+        () = reads.failed() => return Err(Failure::Reads),
     };
     drop(listener);
     tracing::info!(signal = signal.number(), "shutting down; open calls may finish");
@@ -197,6 +204,7 @@ struct Started {
     reports: Reports,
     watch: Arc<WatchHub>,
     lease: Arc<LeaseRouter>,
+    reads: Arc<ReadCache>,
 }
 
 fn start_workers<R: Runtime>(
@@ -238,22 +246,31 @@ fn start_workers<R: Runtime>(
     let (watch_orders, watch_mailboxes): (Vec<_>, Vec<_>) =
         (0..count).map(|_| mpsc::unbounded_channel()).unzip();
     let hub = Hub::new(watch_config(options), rt::random_seed());
-    let watch = Arc::new(WatchHub::new(hub, "watch", watch_orders));
+    let shown = Arc::<Shown>::default();
+    let watch = Arc::new(WatchHub::new(hub, "watch", shown.clone(), watch_orders));
     let (lease_orders, lease_mailboxes): (Vec<_>, Vec<_>) =
         (0..count).map(|_| mpsc::unbounded_channel()).unzip();
     let router = Router::new(lease_config(options), rt::random_seed());
-    let lease = Arc::new(LeaseRouter::new(router, "lease", lease_orders));
-    let metrics = Arc::new(Metrics::new(watch.clone(), lease.clone()));
+    let lease = Arc::new(LeaseRouter::new(router, "lease", shown.clone(), lease_orders));
+    let (read_orders, read_mailboxes): (Vec<_>, Vec<_>) =
+        (0..count).map(|_| mpsc::unbounded_channel()).unzip();
+    let config = read_config(options);
+    let scope = config.scope.clone();
+    let cache = Cache::new(config, rt::random_seed());
+    let reads = Arc::new(ReadCache::new(cache, scope, shown, watch.clone(), read_orders));
+    let metrics = Arc::new(Metrics::new(watch.clone(), lease.clone(), reads.clone()));
     let connections_open: Arc<[Arc<AtomicUsize>]> = (0..count).map(|_| Arc::default()).collect();
     let mut workers = Vec::with_capacity(count);
     let mailboxes = mailboxes
         .into_iter()
         .zip(watch_mailboxes)
         .zip(lease_mailboxes)
-        .map(|((connections, watch), lease)| Orders {
+        .zip(read_mailboxes)
+        .map(|(((connections, watch), lease), reads)| Orders {
             connections,
             watch,
             lease,
+            reads,
         });
     for (number, (lane, orders)) in lanes.into_iter().zip(mailboxes).enumerate() {
         let worker = Worker {
@@ -261,6 +278,7 @@ fn start_workers<R: Runtime>(
             reports: reports.clone(),
             watch: watch.clone(),
             lease: lease.clone(),
+            reads: reads.clone(),
             metrics: metrics.clone(),
             settings: settings.clone(),
             endpoints: endpoints.clone(),
@@ -276,13 +294,35 @@ fn start_workers<R: Runtime>(
         reports,
         watch,
         lease,
+        reads,
     })
+}
+
+fn read_config(options: &StartOptions) -> ReadConfig {
+    ReadConfig {
+        scope: match &options.cache.mode {
+            CacheMode::All => Scope::Everything,
+            CacheMode::Prefixes(prefixes) => Scope::Ranges(
+                prefixes
+                    .iter()
+                    .map(|prefix| KeyRange::prefix(prefix.as_bytes()))
+                    .collect(),
+            ),
+            CacheMode::Off => Scope::Nothing,
+        },
+        bytes_max: options.cache.bytes_max,
+        staleness_max: options.cache.staleness_max,
+        linearizable: options.cache.linearizable,
+        // Each member is asked for its version first.
+        trusts_progress: false,
+        ..ReadConfig::default()
+    }
 }
 
 fn watch_config(options: &StartOptions) -> WatchConfig {
     WatchConfig {
         // As any call, and then there are questions to be asked.
-        create_timeout: options.dial_timeout.saturating_add(watch::CHECK_PATIENCE),
+        create_timeout: options.dial_timeout.saturating_add(CHECK_PATIENCE),
         // Each member is asked for its version first.
         trusts_progress: false,
         ..WatchConfig::default()
@@ -292,7 +332,7 @@ fn watch_config(options: &StartOptions) -> WatchConfig {
 fn lease_config(options: &StartOptions) -> LeaseConfig {
     LeaseConfig {
         // As a watch. Longer if the lease is known to live longer.
-        answer_timeout: options.dial_timeout.saturating_add(watch::CHECK_PATIENCE),
+        answer_timeout: options.dial_timeout.saturating_add(CHECK_PATIENCE),
         share_within: options.lease_share_within,
         ..LeaseConfig::default()
     }

@@ -45,6 +45,10 @@ impl Multiplexer for Router {
         self.handle(now, event, actions);
     }
 
+    fn shown(&self) -> i64 {
+        self.revision()
+    }
+
     fn next_timeout(&self) -> Option<time::Instant> {
         self.next_timeout()
     }

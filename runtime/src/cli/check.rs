@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use super::address::{Endpoint, ListenAddress};
 use super::flags::{FLAGS, Support, Value};
-use super::options::{InMemoryEtcdOptions, Keepalive, StartOptions, Upstream};
+use super::options::{CacheMode, CacheOptions, InMemoryEtcdOptions, Keepalive, StartOptions, Upstream};
 use super::syntax::{Source, Values};
 use super::{duration, number};
 use crate::logging::{Format, Level};
@@ -29,6 +29,7 @@ pub(super) fn check(values: &Values, unknown_environment: Vec<String>) -> Result
     let dial_timeout = positive(values, "dial-timeout")?;
     let lease_share_within = not_negative(values, "lease-share-within")?;
     let shutdown_timeout = not_negative(values, "shutdown-timeout")?;
+    let cache = cache(values)?;
     let workers = values.uint("workers").try_into().ok().and_then(NonZeroUsize::new);
 
     let listen_address = ListenAddress::parse(values.text("listen-addr"))?;
@@ -49,6 +50,7 @@ pub(super) fn check(values: &Values, unknown_environment: Vec<String>) -> Result
             Ok(limit) => limit,
         },
         lease_share_within: (!lease_share_within.is_zero()).then_some(lease_share_within),
+        cache,
         keepalive_min_time: values
             .duration("grpc-keepalive-min-time")
             .unwrap_or(KEEPALIVE_MIN_TIME_GRPC),
@@ -99,6 +101,28 @@ pub(super) fn check_in_memory_etcd(
         log_format: log_format(values),
         log_level: log_level(values),
         unknown_environment,
+    })
+}
+
+fn cache(values: Typed<'_>) -> Result<CacheOptions, String> {
+    let prefixes = values.list("cache-prefixes");
+    let mode = match values.text("cache") {
+        "prefixes" if prefixes.is_empty() => return Err("--cache=prefixes needs --cache-prefixes".into()),
+        "prefixes" if prefixes.iter().any(String::is_empty) => {
+            return Err("--cache-prefixes can't be empty; --cache=all is for all keys".into());
+        }
+        "prefixes" => CacheMode::Prefixes(prefixes.to_vec()),
+        mode if !prefixes.is_empty() => {
+            return Err(format!("--cache-prefixes needs --cache=prefixes, not {mode}"));
+        }
+        "off" => CacheMode::Off,
+        _ => CacheMode::All,
+    };
+    Ok(CacheOptions {
+        mode,
+        linearizable: values.bool("cache-linearizable"),
+        bytes_max: usize::try_from(values.uint("cache-size")).unwrap_or(usize::MAX),
+        staleness_max: not_negative(values, "cache-staleness")?,
     })
 }
 

@@ -31,7 +31,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 pub use address::{Endpoint, ListenAddress};
-pub use options::{InMemoryEtcdOptions, Keepalive, StartOptions, Upstream};
+pub use options::{CacheMode, CacheOptions, InMemoryEtcdOptions, Keepalive, StartOptions, Upstream};
 
 /// What the command line asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]

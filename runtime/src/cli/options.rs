@@ -33,6 +33,8 @@ pub struct StartOptions {
     /// `--lease-share-within`: for how long after a heartbeat was sent to a member its answer is given to others for the
     /// same lease; above zero. `None` when off: each request is answered by a heartbeat that was sent after it.
     pub lease_share_within: Option<Duration>,
+    /// `--cache` and its kin.
+    pub cache: CacheOptions,
 
     /// `--grpc-keepalive-min-time`: the shortest interval at which a client may ping the proxy; above zero.
     ///
@@ -64,6 +66,30 @@ pub struct StartOptions {
     /// Names of `ETCD_PROXY_*` environment variables that no flag has, sorted. They change nothing; whoever starts the
     /// proxy logs them, because each is probably a misspelt setting.
     pub unknown_environment: Vec<String>,
+}
+
+/// How reads are cached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheOptions {
+    /// `--cache` and `--cache-prefixes`: what is watched, and so what may be cached.
+    pub mode: CacheMode,
+    /// `--cache-linearizable`: whether linearizable reads are answered from the cache.
+    pub linearizable: bool,
+    /// `--cache-size`: memory of the cache, in bytes.
+    pub bytes_max: usize,
+    /// `--cache-staleness`: how old an answer to a serializable read can be. Zero: it is checked for each.
+    pub staleness_max: Duration,
+}
+
+/// What may be cached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CacheMode {
+    /// All keys.
+    All,
+    /// Keys that begin with one of these; at least one, none of them empty.
+    Prefixes(Vec<String>),
+    /// None.
+    Off,
 }
 
 /// What the proxy runs in front of.

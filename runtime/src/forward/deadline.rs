@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue};
 use crate::rt::Runtime;
 
 /// The header a client gives its deadline in.
-pub(super) const GRPC_TIMEOUT: &str = "grpc-timeout";
+pub(crate) const GRPC_TIMEOUT: &str = "grpc-timeout";
 
 /// When the client stops waiting, by its `grpc-timeout`.
 #[derive(Clone, Copy, Debug)]

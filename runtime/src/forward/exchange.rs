@@ -72,7 +72,7 @@ pub(super) struct Client<'a, R: Runtime> {
 
 impl<R: Runtime> Client<'_, R> {
     /// Polls until it is ready, unless the client cancels the call, goes away, or has stopped waiting before.
-    async fn patient<T>(
+    pub(super) async fn patient<T>(
         &mut self,
         mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Result<T, Unanswered> {

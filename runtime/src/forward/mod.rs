@@ -4,6 +4,7 @@
 //! `grpc-timeout`, the length prefixes of messages, and the `grpc-status` of an answer.
 
 pub(crate) mod answer;
+mod cached;
 mod deadline;
 pub(crate) mod exchange;
 mod head;
@@ -30,6 +31,7 @@ use h2::{Reason, RecvStream};
 use http::Request;
 
 use self::deadline::Deadline;
+pub(crate) use self::deadline::GRPC_TIMEOUT;
 use crate::grpc::Head;
 use crate::rt::Runtime;
 use crate::server::ClientConnection;

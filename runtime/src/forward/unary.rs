@@ -9,16 +9,18 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use etcd_proxy_core::endpoints::ConnectionId;
-use etcd_proxy_core::grpc::{MessageLimit, MessageTooLarge, Status};
+use etcd_proxy_core::grpc::{MESSAGE_PREFIX_LEN, MessageLimit, MessageTooLarge, Status, message_prefix};
 use etcd_proxy_core::retry::{Attempts, CONNECTION_LOST, Failure, Ruling};
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::Request;
 
+use super::cached::{self, Looked};
 use super::deadline::{Expired, Expiry};
 use super::exchange::{Answer, Client, Payload, Unanswered, attempt, deliver, trailers};
 use super::head::Head;
 use super::{Call, NoAttempt, answer, leader, stream};
+use crate::read::{Part, Role};
 use crate::rt::{self, Runtime};
 
 /// How long a client that has sent its message may take for its half-close before the call goes on without it.
@@ -30,6 +32,8 @@ pub(super) async fn forward<R: Runtime>(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
+    let reads = call.client.worker.reads.clone();
+    let role = Role::of(&request, call.method);
     let (parts, mut body) = request.into_parts();
     let limit = MessageLimit::new(call.client.worker.limits.request_bytes_max);
     let mut expiry = Expiry::<R>::new(call.deadline);
@@ -38,10 +42,30 @@ pub(super) async fn forward<R: Runtime>(
         Ok(Ok(payload)) => payload,
         Ok(Err(Incomplete::Open { data, limit })) => {
             let request = Request::from_parts(parts, body);
-            return stream::forward_begun::<R>(call, request, data, limit, respond).await;
+            let part = Part::of(&reads, role, message_of(&data).as_ref());
+            stream::forward_begun::<R>(call, request, data, limit, respond).await;
+            return part.unseen();
         }
         Ok(Err(Incomplete::TooLarge(too_large))) => return answer::refuse(respond, too_large.status()),
         Ok(Err(Incomplete::ClientGone)) => return,
+    };
+    let message = message_of(&payload.data);
+    let part = match (role, message) {
+        (Role::Read, Some(message)) if !reads.is_off() => {
+            let mut client = Client {
+                respond: &mut respond,
+                expiry: &mut expiry,
+            };
+            match cached::look_up(&reads, &message, &mut client).await {
+                Ok(Looked::Forward(ticket)) => Part::read(&reads, ticket),
+                Ok(Looked::Answer(data)) => return cached::deliver(data, &parts.headers, respond).await,
+                Ok(Looked::Refused(status)) => return cached::refuse(&status, &parts.headers, respond),
+                Err(Unanswered::Expired) => return answer::refuse(respond, Status::deadline_exceeded()),
+                // There is nothing else that a wait for the cache ends with.
+                Err(_) => return,
+            }
+        }
+        (role, message) => Part::of(&reads, role, message.as_ref()),
     };
     let head = Head::new(parts);
     let mut attempts = Attempts::new(call.method.repeatable);
@@ -49,7 +73,7 @@ pub(super) async fn forward<R: Runtime>(
     loop {
         let (connection, request) = match call.next::<R>(&head, failed_on, &mut respond).await {
             Ok(next) => next,
-            Err(NoAttempt::Refused(status)) => return answer::refuse(respond, status),
+            Err(NoAttempt::Refused(status)) => return refuse(part, respond, status),
             Err(NoAttempt::ClientGone) => return,
         };
         let mut client = Client {
@@ -63,11 +87,12 @@ pub(super) async fn forward<R: Runtime>(
             }
             Ok(answer) => {
                 let answer = leader::redirect(&call, &connection, &head, &payload, &mut client, answer).await;
+                cached::tell(part, &answer);
                 return deliver(answer, respond).await;
             }
             Err(Unanswered::Failed(failure)) => (failure, None),
             Err(Unanswered::Reset(reason)) => return respond.send_reset(reason),
-            Err(Unanswered::TooLarge(too_large)) => return answer::refuse(respond, too_large.status()),
+            Err(Unanswered::TooLarge(too_large)) => return refuse(part, respond, too_large.status()),
             Err(Unanswered::Expired) => return answer::refuse(respond, Status::deadline_exceeded()),
             Err(Unanswered::ClientGone) => return,
         };
@@ -76,10 +101,13 @@ pub(super) async fn forward<R: Runtime>(
             answer,
         ) {
             (Ruling::Again { pause, elsewhere }, _) => (pause, elsewhere),
-            (Ruling::Forward, Some(answer)) => return deliver(answer, respond).await,
+            (Ruling::Forward, Some(answer)) => {
+                cached::tell(part, &answer);
+                return deliver(answer, respond).await;
+            }
             // Only an answer is ever ruled to be forwarded.
-            (Ruling::Forward, None) => return answer::refuse(respond, CONNECTION_LOST),
-            (Ruling::Refuse(status), _) => return answer::refuse(respond, status),
+            (Ruling::Forward, None) => return refuse(part, respond, CONNECTION_LOST),
+            (Ruling::Refuse(status), _) => return refuse(part, respond, status),
         };
         failed_on = elsewhere.then_some(connection.id());
         drop(connection);
@@ -87,6 +115,12 @@ pub(super) async fn forward<R: Runtime>(
             return;
         }
     }
+}
+
+/// Refuses a call that no member has answered.
+fn refuse(part: Part, respond: SendResponse<Bytes>, status: Status) {
+    part.refused(&status);
+    answer::refuse(respond, status);
 }
 
 /// Why a request isn't there as a whole.
@@ -163,6 +197,12 @@ async fn collect<R: Runtime>(body: &mut RecvStream, mut limit: MessageLimit) -> 
 /// All that was read: the first chunk alone, which is the rule, or everything copied together.
 fn joined(first: Bytes, rest: BytesMut) -> Bytes {
     if rest.is_empty() { first } else { rest.freeze() }
+}
+
+/// The one message of a request, if that is what it is, and not compressed.
+fn message_of(data: &Bytes) -> Option<Bytes> {
+    let message = data.slice(MESSAGE_PREFIX_LEN.min(data.len())..);
+    (data.starts_with(&message_prefix(message.len()))).then_some(message)
 }
 
 /// Waits, unless the client goes away before. Tells whether it is still there.

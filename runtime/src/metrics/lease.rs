@@ -27,7 +27,7 @@ pub(super) fn families(stats: &Stats) -> Vec<MetricFamily> {
         ),
         ("outbox_bytes", "Bytes that wait for clients.", stats.outbox_bytes),
     ] {
-        families.push(gauge(format!("etcd_proxy_lease_{name}"), help, value));
+        families.push(gauge(format!("etcd_proxy_lease_{name}"), help, value as f64));
     }
     for (name, help, value) in [
         (

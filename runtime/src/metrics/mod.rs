@@ -1,17 +1,20 @@
 //! What the process tells of itself, in the text format of Prometheus.
 
 mod lease;
+mod read;
 mod watch;
 
 use std::sync::Arc;
 
 use etcd_proxy_core::lease::Router;
+use etcd_proxy_core::read::Cache;
 use etcd_proxy_core::watch::Hub;
 use prometheus::core::Collector as _;
-use prometheus::proto::{Bucket, Counter, Gauge, Histogram, Metric, MetricFamily, MetricType};
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder as _, TextEncoder};
 
 use crate::lease::LeaseRouter;
+use crate::read::ReadCache;
 use crate::watch::WatchHub;
 
 /// The metrics of the process.
@@ -19,11 +22,12 @@ use crate::watch::WatchHub;
 pub(crate) struct Metrics {
     watch: Arc<WatchHub>,
     lease: Arc<LeaseRouter>,
+    reads: Arc<ReadCache>,
 }
 
 impl Metrics {
-    pub(crate) fn new(watch: Arc<WatchHub>, lease: Arc<LeaseRouter>) -> Self {
-        Self { watch, lease }
+    pub(crate) fn new(watch: Arc<WatchHub>, lease: Arc<LeaseRouter>, reads: Arc<ReadCache>) -> Self {
+        Self { watch, lease, reads }
     }
 
     /// All of them, as they are now.
@@ -35,36 +39,61 @@ impl Metrics {
         families.extend(self.watch.delivery().collect());
         families.extend(lease::families(&self.lease.look(Router::stats)));
         families.extend(self.lease.delivery().collect());
+        let stats = self.reads.look(Cache::stats);
+        let confirmed = stats.confirmed_at.map(|then| self.reads.since(then));
+        families.extend(read::families(&stats, confirmed));
         let mut text = Vec::new();
         TextEncoder::new().encode(&families, &mut text)?;
         String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
     }
 }
 
-fn family(name: String, help: &str, kind: MetricType, metric: Metric) -> MetricFamily {
+fn family(name: String, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
     let mut family = MetricFamily::default();
     family.set_name(name);
     family.set_help(help.to_owned());
     family.set_field_type(kind);
-    family.set_metric(vec![metric]);
+    family.set_metric(metrics);
     family
 }
 
 /// Numbers stay exact up to 2^53, as far as Prometheus itself goes.
-fn gauge(name: String, help: &str, value: usize) -> MetricFamily {
+fn gauge(name: String, help: &str, value: f64) -> MetricFamily {
     let mut gauge = Gauge::default();
-    gauge.set_value(value as f64);
+    gauge.set_value(value);
     let mut metric = Metric::default();
     metric.set_gauge(gauge);
-    family(name, help, MetricType::GAUGE, metric)
+    family(name, help, MetricType::GAUGE, vec![metric])
 }
 
 fn counter(name: String, help: &str, value: f64) -> MetricFamily {
+    family(name, help, MetricType::COUNTER, vec![count(value)])
+}
+
+fn count(value: f64) -> Metric {
     let mut counter = Counter::default();
     counter.set_value(value);
     let mut metric = Metric::default();
     metric.set_counter(counter);
-    family(name, help, MetricType::COUNTER, metric)
+    metric
+}
+
+/// A counter for each value of a label.
+fn labelled(
+    name: String,
+    help: &str,
+    label: &str,
+    counts: impl Iterator<Item = (&'static str, u64)>,
+) -> MetricFamily {
+    let metrics = counts.map(|(value, counted)| {
+        let mut pair = LabelPair::default();
+        pair.set_name(label.to_owned());
+        pair.set_value(value.to_owned());
+        let mut metric = count(counted as f64);
+        metric.set_label(vec![pair]);
+        metric
+    });
+    family(name, help, MetricType::COUNTER, metrics.collect())
 }
 
 /// `counts` are those of each bucket alone; the last one's has no bound.
@@ -84,7 +113,7 @@ fn histogram(name: String, help: &str, bounds: &[f64], counts: &[u64], sum: f64)
     histogram.set_sample_sum(sum);
     let mut metric = Metric::default();
     metric.set_histogram(histogram);
-    family(name, help, MetricType::HISTOGRAM, metric)
+    family(name, help, MetricType::HISTOGRAM, vec![metric])
 }
 
 #[cfg(test)]
@@ -94,22 +123,38 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::read::Shown;
 
     #[test]
     fn each_metric_has_a_name_of_its_own() {
         let (watch_worker, _watch_mailbox) = mpsc::unbounded_channel();
         let hub = Hub::new(etcd_proxy_core::watch::Config::default(), 1);
-        let watch = WatchHub::new(hub, "watch", vec![watch_worker]);
+        let shown = Arc::<Shown>::default();
+        let watch = Arc::new(WatchHub::new(hub, "watch", shown.clone(), vec![watch_worker]));
         let (lease_worker, _lease_mailbox) = mpsc::unbounded_channel();
         let router = Router::new(etcd_proxy_core::lease::Config::default(), 1);
-        let lease = LeaseRouter::new(router, "lease", vec![lease_worker]);
-        let text = Metrics::new(Arc::new(watch), Arc::new(lease)).text().unwrap();
+        let lease = LeaseRouter::new(router, "lease", shown.clone(), vec![lease_worker]);
+        let (read_worker, _read_mailbox) = mpsc::unbounded_channel();
+        let config = etcd_proxy_core::read::Config::default();
+        let scope = config.scope.clone();
+        let reads = ReadCache::new(
+            Cache::new(config, 1),
+            scope,
+            shown,
+            watch.clone(),
+            vec![read_worker],
+        );
+        let metrics = Metrics::new(watch, Arc::new(lease), Arc::new(reads));
+        let text = metrics.text().unwrap();
         for line in [
             "# TYPE etcd_proxy_watch_client_watchers gauge",
             "etcd_proxy_watch_client_watchers 0",
             "# TYPE etcd_proxy_watch_events_sent_total counter",
             "etcd_proxy_watch_delivery_duration_seconds_count 0",
             "etcd_grpc_proxy_watchers_coalescing_total 0",
+            "# TYPE etcd_proxy_read_bypasses_total counter",
+            "etcd_proxy_read_bypasses_total{reason=\"watch_down\"} 0",
+            "etcd_grpc_proxy_cache_keys_total 0",
             "# TYPE etcd_proxy_lease_answer_duration_seconds histogram",
             "etcd_proxy_lease_answer_duration_seconds_bucket{le=\"+Inf\"} 0",
         ] {

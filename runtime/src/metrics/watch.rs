@@ -40,7 +40,7 @@ pub(super) fn families(stats: &Stats) -> Vec<MetricFamily> {
             stats.history_bytes,
         ),
     ] {
-        families.push(gauge(format!("etcd_proxy_watch_{name}"), help, value));
+        families.push(gauge(format!("etcd_proxy_watch_{name}"), help, value as f64));
     }
     for (name, help, value) in [
         (
@@ -91,7 +91,7 @@ pub(super) fn families(stats: &Stats) -> Vec<MetricFamily> {
     families.push(gauge(
         "etcd_grpc_proxy_watchers_coalescing_total".to_owned(),
         "Total number of current watchers coalescing",
-        stats.watchers.saturating_sub(upstream_watchers),
+        stats.watchers.saturating_sub(upstream_watchers) as f64,
     ));
     families.push(counter(
         "etcd_grpc_proxy_events_coalescing_total".to_owned(),

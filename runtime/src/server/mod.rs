@@ -19,6 +19,7 @@ pub(crate) use worker::{Handle, Orders, WorkerGone, join, start};
 use crate::cli::{self, Endpoint};
 use crate::lease::LeaseRouter;
 use crate::metrics::Metrics;
+use crate::read::ReadCache;
 use crate::upstream::{Connection, Lane, Reports, Settings};
 use crate::watch::WatchHub;
 
@@ -59,6 +60,7 @@ pub(crate) struct Worker {
     pub(crate) reports: Reports,
     pub(crate) watch: Arc<WatchHub>,
     pub(crate) lease: Arc<LeaseRouter>,
+    pub(crate) reads: Arc<ReadCache>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) endpoints: Arc<[Endpoint]>,

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::{ClientConnection, Open, Worker, connection};
 use crate::forward;
+use crate::read;
 use crate::rt::{self, Runtime};
 use crate::streams::{Multiplexer, Order, Streams};
 use crate::upstream::Connect;
@@ -75,6 +76,8 @@ pub(crate) struct Orders {
     pub(crate) watch: mpsc::UnboundedReceiver<Order<Hub>>,
     /// The lease router's.
     pub(crate) lease: mpsc::UnboundedReceiver<Order<Router>>,
+    /// The read cache's.
+    pub(crate) reads: mpsc::UnboundedReceiver<read::Order>,
 }
 
 /// Starts worker number `number`. It holds `alive` until it ends. The first one has the timers of the core's machines.
@@ -113,6 +116,7 @@ async fn run<R: Runtime>(
         mut connections,
         watch,
         lease,
+        mut reads,
     } = orders;
     let worker = Arc::new(worker);
     let orderly = worker.clone();
@@ -123,6 +127,16 @@ async fn run<R: Runtime>(
     });
     drive::<R, _>(&worker, &worker.watch, watch, has_timer);
     drive::<R, _>(&worker, &worker.lease, lease, has_timer);
+    let reader = worker.clone();
+    rt::spawn::<R>(async move {
+        while let Some(order) = reads.recv().await {
+            order.carry_out::<R>(reader.clone());
+        }
+    });
+    if has_timer {
+        let cache = worker.reads.clone();
+        rt::spawn::<R>(async move { cache.run_timer::<R>().await });
+    }
     while let Some((socket, open)) = sockets.recv().await {
         match R::adopt(socket) {
             Ok(stream) => {

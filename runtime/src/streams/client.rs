@@ -39,9 +39,8 @@ pub(crate) async fn serve<R: Runtime, M: Multiplexer>(
     let mut expiry = Expiry::<R>::new(head.deadline);
     let mut shutdown = worker.shutdown.clone();
     let messages = Messages::new(worker.limits.request_bytes_max);
-    let (id, outbox) = streams.open(caller);
     let mut call = Call {
-        stream: Stream { streams, id, outbox },
+        stream: Stream::open(streams, caller),
         requests: Requests::new(request.into_body(), messages),
         answer: Answer::Waiting { respond, head },
         chunks: VecDeque::new(),
@@ -68,14 +67,19 @@ pub(crate) async fn serve<R: Runtime, M: Multiplexer>(
 }
 
 /// A client's stream, as the machine knows it.
-struct Stream<M: Multiplexer> {
+pub(super) struct Stream<M: Multiplexer> {
     streams: Arc<Streams<M>>,
-    id: M::ClientId,
-    outbox: Arc<ClientOutbox>,
+    pub(super) id: M::ClientId,
+    pub(super) outbox: Arc<ClientOutbox>,
 }
 
 impl<M: Multiplexer> Stream<M> {
-    fn tell(&self, happened: Happened<M>) {
+    pub(super) fn open(streams: Arc<Streams<M>>, caller: Caller) -> Self {
+        let (id, outbox) = streams.open(caller);
+        Self { streams, id, outbox }
+    }
+
+    pub(super) fn tell(&self, happened: Happened<M>) {
         self.streams.handle(happened);
     }
 }

@@ -14,6 +14,7 @@
 //! client is in the machine's order, and nobody waits under the lock.
 
 mod client;
+mod inner;
 mod lock;
 mod outbox;
 mod shared;
@@ -29,8 +30,8 @@ use etcd_proxy_core::watch::{Caller, Status};
 use slotmap::Key;
 
 pub(crate) use client::serve;
+pub(crate) use inner::InnerClient;
 pub(crate) use shared::{Order, Streams};
-pub(crate) use upstream::UNAVAILABLE;
 
 use crate::rt::Runtime;
 use crate::server::Worker;
@@ -55,6 +56,9 @@ pub(crate) trait Multiplexer: Debug + Send + Sized + 'static {
 
     /// Something has happened.
     fn handle(&mut self, now: Instant, happened: Happened<Self>, actions: &mut Vec<Self::Action>);
+
+    /// The highest revision that a client was shown so far, or a higher one that the store has reached.
+    fn shown(&self) -> i64;
 
     /// When [`Happened::Timeout`] must come next.
     fn next_timeout(&self) -> Option<Instant>;

@@ -15,6 +15,7 @@ use super::outbox::Outbox;
 use super::upstream::{self, Open};
 use super::{Happened, Multiplexer, Wanted};
 use crate::machine::{self, Machine, Shared};
+use crate::read::Shown;
 use crate::rt::{self, Runtime};
 use crate::server::Worker;
 
@@ -66,6 +67,8 @@ struct State<M: Multiplexer> {
     actions: Vec<M::Action>,
     clients: SecondaryMap<M::ClientId, Arc<ClientOutbox>>,
     upstreams: SecondaryMap<M::UpstreamId, Arc<UpstreamOutbox>>,
+    /// What clients of the whole process have seen.
+    shown: Arc<Shown>,
     /// Where orders go: each to the next worker.
     workers: Vec<mpsc::UnboundedSender<Order<M>>>,
     next_worker: usize,
@@ -101,7 +104,12 @@ impl<M: Multiplexer> machine::After for After<M> {
 impl<M: Multiplexer> Streams<M> {
     /// A machine whose orders go to these workers, of which there is at least one. `name` is the part of its metrics'
     /// names that says whose they are.
-    pub(crate) fn new(machine: M, name: &str, workers: Vec<mpsc::UnboundedSender<Order<M>>>) -> Self {
+    pub(crate) fn new(
+        machine: M,
+        name: &str,
+        shown: Arc<Shown>,
+        workers: Vec<mpsc::UnboundedSender<Order<M>>>,
+    ) -> Self {
         let options = HistogramOpts::new(
             format!("etcd_proxy_{name}_delivery_duration_seconds"),
             format!("How long responses to {name} clients have waited in the proxy before they went to the connection."),
@@ -112,6 +120,7 @@ impl<M: Multiplexer> Streams<M> {
             actions: Vec::new(),
             clients: SecondaryMap::new(),
             upstreams: SecondaryMap::new(),
+            shown,
             workers,
             next_worker: 0,
             at_work: false,
@@ -213,6 +222,8 @@ impl<M: Multiplexer> State<M> {
     /// Carries out what the machine wants, as far as it must be done in order.
     fn carry_out(&mut self, now: time::Instant, after: &mut After<M>) {
         let mut actions = core::mem::take(&mut self.actions);
+        // Before anything goes out.
+        self.shown.raise(self.machine.shown());
         for action in actions.drain(..) {
             after
                 .wakers

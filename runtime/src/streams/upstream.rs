@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use etcd_proxy_core::endpoints;
+use etcd_proxy_core::grpc::decode_message;
 use etcd_proxy_core::watch::Status;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
@@ -26,7 +27,7 @@ use crate::upstream::{Connection, OpenCall, Report};
 
 /// gRPC codes.
 const UNKNOWN: u8 = 2;
-pub(crate) const UNAVAILABLE: u8 = 14;
+const UNAVAILABLE: u8 = 14;
 
 /// Messages of the member that are handled before other tasks have their turn.
 const MESSAGES_AT_ONCE: usize = 64;
@@ -252,6 +253,8 @@ fn status(fields: &HeaderMap) -> Status {
     let code = text(GRPC_STATUS).and_then(|code| code.parse().ok());
     Status {
         code: code.unwrap_or(UNKNOWN),
-        message: text(GRPC_MESSAGE).unwrap_or_default().to_owned().into(),
+        message: decode_message(text(GRPC_MESSAGE).unwrap_or_default())
+            .into_owned()
+            .into(),
     }
 }

@@ -4,6 +4,7 @@ mod channel;
 mod connection;
 mod control;
 mod lane;
+mod question;
 
 use core::time::Duration;
 
@@ -11,6 +12,7 @@ pub(crate) use channel::{Channel, trusts_progress};
 pub(crate) use connection::{Connection, OpenCall};
 pub(crate) use control::{Connect, Control, Report, Reports};
 pub(crate) use lane::{Lane, NoEndpoint};
+pub(crate) use question::{CHECK_PATIENCE, Question};
 
 use crate::cli;
 

@@ -13,9 +13,7 @@ use self::checks::Check;
 use crate::rt::{self, Runtime};
 use crate::server::Worker;
 use crate::streams::{Happened, Multiplexer, Streams, Wanted};
-use crate::upstream::{Connection, trusts_progress};
-
-pub(crate) use checks::CHECK_PATIENCE;
+use crate::upstream::{CHECK_PATIENCE, Connection, Question, trusts_progress};
 
 /// The hub, shared by all threads.
 pub(crate) type WatchHub = Streams<Hub>;
@@ -47,11 +45,16 @@ impl Multiplexer for Hub {
         self.handle(now, event, actions);
     }
 
+    fn shown(&self) -> i64 {
+        self.revision()
+    }
+
     fn next_timeout(&self) -> Option<time::Instant> {
         self.next_timeout()
     }
 
     fn wanted(action: Action) -> Wanted<Self> {
+        let ask = |id, question| Wanted::Ask(Check { id, question });
         match action {
             Action::Deliver(client, frame) => Wanted::Deliver(client, frame.head, frame.tail),
             Action::EndClient(client, status) => Wanted::EndClient(client, status),
@@ -72,14 +75,14 @@ impl Multiplexer for Hub {
                 check,
                 credentials,
                 key,
-            } => Wanted::Ask(Check::revision(check, credentials, key)),
+            } => ask(check, Question::revision(credentials, key, true)),
             Action::AskPermission {
                 check,
                 credentials,
                 key,
                 range_end,
-            } => Wanted::Ask(Check::permission(check, credentials, key, range_end)),
-            Action::ReadHeader(check) => Wanted::Ask(Check::header(check)),
+            } => ask(check, Question::permission(credentials, key, range_end)),
+            Action::ReadHeader(check) => ask(check, Question::header()),
         }
     }
 

@@ -45,7 +45,12 @@ tls-min-version string TLS1.2
 trusted-ca-file string
 ";
 
-const OURS: [&str; 9] = [
+const OURS: [&str; 14] = [
+    "cache",
+    "cache-linearizable",
+    "cache-prefixes",
+    "cache-size",
+    "cache-staleness",
     "dial-timeout",
     "embedded",
     "endpoint-probe-interval",

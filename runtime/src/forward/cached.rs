@@ -1,0 +1,116 @@
+//! Where calls and the cache of reads meet.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use etcd_proxy_core::grpc::{Code, decode_message, framed};
+use etcd_proxy_core::read::ReadTicket;
+use etcd_proxy_core::watch::Status;
+use h2::server::SendResponse;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Response};
+
+use super::answer::{GRPC_MESSAGE, GRPC_STATUS, status_fields};
+use super::exchange::{self, Answer, AnswerEnd, Client, Unanswered, trailers};
+use crate::read::{Admitted, Part, ReadCache, Reply};
+use crate::rt::Runtime;
+
+/// An answer from the cache is sent in one piece up to this many bytes. A larger one isn't copied.
+const COPIED_BYTES_MAX: usize = 4 * 1024;
+
+/// The gRPC code of an answer without one.
+const UNKNOWN: u8 = Code::Unknown.number();
+
+/// What becomes of a read.
+pub(super) enum Looked {
+    /// A message with its prefix.
+    Answer(VecDeque<Bytes>),
+    Refused(Status),
+    Forward(Option<ReadTicket>),
+}
+
+/// Asks the cache, and waits if it says so.
+///
+/// # Errors
+/// When the client doesn't want the answer any more.
+pub(super) async fn look_up<R: Runtime>(
+    reads: &Arc<ReadCache>,
+    request: &Bytes,
+    client: &mut Client<'_, R>,
+) -> Result<Looked, Unanswered> {
+    let mut admitted = reads.read(request);
+    loop {
+        return Ok(match admitted {
+            Admitted::Answer(answer) if answer.body.len() <= COPIED_BYTES_MAX => {
+                let mut whole = BytesMut::with_capacity(answer.head.len() + answer.body.len());
+                whole.extend_from_slice(&answer.head);
+                whole.extend_from_slice(&answer.body);
+                Looked::Answer(VecDeque::from([whole.freeze()]))
+            }
+            Admitted::Answer(answer) => Looked::Answer(VecDeque::from([answer.head, answer.body])),
+            Admitted::Shared(Ok(message)) => Looked::Answer(VecDeque::from([framed(&message)])),
+            Admitted::Shared(Err(status)) => Looked::Refused(status),
+            Admitted::Forward(ticket) => Looked::Forward(ticket),
+            Admitted::Wait(mut waiting) => {
+                admitted = client.patient(|cx| waiting.poll(cx)).await?;
+                continue;
+            }
+        });
+    }
+}
+
+/// The head of an answer: its content type is the request's.
+fn head(request: &HeaderMap) -> Response<()> {
+    let mut response = Response::new(());
+    let content_type = request.get(CONTENT_TYPE).cloned();
+    let content_type = content_type.unwrap_or(HeaderValue::from_static("application/grpc"));
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+/// Answers with a message.
+pub(super) async fn deliver(data: VecDeque<Bytes>, request: &HeaderMap, respond: SendResponse<Bytes>) {
+    let answer = Answer {
+        head: head(request),
+        chunks: data,
+        end: AnswerEnd::Complete(Some(status_fields(0, ""))),
+    };
+    exchange::deliver(answer, respond).await;
+}
+
+/// Answers with a status.
+pub(super) fn refuse(status: &Status, request: &HeaderMap, mut respond: SendResponse<Bytes>) {
+    let mut response = head(request);
+    response
+        .headers_mut()
+        .extend(status_fields(status.code, &status.message));
+    // An error means that the client has gone.
+    let _ = respond.send_response(response, true);
+}
+
+/// Tells the cache what a call is about to be answered.
+pub(super) fn tell(part: Part, answer: &Answer) {
+    if part.is_none() {
+        return;
+    }
+    let fields = trailers(answer);
+    let field = |name| fields.and_then(|fields| fields.get(name)?.to_str().ok());
+    let code = match fields {
+        Some(_) => field(GRPC_STATUS)
+            .and_then(|code| code.parse().ok())
+            .unwrap_or(UNKNOWN),
+        // As the answer goes on.
+        None => 0,
+    };
+    let data = match &answer.chunks {
+        chunks if chunks.len() == 1 => chunks[0].clone(),
+        chunks => chunks.iter().flat_map(|chunk| &chunk[..]).copied().collect(),
+    };
+    part.answered(&Reply {
+        code,
+        message: &decode_message(field(GRPC_MESSAGE).unwrap_or_default()),
+        data,
+        is_whole: matches!(answer.end, AnswerEnd::Complete(_)),
+    });
+}

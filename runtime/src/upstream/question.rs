@@ -1,0 +1,163 @@
+//! Questions that the proxy itself has for the cluster: of each answer only the header counts, or the status.
+
+use core::time::Duration;
+use std::error::Error as _;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use etcd_proxy_core::grpc::Code;
+use etcd_proxy_core::watch::{Header, Status};
+use etcd_proxy_proto::etcdserverpb::kv_client::KvClient;
+use etcd_proxy_proto::etcdserverpb::{RangeRequest, ResponseHeader, TxnRequest};
+use tonic::metadata::{AsciiMetadataValue, MetadataValue};
+
+use super::{Channel, Connection};
+use crate::rt::{self, Runtime};
+
+use crate::server::Worker;
+
+/// gRPC's UNAVAILABLE.
+const UNAVAILABLE: u8 = Code::Unavailable.number();
+
+/// How long an answer may take. Whoever asks asks again, so that a question that got lost doesn't keep its clients waiting
+/// for all the time they have.
+pub(crate) const CHECK_PATIENCE: Duration = Duration::from_millis(2500);
+
+/// A revision that no store reaches: a server looks at the permission first, then at the revision, then at keys.
+const NO_REVISION: i64 = i64::MAX - 1;
+
+/// A question.
+#[derive(Debug)]
+pub(crate) struct Question {
+    asked: Asked,
+    credentials: Option<Bytes>,
+    require_leader: bool,
+}
+
+#[derive(Debug)]
+enum Asked {
+    Range(RangeRequest),
+    Txn(TxnRequest),
+}
+
+impl Question {
+    /// The revision of the store, read with the right to read `key`. Linearizable: of the cluster's, by a member that has a
+    /// leader; otherwise of the member's.
+    pub(crate) fn revision(credentials: Option<Bytes>, key: Bytes, linearizable: bool) -> Self {
+        let request = RangeRequest {
+            key,
+            keys_only: true,
+            serializable: !linearizable,
+            ..RangeRequest::default()
+        };
+        Self {
+            asked: Asked::Range(request),
+            credentials,
+            require_leader: linearizable,
+        }
+    }
+
+    /// A header, for nobody in particular.
+    pub(crate) fn header() -> Self {
+        Self {
+            asked: Asked::Txn(TxnRequest::default()),
+            credentials: None,
+            require_leader: false,
+        }
+    }
+
+    /// Whether a range may be read.
+    pub(crate) fn permission(credentials: Option<Bytes>, key: Bytes, range_end: Bytes) -> Self {
+        let request = RangeRequest {
+            key,
+            range_end,
+            revision: NO_REVISION,
+            serializable: true,
+            ..RangeRequest::default()
+        };
+        Self {
+            asked: Asked::Range(request),
+            credentials,
+            require_leader: false,
+        }
+    }
+
+    /// Asks the member in use.
+    ///
+    /// # Errors
+    /// The member's status, or UNAVAILABLE when there is no answer in time.
+    pub(crate) async fn ask<R: Runtime>(self, worker: &Worker) -> Result<Header, Status> {
+        let until = Instant::now() + CHECK_PATIENCE;
+        let answer = rt::timeout_at::<R, _>(until, async {
+            let connection = worker.lane.connection::<R>(None, until).await;
+            let connection =
+                connection.map_err(|_| Status::new(UNAVAILABLE, "no endpoint can be reached"))?;
+            self.ask_on(connection).await
+        });
+        let late = || Err(Status::new(UNAVAILABLE, "no answer in time"));
+        answer.await.unwrap_or_else(|_| late())
+    }
+
+    async fn ask_on(self, connection: Arc<Connection>) -> Result<Header, Status> {
+        let channel = Channel::new(connection);
+        let origin = channel.origin();
+        let mut client = KvClient::with_origin(channel, origin);
+        let token = self.credentials.as_deref();
+        let header = match self.asked {
+            Asked::Range(range) => {
+                let request = with_metadata(range, token, self.require_leader)?;
+                let response = client.range(request).await;
+                response.map(|response| response.into_inner().header)
+            }
+            Asked::Txn(txn) => {
+                let request = with_metadata(txn, token, self.require_leader)?;
+                let response = client.txn(request).await;
+                response.map(|response| response.into_inner().header)
+            }
+        };
+        match header {
+            Ok(header) => Ok(of_response(header)),
+            // From the transport: no answer at all.
+            Err(status) if status.source().is_some() => Err(Status::new(UNAVAILABLE, "connection lost")),
+            Err(status) => Err(Status {
+                // A gRPC code is 0 to 16.
+                code: status.code() as u8,
+                message: status.message().to_owned().into(),
+            }),
+        }
+    }
+}
+
+fn with_metadata<T>(
+    message: T,
+    token: Option<&[u8]>,
+    require_leader: bool,
+) -> Result<tonic::Request<T>, Status> {
+    let mut request = tonic::Request::new(message);
+    if let Some(token) = token {
+        request.metadata_mut().insert("token", metadata_value(token)?);
+    }
+    if require_leader {
+        let metadata = request.metadata_mut();
+        metadata.insert("hasleader", MetadataValue::from_static("true"));
+    }
+    Ok(request)
+}
+
+/// A token that came in a header goes out in one.
+fn metadata_value(token: &[u8]) -> Result<AsciiMetadataValue, Status> {
+    const INVALID_ARGUMENT: u8 = 3;
+    let invalid = Status::new(INVALID_ARGUMENT, "the token is no valid header");
+    AsciiMetadataValue::try_from(token).map_err(|_| invalid)
+}
+
+fn of_response(header: Option<ResponseHeader>) -> Header {
+    let header = header.unwrap_or_default();
+    Header {
+        cluster_id: header.cluster_id,
+        member_id: header.member_id,
+        revision: header.revision,
+        raft_term: header.raft_term,
+    }
+}
