@@ -7,6 +7,7 @@ pub mod etcdctl;
 pub mod fake;
 pub mod frames;
 pub mod leaderless;
+pub mod linearizable;
 pub mod metrics;
 pub mod process;
 pub mod procstat;

@@ -10,6 +10,12 @@ use tokio::{
 /// A member that is busy may take its time.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// Where members serve their metrics.
+pub const MEMBER: &str = "/metrics";
+
+/// Where the proxy serves its own.
+pub const PROXY: &str = "/proxy/metrics";
+
 /// Watchers that the member at `host:port` holds.
 ///
 /// # Errors
@@ -23,18 +29,19 @@ pub async fn watchers(member: &str) -> io::Result<u64> {
 /// # Errors
 /// When the member can't be asked, or has no such metric.
 pub async fn metric(member: &str, name: &str) -> io::Result<f64> {
-    sum(&text(member).await?, name).ok_or_else(|| io::Error::other(format!("{member} has no metric {name}")))
+    sum(&text(member, MEMBER).await?, name)
+        .ok_or_else(|| io::Error::other(format!("{member} has no metric {name}")))
 }
 
-/// All metrics of the member at `host:port`.
+/// All metrics that are served at `host:port` under a path.
 ///
 /// # Errors
-/// When it can't be asked.
-pub async fn text(member: &str) -> io::Result<String> {
+/// When nothing answers.
+pub async fn text(address: &str, path: &str) -> io::Result<String> {
     let asked = async {
-        let mut stream = TcpStream::connect(member).await?;
+        let mut stream = TcpStream::connect(address).await?;
         // In version 1.0 the body comes in one piece: chunks may tear a line.
-        let request = format!("GET /metrics HTTP/1.0\r\nHost: {member}\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).await?;

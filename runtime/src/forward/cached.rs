@@ -1,26 +1,37 @@
 //! Where calls and the cache of reads meet.
 
+use core::time::Duration;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use etcd_proxy_core::grpc::{Code, decode_message, framed};
+use etcd_proxy_core::grpc::{Code, MESSAGE_PREFIX_LEN, decode_message, framed};
 use etcd_proxy_core::read::ReadTicket;
 use etcd_proxy_core::watch::Status;
 use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Response};
 
+use super::Call;
 use super::answer::{GRPC_MESSAGE, GRPC_STATUS, status_fields};
-use super::exchange::{self, Answer, AnswerEnd, Client, Unanswered, trailers};
+use super::exchange::{self, Answer, AnswerEnd, Client, Payload, Unanswered, attempt, trailers};
+use super::head::Head;
 use crate::read::{Admitted, Part, ReadCache, Reply};
-use crate::rt::Runtime;
+use crate::rt::{self, Runtime};
+use crate::upstream::Connection;
 
 /// An answer from the cache is sent in one piece up to this many bytes. A larger one isn't copied.
 const COPIED_BYTES_MAX: usize = 4 * 1024;
 
 /// The gRPC code of an answer without one.
 const UNKNOWN: u8 = Code::Unknown.number();
+
+/// The end of a `RangeRequest` that makes it linearizable whatever is before it: the last value of a field counts.
+const LINEARIZABLE: [u8; 2] = [7 << 3, 0];
+
+/// How long a member that is behind may take to catch up.
+const REFRESH_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What becomes of a read.
 pub(super) enum Looked {
@@ -91,9 +102,13 @@ pub(super) fn refuse(status: &Status, request: &HeaderMap, mut respond: SendResp
 
 /// Tells the cache what a call is about to be answered.
 pub(super) fn tell(part: Part, answer: &Answer) {
-    if part.is_none() {
-        return;
+    if !part.is_none() {
+        part.answered(&reply(answer));
     }
+}
+
+/// What the cache is told of an answer.
+fn reply(answer: &Answer) -> Reply<'_> {
     let fields = trailers(answer);
     let field = |name| fields.and_then(|fields| fields.get(name)?.to_str().ok());
     let code = match fields {
@@ -107,10 +122,40 @@ pub(super) fn tell(part: Part, answer: &Answer) {
         chunks if chunks.len() == 1 => chunks[0].clone(),
         chunks => chunks.iter().flat_map(|chunk| &chunk[..]).copied().collect(),
     };
-    part.answered(&Reply {
+    Reply {
         code,
-        message: &decode_message(field(GRPC_MESSAGE).unwrap_or_default()),
+        message: decode_message(field(GRPC_MESSAGE).unwrap_or_default()),
         data,
         is_whole: matches!(answer.end, AnswerEnd::Complete(_)),
-    });
+    }
+}
+
+/// Takes care that a client's store doesn't go back when the proxy goes to another member: a serializable read whose answer
+/// is older than what was shown is asked once more, as a linearizable one. If that isn't answered, there is no newer state
+/// to be had.
+pub(super) async fn refreshed<R: Runtime>(
+    call: &Call,
+    connection: &Arc<Connection>,
+    head: &Head,
+    payload: &Payload,
+    client: &mut Client<'_, R>,
+    part: &Part,
+    answer: Answer,
+) -> Answer {
+    if part.is_none() || !part.is_old(&reply(&answer)) {
+        return answer;
+    }
+    let mut message = payload.data[MESSAGE_PREFIX_LEN..].to_vec();
+    message.extend_from_slice(&LINEARIZABLE);
+    let payload = Payload {
+        data: framed(&message),
+        trailers: None,
+        only_head: false,
+    };
+    let request = head.again(connection, call.deadline);
+    let fresh = attempt(call, connection, request, &payload, client);
+    match rt::timeout_at::<R, _>(Instant::now() + REFRESH_PATIENCE, fresh).await {
+        Ok(Ok(fresh)) if reply(&fresh).code == 0 => fresh,
+        _ => answer,
+    }
 }

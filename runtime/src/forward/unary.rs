@@ -56,8 +56,9 @@ pub(super) async fn forward<R: Runtime>(
                 respond: &mut respond,
                 expiry: &mut expiry,
             };
+            let floor = reads.shown();
             match cached::look_up(&reads, &message, &mut client).await {
-                Ok(Looked::Forward(ticket)) => Part::read(&reads, ticket),
+                Ok(Looked::Forward(ticket)) => Part::read(&reads, ticket, floor),
                 Ok(Looked::Answer(data)) => return cached::deliver(data, &parts.headers, respond).await,
                 Ok(Looked::Refused(status)) => return cached::refuse(&status, &parts.headers, respond),
                 Err(Unanswered::Expired) => return answer::refuse(respond, Status::deadline_exceeded()),
@@ -87,6 +88,8 @@ pub(super) async fn forward<R: Runtime>(
             }
             Ok(answer) => {
                 let answer = leader::redirect(&call, &connection, &head, &payload, &mut client, answer).await;
+                let answer =
+                    cached::refreshed(&call, &connection, &head, &payload, &mut client, &part, answer).await;
                 cached::tell(part, &answer);
                 return deliver(answer, respond).await;
             }

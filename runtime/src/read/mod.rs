@@ -250,6 +250,11 @@ impl ReadCache {
             .with(|state, now, after| state.handle(now, event, after));
     }
 
+    /// What clients have been shown.
+    pub(crate) fn shown(&self) -> i64 {
+        self.shown.get()
+    }
+
     /// Tells what a reply that is about to go out shows.
     pub(crate) fn show(&self, revision: i64) {
         self.shown.raise(revision);

@@ -1,5 +1,6 @@
 //! A call's part in the cache, from before it is forwarded to its end.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,6 +19,8 @@ use super::{ReadCache, Role};
 pub(crate) struct Part {
     cache: Arc<ReadCache>,
     kind: Option<Kind>,
+    /// Clients had been shown this revision before the call came, if the call is a read.
+    floor: i64,
 }
 
 enum Kind {
@@ -34,7 +37,7 @@ enum Kind {
 pub(crate) struct Reply<'a> {
     /// 0 if it wasn't told yet, because the answer is large.
     pub(crate) code: u8,
-    pub(crate) message: &'a str,
+    pub(crate) message: Cow<'a, str>,
     /// What came of it, with its prefix.
     pub(crate) data: Bytes,
     /// That is all of it.
@@ -66,15 +69,27 @@ impl Part {
         Self {
             cache: cache.clone(),
             kind,
+            floor: match request {
+                Some(_) if role == Role::Read => cache.shown(),
+                _ => 0,
+            },
         }
     }
 
-    /// The part of a read that is forwarded, with the ticket that it has.
-    pub(crate) fn read(cache: &Arc<ReadCache>, ticket: Option<ReadTicket>) -> Self {
+    /// The part of a read that is forwarded, with the ticket that it has, and the floor that it came with.
+    pub(crate) fn read(cache: &Arc<ReadCache>, ticket: Option<ReadTicket>, floor: i64) -> Self {
         Self {
             cache: cache.clone(),
             kind: Some(ticket.map_or(Kind::Shows, Kind::Read)),
+            floor,
         }
+    }
+
+    /// Whether this is the answer to a read that shows an older state than clients have seen: the member in use is behind
+    /// the one before.
+    pub(crate) fn is_old(&self, reply: &Reply<'_>) -> bool {
+        let revision = || revision_of(&reply.message()?);
+        self.floor > 0 && reply.code == 0 && revision().is_some_and(|revision| revision < self.floor)
     }
 
     /// The call is about to be answered with this.
@@ -153,7 +168,7 @@ fn read_outcome(reply: &Reply<'_>, message: Option<Bytes>) -> ReadOutcome {
         (0, _) => ReadOutcome::TooLarge,
         (code, _) => ReadOutcome::Failed(Status {
             code,
-            message: reply.message.to_owned().into(),
+            message: reply.message.clone().into_owned().into(),
         }),
     }
 }

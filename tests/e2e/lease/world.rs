@@ -199,7 +199,7 @@ pub(crate) struct Counts {
 impl Counts {
     /// Asks the member at `host:port`; None when it doesn't answer.
     pub(crate) async fn of(member: &str) -> Option<Self> {
-        let text = metrics::text(member).await.ok()?;
+        let text = metrics::text(member, metrics::MEMBER).await.ok()?;
         let of_heartbeats = |name: &str| {
             let is_one = |labels: &str| labels.contains("grpc_method=\"LeaseKeepAlive\"");
             metrics::sum_where(&text, name, is_one).map(|value| value as u64)
