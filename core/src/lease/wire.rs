@@ -1,5 +1,6 @@
 //! The two messages of a heartbeat, read as far as the router needs them.
 
+use crate::wire::header::read_header;
 use crate::wire::read::{Malformed, Reader};
 
 /// The lease that a heartbeat is for.
@@ -34,15 +35,7 @@ impl Answer {
         let mut reader = Reader::all("LeaseKeepAliveResponse", message);
         while let Some(field) = reader.next()? {
             match field.number {
-                1 => {
-                    let at = field.bytes("Header")?;
-                    let mut header = Reader::new("ResponseHeader", message, at);
-                    while let Some(field) = header.next()? {
-                        if field.number == 3 {
-                            answer.revision = field.int64("Revision")?;
-                        }
-                    }
-                }
+                1 => answer.revision = read_header(message, field.bytes("Header")?)?.revision,
                 2 => answer.id = field.int64("ID")?,
                 3 => answer.ttl = field.int64("TTL")?,
                 _ => {}

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::types::{Answer, Header};
 use crate::grpc::MESSAGE_PREFIX_LEN;
+use crate::wire::header;
 use crate::wire::read::{Malformed, Reader};
 
 /// The tag of the header, field 1 of all responses.
@@ -22,18 +23,7 @@ pub(super) fn read_header(response: &[u8]) -> Result<(Header, usize), Malformed>
         return Err(Malformed::Implausible);
     }
     let at = first.bytes("Header")?;
-    let mut header = Header::default();
-    let mut reader = Reader::new("ResponseHeader", response, at);
-    while let Some(field) = reader.next()? {
-        match field.number {
-            1 => header.cluster_id = field.varint("ClusterId")?,
-            2 => header.member_id = field.varint("MemberId")?,
-            3 => header.revision = field.int64("Revision")?,
-            4 => header.raft_term = field.varint("RaftTerm")?,
-            _ => {}
-        }
-    }
-    Ok((header, at.1))
+    Ok((header::read_header(response, at)?, at.1))
 }
 
 /// The revision in the header of a response of any kind, of which the beginning is enough.

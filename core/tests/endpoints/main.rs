@@ -7,6 +7,8 @@ mod count;
 mod faults;
 mod oracle;
 mod regressions;
+#[path = "../common/seeds.rs"]
+mod seeds;
 mod sim;
 mod story;
 mod trace;
@@ -16,20 +18,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use count::Counts;
 use proptest::prelude::*;
+use seeds::number_from_environment;
 use story::{Outcome, run};
 
 /// Seeds of one run of the tests.
 const SEEDS: u64 = 3_000;
-
-#[expect(clippy::disallowed_methods, reason = "the tests aren't the core")]
-fn number_from_environment(name: &str) -> Option<u64> {
-    let value = std::env::var(name).ok()?;
-    Some(
-        value
-            .parse()
-            .unwrap_or_else(|_| panic!("{name} isn't a number: {value}")),
-    )
-}
 
 /// Runs a seed twice; if it fails, once more with its trace on stderr.
 fn run_and_replay(seed: u64) -> Outcome {

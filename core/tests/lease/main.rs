@@ -2,9 +2,13 @@
 //!
 //! `SIM_SEEDS=100000` sets the number of seeds, `SIM_SEED=7` replays one.
 
+#[path = "../common/agenda.rs"]
+mod agenda;
 mod client;
 mod counts;
 mod regressions;
+#[path = "../common/seeds.rs"]
+mod seeds;
 mod server;
 mod sim;
 mod world;
@@ -15,33 +19,11 @@ use sim::run;
 /// Seeds of one run of the tests.
 const SEEDS: u64 = 1_000;
 
-#[expect(clippy::disallowed_methods, reason = "the tests aren't the core")]
-fn number_from_environment(name: &str) -> Option<u64> {
-    let value = std::env::var(name).ok()?;
-    Some(
-        value
-            .parse()
-            .unwrap_or_else(|_| panic!("{name} isn't a number: {value}")),
-    )
-}
-
 #[test]
 fn many_seeds() {
-    if let Some(seed) = number_from_environment("SIM_SEED") {
-        run(seed, true);
-        return;
-    }
     let mut counts = Counts::default();
-    for seed in 0..number_from_environment("SIM_SEEDS").unwrap_or(SEEDS) {
-        let outcome = std::panic::catch_unwind(|| run(seed, false));
-        let (trace, happened) = outcome.unwrap_or_else(|panic| {
-            eprintln!("seed {seed} fails; replay it with SIM_SEED={seed}");
-            std::panic::resume_unwind(panic)
-        });
-        if seed % 8 == 0 {
-            assert_eq!(run(seed, false).0, trace, "two runs of seed {seed} differ");
-        }
-        counts.add(&happened);
+    if !seeds::run_all(SEEDS, run, |happened| counts.add(&happened)) {
+        return;
     }
     eprintln!("{counts:?}");
     counts.check();

@@ -5,6 +5,7 @@ use alloc::string::String;
 use bytes::Bytes;
 
 use crate::watch::types::Header;
+use crate::wire::header::read_header;
 use crate::wire::read::{Malformed, Reader, Value};
 
 /// A `WatchResponse`, its events still encoded.
@@ -53,21 +54,6 @@ impl Response {
         }
         Ok(response)
     }
-}
-
-fn read_header(message: &[u8], at: (usize, usize)) -> Result<Header, Malformed> {
-    let mut header = Header::default();
-    let mut reader = Reader::new("ResponseHeader", message, at);
-    while let Some(field) = reader.next()? {
-        match field.number {
-            1 => header.cluster_id = field.varint("ClusterId")?,
-            2 => header.member_id = field.varint("MemberId")?,
-            3 => header.revision = field.int64("Revision")?,
-            4 => header.raft_term = field.varint("RaftTerm")?,
-            _ => {}
-        }
-    }
-    Ok(header)
 }
 
 /// Where the parts of an event are in the message that it came in.

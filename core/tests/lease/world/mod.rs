@@ -14,6 +14,7 @@ use etcd_proxy_proto::etcdserverpb::LeaseKeepAliveRequest;
 use fastrand::Rng;
 use prost::Message;
 
+use crate::agenda::Entry;
 use crate::client::{Client, heartbeat};
 use crate::server::{Cluster, Stream, Token};
 
@@ -38,40 +39,13 @@ pub(crate) enum What {
 }
 
 #[derive(Debug)]
-struct Entry {
-    at: Instant,
-    number: u64,
-    what: What,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
-    }
-}
-
-impl Eq for Entry {}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
-
-#[derive(Debug)]
 pub(crate) struct World {
     pub(crate) router: Router,
     pub(crate) config: Config,
     pub(crate) now: Instant,
     pub(crate) step: u64,
     pub(crate) rng: Rng,
-    heap: BinaryHeap<Reverse<Entry>>,
+    heap: BinaryHeap<Reverse<Entry<What>>>,
     pub(crate) cluster: Cluster,
     pub(crate) streams: BTreeMap<UpstreamId, Stream>,
     pub(crate) clients: BTreeMap<ClientId, Client>,

@@ -15,6 +15,7 @@ use etcd_proxy_core::read::{
 use etcd_proxy_core::time::Instant;
 use fastrand::Rng;
 
+use crate::agenda::Entry;
 use crate::cluster::Cluster;
 use crate::oracle::Told;
 
@@ -50,33 +51,6 @@ pub(crate) enum What {
     WriteArrive(usize),
     WriteReply(usize, Option<i64>),
     WriteTimeout(usize),
-}
-
-#[derive(Debug)]
-struct Entry {
-    at: Instant,
-    number: u64,
-    what: What,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
-    }
-}
-
-impl Eq for Entry {}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
 }
 
 /// How bad the world is.
@@ -126,7 +100,7 @@ pub(crate) struct World {
     pub(crate) now: Instant,
     pub(crate) step: u64,
     pub(crate) rng: Rng,
-    heap: BinaryHeap<Reverse<Entry>>,
+    heap: BinaryHeap<Reverse<Entry<What>>>,
     pub(crate) cluster: Cluster,
     pub(crate) faults: Faults,
     pub(crate) readers: Vec<Reader>,
