@@ -5,7 +5,7 @@
 //! `self`: an adapter's executor, reactor and timers are found through the current thread, as both
 //! tokio and async-io have it.
 
-use core::future::Future;
+use core::future::{Future, poll_fn};
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
@@ -137,6 +137,19 @@ pub(crate) fn sleep<R: Runtime>(wait: Duration) -> R::Sleep {
     R::sleep_until(Instant::now() + wait)
 }
 
+/// Lets other tasks of the thread have their turn.
+pub(crate) async fn yield_now() {
+    let mut had_their_turn = false;
+    poll_fn(|cx| {
+        if core::mem::replace(&mut had_their_turn, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// The deadline passed first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Elapsed;
@@ -148,7 +161,7 @@ pub(crate) async fn timeout_at<R: Runtime, F: Future>(
 ) -> Result<F::Output, Elapsed> {
     let mut future = core::pin::pin!(future);
     let mut sleep = core::pin::pin!(R::sleep_until(deadline));
-    core::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+    poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(Ok(output)),
         Poll::Pending => sleep.as_mut().poll(cx).map(|()| Err(Elapsed)),
     })

@@ -37,7 +37,7 @@ mod hub;
 mod index;
 mod types;
 mod version;
-pub(crate) mod wire;
+mod wire;
 
 pub use hub::Hub;
 pub use types::{

@@ -27,6 +27,9 @@ const COPIED_BYTES_MAX: usize = 4 * 1024;
 /// The gRPC code of an answer without one.
 const UNKNOWN: u8 = Code::Unknown.number();
 
+/// More than a gRPC prefix and the header of a response.
+const HEAD_BYTES: usize = 128;
+
 /// The end of a `RangeRequest` that makes it linearizable whatever is before it: the last value of a field counts.
 const LINEARIZABLE: [u8; 2] = [7 << 3, 0];
 
@@ -103,12 +106,13 @@ pub(super) fn refuse(status: &Status, request: &HeaderMap, mut respond: SendResp
 /// Tells the cache what a call is about to be answered.
 pub(super) fn tell(part: Part, answer: &Answer) {
     if !part.is_none() {
-        part.answered(&reply(answer));
+        let reply = reply(answer, part.wants_all());
+        part.answered(&reply);
     }
 }
 
-/// What the cache is told of an answer.
-fn reply(answer: &Answer) -> Reply<'_> {
+/// What the cache is told of an answer: all of it, if that is wanted and it was taken in as a whole, or its beginning.
+fn reply(answer: &Answer, all: bool) -> Reply<'_> {
     let fields = trailers(answer);
     let field = |name| fields.and_then(|fields| fields.get(name)?.to_str().ok());
     let code = match fields {
@@ -118,16 +122,30 @@ fn reply(answer: &Answer) -> Reply<'_> {
         // As the answer goes on.
         None => 0,
     };
-    let data = match &answer.chunks {
-        chunks if chunks.len() == 1 => chunks[0].clone(),
-        chunks => chunks.iter().flat_map(|chunk| &chunk[..]).copied().collect(),
-    };
+    let is_whole = matches!(answer.end, AnswerEnd::Complete(_));
+    let enough = if all && is_whole { usize::MAX } else { HEAD_BYTES };
     Reply {
         code,
         message: decode_message(field(GRPC_MESSAGE).unwrap_or_default()),
-        data,
-        is_whole: matches!(answer.end, AnswerEnd::Complete(_)),
+        data: joined(&answer.chunks, enough),
+        is_whole,
     }
+}
+
+/// The first chunks, as many as have so many bytes. Often that is one, and it isn't copied.
+fn joined(chunks: &VecDeque<Bytes>, enough: usize) -> Bytes {
+    let first = chunks.front().cloned().unwrap_or_default();
+    if first.len() >= enough || chunks.len() < 2 {
+        return first;
+    }
+    let mut joined = BytesMut::new();
+    for chunk in chunks {
+        if joined.len() >= enough {
+            break;
+        }
+        joined.extend_from_slice(chunk);
+    }
+    joined.freeze()
 }
 
 /// Takes care that a client's store doesn't go back when the proxy goes to another member: a serializable read whose answer
@@ -142,7 +160,7 @@ pub(super) async fn refreshed<R: Runtime>(
     part: &Part,
     answer: Answer,
 ) -> Answer {
-    if part.is_none() || !part.is_old(&reply(&answer)) {
+    if part.is_none() || !part.is_old(&reply(&answer, false)) {
         return answer;
     }
     let mut message = payload.data[MESSAGE_PREFIX_LEN..].to_vec();
@@ -155,7 +173,7 @@ pub(super) async fn refreshed<R: Runtime>(
     let request = head.again(connection, call.deadline);
     let fresh = attempt(call, connection, request, &payload, client);
     match rt::timeout_at::<R, _>(Instant::now() + REFRESH_PATIENCE, fresh).await {
-        Ok(Ok(fresh)) if reply(&fresh).code == 0 => fresh,
+        Ok(Ok(fresh)) if reply(&fresh, false).code == 0 => fresh,
         _ => answer,
     }
 }

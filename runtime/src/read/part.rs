@@ -38,7 +38,7 @@ pub(crate) struct Reply<'a> {
     /// 0 if it wasn't told yet, because the answer is large.
     pub(crate) code: u8,
     pub(crate) message: Cow<'a, str>,
-    /// What came of it, with its prefix.
+    /// What came of it, with its prefix; the beginning, unless all of it is wanted.
     pub(crate) data: Bytes,
     /// That is all of it.
     pub(crate) is_whole: bool,
@@ -131,6 +131,11 @@ impl Part {
         if self.kind.is_some() {
             self.cache.tell(Event::Unsure);
         }
+    }
+
+    /// Whether all of the answer counts, and not just its header.
+    pub(crate) fn wants_all(&self) -> bool {
+        matches!(self.kind, Some(Kind::Read(_)))
     }
 
     /// Whether there is nothing to tell.

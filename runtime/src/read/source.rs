@@ -22,6 +22,9 @@ use crate::streams::InnerClient;
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
+/// Messages that are handled before other tasks have their turn.
+const MESSAGES_AT_ONCE: usize = 64;
+
 /// What the cache keeps of its watch. The watch ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Control {
@@ -120,7 +123,12 @@ async fn watch(worker: &Worker, progress: &Notify, watch: WatchId, ranges: &[Key
     };
     // What each watcher is complete from: its events come after this.
     let mut started = 0;
+    let mut messages = 0;
     loop {
+        messages += 1;
+        if messages % MESSAGES_AT_ONCE == 0 {
+            rt::yield_now().await;
+        }
         let message = tokio::select! {
             message = client.next() => message,
             () = progress.notified() => {
