@@ -1,9 +1,10 @@
 //! Which answers become entries: the cache alone, with answers that come when a test says so.
 
 use bytes::Bytes;
+use etcd_proxy_core::range::KeyRange;
 use etcd_proxy_core::read::{
-    Action, Actions, Admission, Cache, Config, Event, ReadOutcome, ReadTicket, Resolution, Status, WaiterId,
-    WatchId,
+    Action, Actions, Admission, Cache, Config, Event, ReadOutcome, ReadTicket, Resolution, Scope, Status,
+    WaiterId, WatchId,
 };
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_proto::etcdserverpb::{RangeResponse, ResponseHeader};
@@ -34,8 +35,12 @@ fn reply(revision: i64) -> ReadOutcome {
 impl Alone {
     /// A cache whose watch has started at this revision.
     fn new(revision: i64) -> (Self, WatchId) {
+        Self::with(Config::default(), revision)
+    }
+
+    fn with(config: Config, revision: i64) -> (Self, WatchId) {
         let mut alone = Self {
-            cache: Cache::new(Config::default(), 1),
+            cache: Cache::new(config, 1),
             now: Instant::ZERO,
             actions: Actions::new(),
         };
@@ -240,4 +245,42 @@ fn what_was_asked_before_auth_changed_is_not_cached() {
     assert_eq!(cache.entries(), 1);
     cache.complete(before, reply(4));
     assert_eq!(cache.entries(), 1);
+}
+
+/// With several ranges the events of one tell nothing of the others: only progress tells how far the watch has come. What an
+/// event has touched is known all the same.
+#[test]
+fn events_of_one_of_several_ranges() {
+    let config = Config {
+        scope: Scope::Ranges(vec![KeyRange::prefix(b"a"), KeyRange::prefix(b"o")]),
+        ..Config::default()
+    };
+    let (mut cache, watch) = Alone::with(config, 4);
+    let ticket = cache.forwarded("a1");
+    cache.complete(ticket, reply(4));
+    cache.changed(watch, 7, "a2");
+    assert_eq!((cache.cache.stats().watched, cache.entries()), (4, 1));
+    // A member that is behind the event, though not behind what the watch is known to have.
+    for (revision, is_kept) in [(6, false), (7, true)] {
+        let ticket = cache.forwarded("a2");
+        cache.complete(ticket, reply(revision));
+        assert_eq!(cache.entries(), 1 + usize::from(is_kept), "{revision}");
+    }
+    cache.tell(Event::WatchProgressed { watch, revision: 8 });
+    assert_eq!((cache.cache.stats().watched, cache.entries()), (8, 2));
+}
+
+/// An answer that is too large to be held can't be shared: all who wait for it are forwarded at once.
+#[test]
+fn an_answer_that_is_too_large() {
+    let (mut cache, _) = Alone::new(4);
+    let ticket = cache.forwarded("a");
+    let waiting = [cache.waiting("a"), cache.waiting("a")];
+    cache.actions.clear();
+    cache.complete(ticket, ReadOutcome::TooLarge);
+    let forwarded = cache.actions.iter().filter_map(|action| match action {
+        Action::Resolve(id, Resolution::Forward(_)) => Some(*id),
+        _ => None,
+    });
+    assert_eq!(forwarded.collect::<Vec<_>>(), waiting);
 }
