@@ -82,7 +82,7 @@ impl Default for Config {
             streams_max: 8,
             alone_max: 16,
             leases_max: 1 << 20,
-            queue_time_max: Duration::from_millis(10),
+            queue_time_max: Duration::from_millis(50),
             slow_max: Duration::from_millis(500),
             patience_min: Duration::from_millis(100),
             patience_max: Duration::from_secs(2),
