@@ -203,12 +203,10 @@ fn more_streams_for_a_busy_member() {
     );
     beat(&mut world, &ids[..4]);
     assert_eq!(world.opened, 1);
-    let alone = beat(&mut world, &ids);
-    for _ in 0..5 {
-        beat(&mut world, &ids);
-    }
-    let together = beat(&mut world, &ids);
-    assert!(together > alone * 3 / 2, "{alone} {together}");
+    beat(&mut world, &ids);
+    // One stream answers 1,000. Now and then it is tried whether one is enough again.
+    let together = (0..6).map(|_| beat(&mut world, &ids)).sum::<u64>() / 6;
+    assert!(together > 1_500, "{together}");
     assert!((2..=8).contains(&world.streams.len()), "{}", world.streams.len());
     for _ in 0..10 {
         beat(&mut world, &ids[..4]);
