@@ -3,21 +3,11 @@
 use std::any::Any;
 use std::panic::{catch_unwind, resume_unwind};
 
-/// A number of the environment, if it is set.
-#[expect(clippy::disallowed_methods, reason = "the tests aren't the core")]
-pub(crate) fn number_from_environment(name: &str) -> Option<u64> {
-    let value = std::env::var(name).ok()?;
-    Some(
-        value
-            .parse()
-            .unwrap_or_else(|_| panic!("{name} isn't a number: {value}")),
-    )
-}
+use crate::environment::number_from_environment;
 
 /// Runs `SIM_SEEDS` seeds, or so many, each eighth of them twice: the traces must be the same. `run` answers the hash of its
 /// trace and what happened, `add` takes that. With `SIM_SEED` only that one runs, and tells what it does; answers whether
 /// there is something to look at.
-#[allow(dead_code, reason = "not all simulations run this way")]
 pub(crate) fn run_all<T>(seeds: u64, run: fn(u64, bool) -> (u64, T), mut add: impl FnMut(T)) -> bool {
     if let Some(seed) = number_from_environment("SIM_SEED") {
         run(seed, true);

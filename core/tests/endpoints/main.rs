@@ -4,11 +4,11 @@
 //! `SIM_SEEDS=1000000` sets the number of seeds, `SIM_SEED=7` replays one and prints what happens in it.
 
 mod count;
+#[path = "../common/environment.rs"]
+mod environment;
 mod faults;
 mod oracle;
 mod regressions;
-#[path = "../common/seeds.rs"]
-mod seeds;
 mod sim;
 mod story;
 mod trace;
@@ -17,8 +17,8 @@ mod world;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use count::Counts;
+use environment::number_from_environment;
 use proptest::prelude::*;
-use seeds::number_from_environment;
 use story::{Outcome, run};
 
 /// Seeds of one run of the tests.

@@ -6,6 +6,8 @@
 mod agenda;
 mod client;
 mod counts;
+#[path = "../common/environment.rs"]
+mod environment;
 mod regressions;
 #[path = "../common/seeds.rs"]
 mod seeds;

@@ -6,6 +6,8 @@
 mod agenda;
 mod cluster;
 mod counts;
+#[path = "../common/environment.rs"]
+mod environment;
 mod oracle;
 mod regressions;
 #[path = "../common/seeds.rs"]

@@ -3,6 +3,8 @@
 //! `SIM_SEEDS=100000` sets the number of seeds, `SIM_SEED=7` replays one.
 
 mod client;
+#[path = "../common/environment.rs"]
+mod environment;
 mod regressions;
 #[path = "../common/seeds.rs"]
 mod seeds;

@@ -160,7 +160,8 @@ pub(super) async fn refreshed<R: Runtime>(
     part: &Part,
     answer: Answer,
 ) -> Answer {
-    if part.is_none() || !part.is_old(&reply(&answer, false)) {
+    // Of most calls the answer isn't looked at for this.
+    if !part.has_floor() || !part.is_old(&reply(&answer, false)) {
         return answer;
     }
     let mut message = payload.data[MESSAGE_PREFIX_LEN..].to_vec();

@@ -89,7 +89,12 @@ impl Part {
     /// the one before.
     pub(crate) fn is_old(&self, reply: &Reply<'_>) -> bool {
         let revision = || revision_of(&reply.message()?);
-        self.floor > 0 && reply.code == 0 && revision().is_some_and(|revision| revision < self.floor)
+        reply.code == 0 && revision().is_some_and(|revision| revision < self.floor)
+    }
+
+    /// Whether an answer can be too old.
+    pub(crate) const fn has_floor(&self) -> bool {
+        self.floor > 0
     }
 
     /// The call is about to be answered with this.
