@@ -40,6 +40,7 @@ impl Multiplexer for Router {
             Happened::UpstreamOpened(upstream) => Event::UpstreamOpened(upstream),
             Happened::UpstreamSent(upstream, message) => Event::UpstreamSent(upstream, message),
             Happened::UpstreamEnded(upstream, status) => Event::UpstreamEnded(upstream, status),
+            Happened::UpstreamSuperseded(upstream) => Event::UpstreamSuperseded(upstream),
             Happened::Timeout => Event::Timeout,
         };
         self.handle(now, event, actions);

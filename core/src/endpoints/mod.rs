@@ -29,7 +29,10 @@
 //! Only connections that take new calls, or are about to, speak for their endpoint. Former ones stay for
 //! their open calls and are closed when they fall silent, but moving everyone for them would be wrong:
 //! they may be left from an earlier life of the member. Those that drain can't even be probed, as no call
-//! can be opened on them; they end with their last call, or when their member is found silent.
+//! can be opened on them; they end with their last call, or when their member is found silent. That may never be
+//! if it isn't in use: so what the proxy itself has on former connections moves to the one in use
+//! ([`Event::UpstreamSuperseded`](crate::watch::Event::UpstreamSuperseded)), and for calls of clients whoever carries
+//! this out pings them.
 
 mod machine;
 mod types;

@@ -118,6 +118,8 @@ pub enum Event {
     UpstreamSent(UpstreamId, Bytes),
     /// An upstream stream ended or broke, or couldn't be opened. What isn't the server's own status is `UNAVAILABLE`.
     UpstreamEnded(UpstreamId, Status),
+    /// The connection of an upstream stream takes no new calls any more, and calls go to another one.
+    UpstreamSuperseded(UpstreamId),
     /// [`Router::next_timeout`](super::Router::next_timeout) has come.
     Timeout,
 }

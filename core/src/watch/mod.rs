@@ -27,7 +27,8 @@
 //!   catch-up at a time runs for a range, shared by all who need it; when the next revision of a watcher is in the
 //!   live source's history, the watcher goes over to it.
 //!
-//! Streams that the server ends, for whatever reason, are opened again, and each source goes on at its position.
+//! Streams that the server ends, for whatever reason, are opened again, and each source goes on at its position. So does
+//! a stream whose connection isn't the one in use any more, before that can fall silent.
 //! Only compaction and refused credentials end watchers, and only those whom it concerns.
 //!
 //! The loss of a leader is noticed by one more stream, without watchers, that asks the server for it (`hasleader`).

@@ -170,6 +170,9 @@ pub enum Event {
     ProgressTrusted(UpstreamId, bool),
     /// An upstream stream ended or broke, or couldn't be opened.
     UpstreamEnded(UpstreamId, Status),
+    /// The connection of an upstream stream takes no new calls any more, and calls go to another one. The stream still
+    /// works, but nobody can tell for how long: a connection that drains can't be probed.
+    UpstreamSuperseded(UpstreamId),
     /// The answer to [`Action::ReadRevision`], [`Action::AskPermission`] or [`Action::ReadHeader`]: the header of the
     /// response, or the status.
     Answered(CheckId, Result<Header, Status>),

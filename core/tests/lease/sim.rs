@@ -306,7 +306,11 @@ impl Sim {
                 if let Some(id) = world.rng.choice(ids) {
                     let code = world.rng.choice([0, 1, 13, 14]).expect("not empty");
                     world.impair(Duration::ZERO);
-                    world.end(id, Status::new(code, "somehow"));
+                    if world.rng.u8(..4) == 0 {
+                        world.supersede(id);
+                    } else {
+                        world.end(id, Status::new(code, "somehow"));
+                    }
                 }
             }
             2 if !busy => {

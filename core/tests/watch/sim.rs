@@ -186,7 +186,11 @@ fn fault(world: &mut World) {
         0 | 1 => {
             let code = world.rng.u8(..17);
             if let Some(id) = world.random_stream() {
-                world.end_stream(id, code, "somehow");
+                if code < 12 {
+                    world.end_stream(id, code, "somehow");
+                } else {
+                    world.supersede_stream(id);
+                }
             }
         }
         2 => {

@@ -356,6 +356,12 @@ impl World {
         }
     }
 
+    /// The connection of a stream isn't the one in use any more.
+    pub(crate) fn supersede_stream(&mut self, id: UpstreamId) {
+        self.tell(Event::UpstreamSuperseded(id));
+        assert!(!self.streams.contains_key(&id), "it has been left");
+    }
+
     /// A client takes a frame.
     pub(crate) fn take(&mut self, client: usize) -> bool {
         let Some(frame) = self.clients[client].outbox.pop_front() else {

@@ -18,16 +18,8 @@ use super::Call;
 use super::answer::{GRPC_MESSAGE, GRPC_STATUS};
 use super::exchange::{Answer, AnswerEnd, Client, Payload, Unanswered, attempt, trailers};
 use super::head::Head;
-use crate::cli;
 use crate::rt::{self, Runtime};
-use crate::upstream::{Connection, Settings};
-
-/// The connections made here are known to no probe; while a call is open they are pinged, no more often than etcd
-/// servers allow.
-const KEEPALIVE: cli::Keepalive = cli::Keepalive {
-    interval: Duration::from_secs(10),
-    timeout: Duration::from_secs(10),
-};
+use crate::upstream::{Connection, Settings, UNPROBED_KEEPALIVE};
 
 /// Replaces the answer of the member in use by the leader's, where that is what the client needs and the leader can be
 /// reached among the endpoints.
@@ -101,7 +93,8 @@ async fn ask_others<R: Runtime>(
 ) -> Option<(Arc<Connection>, Answer)> {
     let worker = &call.client.worker;
     let settings = Settings {
-        keepalive: Some(KEEPALIVE),
+        // They are known to no probe.
+        keepalive: Some(UNPROBED_KEEPALIVE),
         keepalive_without_calls: false,
         ..Settings::clone(&worker.settings)
     };

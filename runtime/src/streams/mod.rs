@@ -91,6 +91,7 @@ pub(crate) enum Happened<M: Multiplexer> {
     UpstreamOpened(M::UpstreamId),
     UpstreamSent(M::UpstreamId, Bytes),
     UpstreamEnded(M::UpstreamId, Status),
+    UpstreamSuperseded(M::UpstreamId),
     Timeout,
 }
 

@@ -94,7 +94,16 @@ async fn call<R: Runtime, M: Multiplexer>(
         messages: Messages::new(u32::MAX.into()),
         _open: guard,
     };
-    let ended = poll_fn(|cx| call.poll(cx)).await;
+    let mut superseded = core::pin::pin!(worker.lane.superseded(connection.id()));
+    let mut is_superseded = false;
+    let ended = poll_fn(|cx| {
+        if !is_superseded && superseded.as_mut().poll(cx).is_ready() {
+            is_superseded = true;
+            streams.handle(Happened::UpstreamSuperseded(call.upstream));
+        }
+        call.poll(cx)
+    })
+    .await;
     if matches!(&ended, Err(status) if status.code == UNAVAILABLE) {
         // Worth a look at it.
         let doubt = endpoints::Event::Doubt(connection.id());

@@ -3,6 +3,7 @@
 use core::future::poll_fn;
 use core::pin::Pin;
 use core::task::Poll;
+use core::time::Duration;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -17,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OnceCell};
 
 use super::Settings;
-use crate::cli::Endpoint;
+use crate::cli::{self, Endpoint};
 use crate::keepalive::Keepalive;
 use crate::rt::Runtime;
 use crate::transport::{GoAwaySeen, ReadCount, Transport};
@@ -35,6 +36,12 @@ const HEADER_LIST_BYTES_MAX: u32 = 1 << 20;
 /// Calls that were given up and may still be answered: `h2` forgets older ones, and must count answers to those as
 /// errors of the peer.
 const GIVEN_UP_CALLS_MAX: usize = 4096;
+
+/// PINGs to a member while a call is open on a connection that can't be probed, no more often than etcd servers allow.
+pub(crate) const UNPROBED_KEEPALIVE: cli::Keepalive = cli::Keepalive {
+    interval: Duration::from_secs(10),
+    timeout: Duration::from_secs(10),
+};
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,19 +128,20 @@ impl Connection {
             .handshake(transport)
             .await
             .map_err(io::Error::other)?;
-        let keepalive = settings.keepalive.and_then(|times| {
-            let pings = connection.ping_pong()?;
-            Some(Keepalive::new(
+        let keepalive = connection.ping_pong().map(|pings| {
+            let is_wanted = settings.keepalive.is_some();
+            Keepalive::new(
                 pings,
-                times,
-                settings.keepalive_without_calls,
+                settings.keepalive.unwrap_or(UNPROBED_KEEPALIVE),
+                is_wanted && settings.keepalive_without_calls,
                 reads.clone(),
-            ))
+            )
         });
         let shared = Arc::new(Shared::new());
         let driver = Driver {
             connection,
             keepalive,
+            is_pinged: settings.keepalive.is_some(),
             shared: shared.clone(),
             go_away,
         };
@@ -255,6 +263,8 @@ impl Drop for OpenCall {
 pub(crate) struct Driver<R: Runtime> {
     connection: h2::client::Connection<Transport<R::Stream>, Bytes>,
     keepalive: Option<Keepalive<R>>,
+    /// Whether it is pinged from the beginning, and not only when it can't be probed any more.
+    is_pinged: bool,
     shared: Arc<Shared>,
     go_away: GoAwaySeen,
 }
@@ -271,7 +281,8 @@ impl<R: Runtime> Driver<R> {
                 return Poll::Ready(());
             }
             if let Some(keepalive) = &mut self.keepalive {
-                let calls_open = || shared.calls_open.load(Ordering::Relaxed) > 0;
+                let is_pinged = self.is_pinged || shared.has_reached(State::Refusing);
+                let calls_open = || is_pinged && shared.calls_open.load(Ordering::Relaxed) > 0;
                 if keepalive.poll(cx, calls_open).is_ready() {
                     tracing::warn!("a member doesn't answer HTTP/2 keepalive pings; closing the connection");
                     return Poll::Ready(());

@@ -53,6 +53,19 @@ impl Lane {
             .cloned()
     }
 
+    /// Completes when calls go to another connection than this one.
+    pub(crate) async fn superseded(&self, connection: ConnectionId) {
+        loop {
+            let mut changed = core::pin::pin!(self.changed.notified());
+            // Listen first, look then: a change in between is not missed.
+            changed.as_mut().enable();
+            if self.usable(Some(connection)).is_some() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// A connection that takes calls, other than `avoid`; waits for one until `deadline`.
     pub(crate) async fn connection<R: Runtime>(
         &self,

@@ -146,12 +146,12 @@ impl Client {
         StreamNo(self.next_stream)
     }
 
-    /// It needs another token.
+    /// It needs another token, if it had one. Where nobody authenticates, nobody begins to, whatever a member says.
     pub(crate) fn wants_token(&mut self, identity: Identity) {
         match identity {
             Identity::Anonymous => {}
-            Identity::Reader => self.needs_reader_token = true,
-            Identity::Root => self.needs_token = true,
+            Identity::Reader => self.needs_reader_token |= self.reader_token.is_some(),
+            Identity::Root => self.needs_token |= self.token.is_some(),
         }
     }
 

@@ -211,7 +211,7 @@ pub(crate) enum Delivery {
     /// A call at a proxy has waited.
     Alarm(usize, u64, Alarm),
     /// A connection that a proxy's endpoint machine doesn't know is looked after.
-    AsidePing(usize, u32),
+    AsidePing(usize, LinkId),
     /// Something of a proxy's watch hub has waited.
     WatchAlarm(usize, WatchAlarm),
     /// Something of a proxy's lease router has waited.

@@ -92,6 +92,7 @@ impl Router {
             Event::UpstreamOpened(id) => self.upstream_opened(now, id),
             Event::UpstreamSent(id, message) => self.upstream_sent(now, id, &message, actions),
             Event::UpstreamEnded(id, status) => self.upstream_ended(now, id, &status, actions),
+            Event::UpstreamSuperseded(id) => self.upstream_superseded(now, id, actions),
             Event::Timeout => {
                 while let Some(timer) = self.timers.pop_due(now) {
                     match timer {

@@ -166,6 +166,15 @@ impl Router {
         self.send_again(now, id);
     }
 
+    /// A stream is on a connection that isn't in use any more. What isn't answered is sent again where calls go now: the
+    /// member may be left without leader by now, and says of all clients' calls then what is true of this one only.
+    pub(super) fn upstream_superseded(&mut self, now: Instant, id: UpstreamId, actions: &mut Actions) {
+        if self.upstreams.contains_key(id) {
+            actions.push(Action::CloseUpstream(id));
+            self.send_again(now, id);
+        }
+    }
+
     pub(super) fn upstream_ended(
         &mut self,
         now: Instant,

@@ -133,6 +133,7 @@ impl Hub {
             Event::UpstreamSent(id, message) => self.upstream_sent(now, id, &message, actions),
             Event::ProgressTrusted(id, trusted) => self.trust_progress(now, id, trusted, actions),
             Event::UpstreamEnded(id, status) => self.upstream_ended(now, id, &status, actions),
+            Event::UpstreamSuperseded(id) => self.upstream_superseded(now, id, actions),
             Event::Answered(id, answer) => self.answered(now, id, answer, actions),
             Event::Compacted(revision) => self.compact_revision = self.compact_revision.max(revision),
             Event::Timeout => {

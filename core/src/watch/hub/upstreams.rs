@@ -174,6 +174,14 @@ impl Hub {
         self.stream_lost(now, id, actions);
     }
 
+    /// A stream is on a connection that isn't in use any more. Its sources go on where calls go now: a former
+    /// connection may fall silent unnoticed, and its member lose its leader without being left for it.
+    pub(super) fn upstream_superseded(&mut self, now: Instant, id: UpstreamId, actions: &mut Actions) {
+        if self.upstreams.get(id).is_some_and(|upstream| upstream.is_open) {
+            self.reset(now, id, actions);
+        }
+    }
+
     /// A stream is gone, for whatever reason. Its sources go on at their positions on a new one, which is opened a
     /// little later; or on one with other credentials, if nobody with these is left.
     fn stream_lost(&mut self, now: Instant, id: UpstreamId, actions: &mut Actions) {

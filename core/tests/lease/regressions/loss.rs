@@ -29,6 +29,25 @@ fn heartbeats_are_sent_again() {
     }
 }
 
+/// A stream whose connection isn't the one in use any more is left at once, whatever it carries, and nobody notices.
+#[test]
+fn a_stream_goes_where_calls_go() {
+    let mut world = world();
+    let ids: Vec<ClientId> = (1..=10).map(|lease| proven(&mut world, lease, 30)).collect();
+    for (lease, id) in (1..).zip(&ids) {
+        world.beat(*id, lease);
+    }
+    let stream = *world.streams.keys().next().expect("there is one");
+    world.supersede(stream);
+    world.run(SECOND);
+    for id in &ids {
+        assert_eq!(ttls(&world, *id), [30, 30]);
+        assert!(seen(&world, *id).iter().all(|seen| took(seen) < TRIP * 2));
+    }
+    assert_eq!(world.streams.len(), 1);
+    assert!(world.ended.is_empty());
+}
+
 /// How long a stream stays when no answer comes.
 fn patience(world: &mut World, id: ClientId) -> std::time::Duration {
     let start = world.now;

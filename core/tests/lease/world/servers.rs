@@ -35,6 +35,12 @@ impl World {
         self.tell(Event::UpstreamEnded(id, status));
     }
 
+    /// The connection of a stream isn't the one in use any more.
+    pub(crate) fn supersede(&mut self, id: UpstreamId) {
+        self.tell(Event::UpstreamSuperseded(id));
+        assert!(!self.streams.contains_key(&id), "it has been left");
+    }
+
     pub(super) fn take(&mut self, id: ClientId) {
         if let Some(client) = self.clients.get_mut(&id)
             && !client.is_stopped

@@ -34,6 +34,34 @@ fn row_01_catching_up_beside_a_live_watch() {
     assert_eq!(live(&world), 1);
 }
 
+/// A stream whose connection isn't the one in use any more is left at once for one on that, and nobody notices: not when
+/// some of a revision's events have come, nor when it was to catch up.
+#[test]
+fn a_stream_goes_where_calls_go() {
+    let mut world = world();
+    let first = put(&mut world, "k");
+    let clients = [world.open(None, false), world.open(None, true)];
+    world.create(clients[0], watch("k", "", 0));
+    world.settle();
+    let second = put(&mut world, "k");
+    world.create(clients[1], watch("k", "", first));
+    while world.answer_check() || world.hear_answer() {}
+    let kinds = [UpstreamKind::CatchUp, UpstreamKind::Leader, UpstreamKind::Live];
+    for kind in kinds {
+        let mut streams = world.streams.iter();
+        let found = streams.find(|(_, stream)| stream.kind == kind);
+        let id = *found.unwrap_or_else(|| panic!("there is a {kind:?} stream")).0;
+        world.supersede_stream(id);
+    }
+    let third = put(&mut world, "k");
+    world.run(SECOND);
+    assert_eq!(revisions(&world, clients[0]), [second, third]);
+    assert_eq!(revisions(&world, clients[1]), [first, second, third]);
+    assert_eq!(live(&world), 1);
+    let leader = UpstreamKind::Leader;
+    assert!(world.streams.values().any(|stream| stream.kind == leader));
+}
+
 /// One who asks for what is compacted is told so, and nobody else notices.
 #[test]
 fn row_02_compaction_concerns_only_those_who_need_what_is_gone() {

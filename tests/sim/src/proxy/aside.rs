@@ -15,7 +15,7 @@ use crate::io::{Io, Note};
 use crate::net::{LinkId, Peer, Side};
 use crate::situations::Situation;
 
-/// How often a connection that no probe knows is pinged while a call is open on it.
+/// How often a connection that no probe knows, or can be sent on, is pinged while a call is open on it.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The search of a call for a better answer than the one it has.
@@ -42,7 +42,7 @@ pub(super) struct Aside {
     last: u32,
     dialling: BTreeMap<LinkId, u64>,
     /// Frames that had come when it was last looked after, and whether it was pinged then.
-    pings: BTreeMap<u32, (u64, bool)>,
+    pings: BTreeMap<LinkId, (u64, bool)>,
 }
 
 impl Aside {
@@ -159,9 +159,8 @@ impl Proxy {
         let connection = ConnId::Aside(number);
         self.connections.insert(connection, Connection::new(io.now, link));
         self.by_link.insert(link, connection);
-        self.aside.pings.insert(number, (0, false));
-        io.after(PING_INTERVAL, Delivery::AsidePing(self.index, number));
         let request = call.request(io.now);
+        self.ping_from_now_on(io, link);
         let stream = self.open_call(io, connection, id, request);
         let stream = stream.expect("it has just been established");
         if let Some(search) = self.calls.get_mut(&id).and_then(|call| call.search.as_mut()) {
@@ -206,26 +205,32 @@ impl Proxy {
         // If it isn't kept, its end comes when its frame has been dealt with.
     }
 
-    /// Looks after a connection that is known to no probe.
-    pub(crate) fn aside_ping(&mut self, io: &mut Io, number: u32) {
-        let id = ConnId::Aside(number);
-        let Some(connection) = self.connections.get(&id) else {
-            self.aside.pings.remove(&number);
+    /// From now on no probe tells whether a connection lives.
+    pub(super) fn ping_from_now_on(&mut self, io: &mut Io, link: LinkId) {
+        self.aside.pings.insert(link, (0, false));
+        io.after(PING_INTERVAL, Delivery::AsidePing(self.index, link));
+    }
+
+    /// Looks after a connection that no probe knows, or none any more.
+    pub(crate) fn aside_ping(&mut self, io: &mut Io, link: LinkId) {
+        let id = self.by_link.get(&link).copied();
+        let Some((id, connection)) = id.and_then(|id| Some((id, self.connections.get(&id)?))) else {
+            self.aside.pings.remove(&link);
             return;
         };
-        let (reads, used, link) = (connection.reads, connection.is_used(), connection.link);
-        let state = self.aside.pings.entry(number).or_default();
+        let (reads, used) = (connection.reads, connection.is_used());
+        let state = self.aside.pings.entry(link).or_default();
         let alive = std::mem::replace(&mut state.0, reads) != reads;
         if alive || (!state.1 && !used) {
             state.1 = false;
         } else if state.1 {
-            self.aside.pings.remove(&number);
+            self.aside.pings.remove(&link);
             return self.close(io, id, CloseCause::Silent);
         } else {
             state.1 = true;
             io.send(link, Side::Dialler, Frame::Ping);
         }
-        io.after(PING_INTERVAL, Delivery::AsidePing(self.index, number));
+        io.after(PING_INTERVAL, Delivery::AsidePing(self.index, link));
     }
 }
 

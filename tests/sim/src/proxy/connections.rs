@@ -170,11 +170,14 @@ impl Proxy {
 
     /// The member takes no new calls: the control task is told by the first who finds out.
     pub(super) fn refuses(&mut self, io: &mut Io, id: ConnId) {
-        if self
-            .connections
-            .get_mut(&id)
-            .is_some_and(|connection| connection.advance(State::Refusing))
-        {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        if connection.advance(State::Refusing) {
+            let link = connection.link;
+            if matches!(id, ConnId::Known(_)) {
+                self.ping_from_now_on(io, link);
+            }
             self.report(io, Report::Event(Event::Draining(id.reported_as())));
         }
     }

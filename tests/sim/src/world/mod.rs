@@ -195,7 +195,7 @@ impl World {
             Delivery::WatchAlarm(proxy, alarm) => self.proxies[proxy].watch_alarm(io, alarm),
             Delivery::LeaseAlarm(proxy, alarm) => self.proxies[proxy].lease_alarm(io, alarm),
             Delivery::Flush(proxy, link, stream) => self.proxies[proxy].flush(io, link, stream),
-            Delivery::AsidePing(proxy, number) => self.proxies[proxy].aside_ping(io, number),
+            Delivery::AsidePing(proxy, link) => self.proxies[proxy].aside_ping(io, link),
             Delivery::Client(client, step) => {
                 self.clients[client].step(io, &mut self.oracle, step);
             }

@@ -59,6 +59,65 @@ fn row_14_a_member_that_has_said_goodbye() {
     }
 }
 
+/// A member says goodbye for a while, so that another one is used; it is well again then, and falls silent later. A watch
+/// on its old connection, which nobody can ask how it is, would never hear of anything any more.
+#[test]
+fn row_14_a_member_that_was_left_falls_silent() {
+    for kind in [FaultKind::Freeze, FaultKind::BlackHole, FaultKind::PowerOff] {
+        for seed in 1..6 {
+            let (mut world, former) = with_direct_writer(seed);
+            let watch = watch(&mut world, 0, range(0, 9, 0));
+            world.complete(SECOND);
+            world.fault(FaultKind::Goodbye, former, 2 * SECOND);
+            world.run_while(4 * SECOND, |world| {
+                [None, Some(former)].contains(&world.in_use(0))
+            });
+            world.run_for(10 * SECOND);
+            assert_ne!(world.in_use(0), Some(former));
+            world.fault(kind, former, FOR_GOOD);
+            // It may have been the leader.
+            world.run_for(4 * SECOND);
+            let written = call(&mut world, 1, Op::Put { key: Key(1) });
+            world.run_while(SECOND, |world| revisions(world, watch) != [written]);
+            assert_eq!(world.ended(watch), None);
+        }
+    }
+}
+
+/// One of two connections breaks, and another member is used. The former one, to which the other connection still
+/// leads, loses its leader later: what is on it would hear nothing, and be told that there is no leader.
+#[test]
+fn row_13_a_former_member_loses_its_leader() {
+    for seed in 1..10 {
+        let mut settings = settings(3, 2);
+        (settings.seed, settings.proxy.endpoints.lanes) = (seed, 3);
+        let former = settled(settings.clone()).in_use(0).expect("it has settled");
+        settings.clients[1].target = Target::Member((former + 1) % 3);
+        let mut world = settled(settings);
+        let strict = world.watch(0, Identity::Anonymous, true);
+        create(&mut world, strict, key(1, 0));
+        let plain = watch(&mut world, 0, range(0, 9, 0));
+        world.complete(SECOND);
+        world.fault(FaultKind::Cut, former, SECOND);
+        world.run_while(4 * SECOND, |world| {
+            [None, Some(former)].contains(&world.in_use(0))
+        });
+        world.run_for(10 * SECOND);
+        assert_ne!(world.in_use(0), Some(former));
+        world.fault(FaultKind::Isolate, former, FOR_GOOD);
+        world.run_for(6 * SECOND);
+        let written = call(&mut world, 1, Op::Put { key: Key(1) });
+        world.complete(SECOND);
+        assert_eq!(revisions(&world, plain), [written], "seed {seed}");
+        assert_eq!(revisions(&world, strict), [written], "seed {seed}");
+        assert_eq!(
+            (world.ended(strict), world.ended(plain)),
+            (None, None),
+            "seed {seed}"
+        );
+    }
+}
+
 /// The member in use loses its leader, and others have one: the proxy goes there, and nobody notices.
 #[test]
 fn row_13_a_member_without_leader_is_left() {

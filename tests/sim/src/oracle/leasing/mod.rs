@@ -295,11 +295,12 @@ impl Leasing {
             }
             if let (Some(serves), Some(since)) = (self.serves, call.waits_since()) {
                 io.count(Situation::CheckedLeaseServed);
-                let waits = io.now - since.max(serves.since);
+                let since = since.max(serves.since);
+                let waits = io.now - since;
+                let within = serves.within + self.routing.queueing(call.proxy, &call.token, since);
                 assert!(
-                    waits <= serves.within,
-                    "{tag:?} waits for {waits:?} for an answer that was promised within {:?}: {call:?}",
-                    serves.within
+                    waits <= within,
+                    "{tag:?} waits for {waits:?} for an answer that was promised within {within:?}: {call:?}"
                 );
             }
         }

@@ -20,6 +20,9 @@ use crate::situations::Situation;
 /// How long what a member says may be held up on its way.
 const HELD_UP_MAX: Duration = Duration::from_secs(15);
 
+/// How long a member may take for a heartbeat, besides its way.
+const AT_MEMBER_MAX: Duration = Duration::from_millis(10);
+
 /// A lease as the clients of a proxy with the same token know it.
 type Key = (usize, Option<Bytes>, i64);
 
@@ -64,6 +67,8 @@ pub(super) struct Routing {
     /// Calls made so far.
     opened: u64,
     counts: Heartbeats,
+    /// The longest time to a member and back.
+    round_trip: Duration,
 }
 
 /// Heartbeats of all clients.
@@ -89,7 +94,18 @@ impl Routing {
             number: 0,
             opened: 0,
             counts: Heartbeats::default(),
+            round_trip: settings.latency.end * 3 + AT_MEMBER_MAX,
         }
+    }
+
+    /// How long heartbeats of one group may wait for each other, when only so many may be on their way: each lease has
+    /// its turn once before one has it again.
+    pub(super) fn queueing(&self, proxy: usize, token: &Option<Bytes>, since: Instant) -> Duration {
+        let is_of_group = |key: &Key| key.0 == proxy && key.1 == *token;
+        let sent = self.sent.iter();
+        let turns = sent.filter(|(key, sent)| is_of_group(key) && sent.at >= since);
+        let turns = turns.count() / (self.config.in_flight_max * self.config.streams_max);
+        self.round_trip * u32::try_from(turns).unwrap_or(u32::MAX)
     }
 
     pub(super) fn share_within(&self) -> Duration {

@@ -88,6 +88,24 @@ impl Proxy {
         for id in waiting {
             self.try_lease_upstream(io, id);
         }
+        self.superseded_leases_move(io, worker);
+    }
+
+    /// Calls of this worker that are on another connection than the one in use now.
+    fn superseded_leases_move(&mut self, io: &mut Io, worker: u32) {
+        let Some(in_use) = self.usable(worker, None) else {
+            return;
+        };
+        let is_superseded = |upstream: &Upstream| {
+            upstream.worker == worker
+                && matches!(upstream.at, At::Open(connection, _) if connection != in_use)
+        };
+        let upstreams = self.lease.upstreams.iter();
+        let superseded = upstreams.filter(|(_, upstream)| is_superseded(upstream));
+        let superseded: Vec<UpstreamId> = superseded.map(|(id, _)| *id).collect();
+        for id in superseded {
+            self.tell_router(io, Event::UpstreamSuperseded(id));
+        }
     }
 
     pub(super) fn no_lease_connection(&mut self, io: &mut Io, wait: u32) {

@@ -178,6 +178,7 @@ impl Proxy {
     /// What the hub waits to send looks again.
     pub(in crate::proxy) fn watch_looks_again(&mut self, io: &mut Io, worker: u32) {
         self.upstreams_look_again(io, worker);
+        self.superseded_upstreams_move(io, worker);
         self.checks_look_again(io, worker);
     }
 }

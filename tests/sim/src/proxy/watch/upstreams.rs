@@ -111,6 +111,23 @@ impl Proxy {
         }
     }
 
+    /// Calls of this worker that are on another connection than the one in use now.
+    pub(super) fn superseded_upstreams_move(&mut self, io: &mut Io, worker: u32) {
+        let Some(in_use) = self.usable(worker, None) else {
+            return;
+        };
+        let is_superseded = |upstream: &Upstream| {
+            upstream.worker == worker
+                && matches!(upstream.at, At::Open(connection, _) if connection != in_use)
+        };
+        let upstreams = self.watch.upstreams.iter();
+        let superseded = upstreams.filter(|(_, upstream)| is_superseded(upstream));
+        let superseded: Vec<UpstreamId> = superseded.map(|(id, _)| *id).collect();
+        for id in superseded {
+            self.tell(io, Event::UpstreamSuperseded(id));
+        }
+    }
+
     pub(super) fn no_connection(&mut self, io: &mut Io, wait: u32) {
         let waits = |upstream: &Upstream| matches!(upstream.at, At::Waiting(number, _) if number == wait);
         let found = self.watch.upstreams.iter().find(|(_, upstream)| waits(upstream));
