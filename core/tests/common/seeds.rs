@@ -5,7 +5,7 @@ use std::panic::{catch_unwind, resume_unwind};
 
 use crate::environment::number_from_environment;
 
-/// Runs `SIM_SEEDS` seeds, or so many, each eighth of them twice: the traces must be the same. `run` answers the hash of its
+/// Runs `SIM_SEEDS` seeds from `SIM_START` on, or so many, each eighth of them twice: the traces must be the same. `run` answers the hash of its
 /// trace and what happened, `add` takes that. With `SIM_SEED` only that one runs, and tells what it does; answers whether
 /// there is something to look at.
 pub(crate) fn run_all<T>(seeds: u64, run: fn(u64, bool) -> (u64, T), mut add: impl FnMut(T)) -> bool {
@@ -13,7 +13,9 @@ pub(crate) fn run_all<T>(seeds: u64, run: fn(u64, bool) -> (u64, T), mut add: im
         run(seed, true);
         return false;
     }
-    for seed in 0..number_from_environment("SIM_SEEDS").unwrap_or(seeds) {
+    let start = number_from_environment("SIM_START").unwrap_or(0);
+    let seeds = number_from_environment("SIM_SEEDS").unwrap_or(seeds);
+    for seed in start..start.saturating_add(seeds) {
         let outcome = catch_unwind(|| run(seed, false));
         let (trace, happened) = outcome.unwrap_or_else(|panic: Box<dyn Any + Send>| {
             eprintln!("seed {seed} fails; replay it with SIM_SEED={seed}");

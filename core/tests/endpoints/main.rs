@@ -1,7 +1,8 @@
 //! The endpoint machine in a simulated world: see `world.rs` and `sim.rs` for the world, `story.rs` for
 //! what happens in it, and `oracle.rs` for the rules.
 //!
-//! `SIM_SEEDS=1000000` sets the number of seeds, `SIM_SEED=7` replays one and prints what happens in it.
+//! `SIM_SEEDS=1000000` sets the number of seeds, `SIM_START=5000` the first, `SIM_SEED=7` replays one and prints what
+//! happens in it.
 
 mod count;
 #[path = "../common/environment.rs"]
@@ -48,7 +49,8 @@ fn many_seeds() {
     let seeds = number_from_environment("SIM_SEEDS").unwrap_or(SEEDS);
     let mut counts = Counts::default();
     let mut slowest = 0.0f64;
-    for seed in 0..seeds {
+    let start = number_from_environment("SIM_START").unwrap_or(0);
+    for seed in start..start.saturating_add(seeds) {
         let outcome = run_and_replay(seed);
         counts.merge(&outcome.counts);
         slowest = slowest.max(outcome.slowest);

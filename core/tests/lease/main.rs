@@ -1,6 +1,6 @@
 //! The lease router in a simulated world: see `server.rs` and `world` for the world, `client.rs` for the rules.
 //!
-//! `SIM_SEEDS=100000` sets the number of seeds, `SIM_SEED=7` replays one.
+//! `SIM_SEEDS=100000` sets the number of seeds, `SIM_START=5000` the first, `SIM_SEED=7` replays one.
 
 #[path = "../common/agenda.rs"]
 mod agenda;

@@ -1,6 +1,6 @@
 //! The read cache in a simulated world: see `cluster.rs` and `world` for the world, `oracle.rs` for what must be true.
 //!
-//! `SIM_SEEDS=100000` sets the number of seeds, `SIM_SEED=7` replays one.
+//! `SIM_SEEDS=100000` sets the number of seeds, `SIM_START=5000` the first, `SIM_SEED=7` replays one.
 
 #[path = "../common/agenda.rs"]
 mod agenda;
