@@ -384,10 +384,10 @@ impl Driver {
             }
         }
         for ((kind, _), count) in streams {
-            let max = if kind == UpstreamKind::Live {
-                config.live_streams_max
-            } else {
-                1
+            let max = match kind {
+                UpstreamKind::Live => config.live_streams_max,
+                UpstreamKind::CatchUp => config.catch_up_streams_max,
+                UpstreamKind::Leader => 1,
             };
             assert!(count <= max, "{count} streams of {kind:?}");
         }
@@ -460,6 +460,8 @@ fn config(settings: &Settings) -> Config {
         history_bytes_max: one_of(&[0, 600, 3000, 100_000], settings.history),
         history_bytes_total_max: one_of(&[1500, 1_000_000], settings.history_total),
         live_streams_max: one_of(&[1, 2, 3], settings.live_streams),
+        catch_up_streams_max: one_of(&[1, 2, 3], settings.live_streams.rotate_left(4)),
+        catch_ups_per_client_max: one_of(&[1, 3, 100], settings.creates.rotate_left(4)),
         creates_in_flight_max: one_of(&[1, 2, 100], settings.creates),
         narrow_ranges_max: one_of(&[0, 1, 2], settings.narrow_ranges),
         fragment_bytes: one_of(&[0, 60, 100_000], settings.fragment),

@@ -323,6 +323,7 @@ fn watch_config(options: &StartOptions) -> WatchConfig {
     WatchConfig {
         // As any call, and then there are questions to be asked.
         create_timeout: options.dial_timeout.saturating_add(CHECK_PATIENCE),
+        request_bytes_max: options.max_send_bytes.saturating_add(OVERHEAD_BYTES),
         // Each member is asked for its version first.
         trusts_progress: false,
         ..WatchConfig::default()

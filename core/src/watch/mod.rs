@@ -28,8 +28,14 @@
 //!   live source's history, the watcher goes over to it.
 //!
 //! Streams that the server ends, for whatever reason, are opened again, and each source goes on at its position. So does
-//! a stream whose connection isn't the one in use any more, before that can fall silent.
-//! Only compaction and refused credentials end watchers, and only those whom it concerns.
+//! a stream whose connection isn't the one in use any more, before that can fall silent. As a server would ask each
+//! client that comes back, whether every caller may still read every range is asked anew then, once for all with the
+//! same; until that is known its watchers get nothing.
+//! Only compaction and refused credentials end watchers, and only those whom it concerns; and the streams end of those
+//! about whom no answer comes for too long.
+//!
+//! What clients share is fair between them: questions take turns, a client has a stream for its catch-ups as long as there
+//! are enough of them, and only so many at a time.
 //!
 //! The loss of a leader is noticed by one more stream, without watchers, that asks the server for it (`hasleader`).
 

@@ -32,12 +32,18 @@ pub struct Config {
     pub requests_max: usize,
     /// Watchers that one client may have.
     pub watchers_per_client_max: usize,
+    /// Largest message that a server takes. A client whose watcher needs a larger one is told so as by a server.
+    pub request_bytes_max: u64,
     /// Events that are kept for each source.
     pub history_bytes_max: usize,
     /// Events that are kept for all sources together.
     pub history_bytes_total_max: usize,
     /// Streams that the live sources of the same credentials are spread over.
     pub live_streams_max: usize,
+    /// Streams for catch-ups with the same credentials. Up to this many clients each have one of their own.
+    pub catch_up_streams_max: usize,
+    /// Catch-ups of one client's that may be under way. Further ones wait, in nobody else's way.
+    pub catch_ups_per_client_max: usize,
     /// Unanswered create requests on one upstream stream.
     pub creates_in_flight_max: usize,
     /// Ranges of more than one key that are served by a wider source, before the next one gets a source of its own.
@@ -49,7 +55,8 @@ pub struct Config {
     /// Runs of events up to this size are copied into each different frame; larger ones are shared.
     pub inline_bytes_max: usize,
     /// How long a create request may wait for its revision and permission. Then the client's stream ends with
-    /// `UNAVAILABLE`, so that the client tries again, which it wouldn't if just the watcher was refused.
+    /// `UNAVAILABLE`, so that the client tries again, which it wouldn't if just the watcher was refused. As long may a
+    /// watcher wait to be allowed to go on after a stream was lost, from when its source runs again.
     pub create_timeout: Duration,
     /// Shortest wait before an upstream stream is opened again, or a question asked again.
     pub backoff_min: Duration,
@@ -78,9 +85,12 @@ impl Default for Config {
             outbox_bytes_total_max: 256 << 20,
             requests_max: 1024,
             watchers_per_client_max: 1 << 20,
+            request_bytes_max: 2 << 20,
             history_bytes_max: 4 << 20,
             history_bytes_total_max: 64 << 20,
             live_streams_max: 4,
+            catch_up_streams_max: 64,
+            catch_ups_per_client_max: 1024,
             creates_in_flight_max: 1024,
             narrow_ranges_max: 64,
             fragment_bytes: 2 << 20,
@@ -127,6 +137,15 @@ impl Status {
         Self {
             code,
             message: Cow::Borrowed(message),
+        }
+    }
+}
+
+impl From<crate::grpc::Status> for Status {
+    fn from(status: crate::grpc::Status) -> Self {
+        Self {
+            code: status.code().number(),
+            message: Cow::Owned(status.message().into()),
         }
     }
 }

@@ -71,6 +71,8 @@ fn config(world: &mut fastrand::Rng) -> Config {
         history_bytes_max: world.choice([1, 600, 3000, 100_000]).expect("not empty"),
         history_bytes_total_max: world.choice([1500, 1_000_000]).expect("not empty"),
         live_streams_max: world.usize(1..4),
+        catch_up_streams_max: world.usize(1..4),
+        catch_ups_per_client_max: world.usize(1..4),
         creates_in_flight_max: world.choice([1, 2, 100]).expect("not empty"),
         narrow_ranges_max: world.usize(..3),
         fragment_bytes: world.choice([60, 100_000]).expect("not empty"),
@@ -169,7 +171,8 @@ fn step(world: &mut World, faults: bool) {
 }
 
 fn fault(world: &mut World) {
-    match world.rng.u8(..8) {
+    match world.rng.u8(..9) {
+        8 => world.end_streams(),
         6 => {
             let kind = UpstreamKind::Leader;
             let leader = world.streams.iter().find(|(_, stream)| stream.kind == kind);
@@ -217,9 +220,11 @@ fn fault(world: &mut World) {
             }
         }
         4 => {
-            let token = world.rng.choice(["one", "two"]).expect("not empty").as_bytes();
-            if !world.denied.remove(token) {
-                world.denied.insert(token.into());
+            let token = world.rng.choice(["", "one", "two"]).expect("not empty");
+            if world.denied.contains(token.as_bytes()) {
+                world.permit(token.as_bytes());
+            } else {
+                world.deny(token);
             }
         }
         _ => {
@@ -312,7 +317,9 @@ fn check_bounds(world: &World) {
 /// The faults end, and everybody gets everything; then everybody goes, and nothing stays.
 fn finish(mut world: World) -> (u64, Counts) {
     world.outage = None;
-    world.denied.clear();
+    for token in ["", "one", "two"] {
+        world.permit(token.as_bytes());
+    }
     for client in &mut world.clients {
         client.stopped = false;
     }

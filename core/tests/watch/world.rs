@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_core::watch::{
-    Action, Actions, Caller, CheckId, Config, Event, Header, Hub, Status, UpstreamId, UpstreamKind,
+    Action, Actions, Caller, CheckId, ClientId, Config, Event, Header, Hub, Status, UpstreamId, UpstreamKind,
 };
 use etcd_proxy_proto::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
 use fastrand::Rng;
@@ -14,7 +14,7 @@ use prost::Message;
 
 use crate::client::Client;
 use crate::server::{CLUSTER, Stream};
-use crate::store::Store;
+use crate::store::{Store, revision_of};
 
 #[derive(Debug)]
 enum Check {
@@ -22,6 +22,15 @@ enum Check {
     /// With the end of the range.
     Permission(Option<Bytes>, Bytes),
     Header,
+}
+
+/// A token that lost its permission, when all that the hub watched was on streams.
+#[derive(Debug)]
+struct CutOff {
+    /// The watchers that there were.
+    watchers: BTreeSet<(ClientId, i64)>,
+    /// The store's revision when the last of those streams was gone: none of these watchers is told of a later one.
+    after: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -45,6 +54,10 @@ pub(crate) struct World {
     pub(crate) keys_only: BTreeSet<Bytes>,
     /// Tokens that are valid no more.
     pub(crate) expired: BTreeSet<Bytes>,
+    /// What those may not see any more whose permission was taken.
+    cut_off: BTreeMap<Bytes, CutOff>,
+    /// When a stream was lost for the first time.
+    lost_first: Option<Instant>,
     /// Reads and probes fail like this.
     pub(crate) outage: Option<Status>,
     pub(crate) reads: usize,
@@ -73,6 +86,8 @@ impl World {
             denied: BTreeSet::new(),
             keys_only: BTreeSet::new(),
             expired: BTreeSet::new(),
+            cut_off: BTreeMap::new(),
+            lost_first: None,
             outage: None,
             reads: 0,
             probes: 0,
@@ -138,6 +153,17 @@ impl World {
                     let before = client.outbox_bytes();
                     client.see(&self.store, &frame);
                     let response = client.frames.last().expect("just seen");
+                    let token = client.caller.credentials.clone().unwrap_or_default();
+                    if let Some(cut_off) = self.cut_off.get(&token)
+                        && let Some(after) = cut_off.after
+                        && cut_off.watchers.contains(&(id, response.watch_id))
+                    {
+                        let last = response.events.last().map_or(0, revision_of);
+                        assert!(
+                            last <= after,
+                            "{token:?} may see nothing since {after}, and is told {response:?}"
+                        );
+                    }
                     let is_event = !response.events.is_empty() && !response.fragment;
                     // The last fragment follows the others.
                     let was_split = client
@@ -160,6 +186,10 @@ impl World {
                         message if message.ends_with("not valid any more") => {
                             client.caller.credentials.is_some()
                         }
+                        message if message.ends_with("connection lost") => self
+                            .lost_first
+                            .is_some_and(|lost| self.now >= lost + self.config.create_timeout),
+                        message if message.starts_with("grpc: received message larger") => status.code == 8,
                         _ => status.code == 13,
                     };
                     assert!(is_right, "nothing ends the stream with {status:?}: {client:?}");
@@ -190,11 +220,16 @@ impl World {
                 }
                 Action::CloseUpstream(id) => {
                     assert!(self.streams.remove(&id).is_some(), "it is open");
+                    self.look_whether_all_are_lost();
                 }
                 Action::ReadRevision {
-                    check, credentials, ..
+                    check,
+                    credentials,
+                    key,
                 } => {
                     self.reads += 1;
+                    // Nobody's own: what is odd about it would be everybody's.
+                    assert!(credentials.is_some() || *key == b"\0"[..], "{key:?}");
                     self.ask(check, Check::Revision(credentials));
                 }
                 Action::AskPermission {
@@ -209,6 +244,11 @@ impl World {
                 Action::ReadHeader(check) => self.ask(check, Check::Header),
             }
         }
+    }
+
+    /// Questions on their way.
+    pub(crate) fn questions(&self) -> usize {
+        self.asked.len() + self.answers.len()
     }
 
     fn ask(&mut self, id: CheckId, check: Check) {
@@ -352,14 +392,62 @@ impl World {
 
     pub(crate) fn end_stream(&mut self, id: UpstreamId, code: u8, message: &'static str) {
         if self.streams.remove(&id).is_some() {
+            self.lost_first.get_or_insert(self.now);
+            self.look_whether_all_are_lost();
             self.tell(Event::UpstreamEnded(id, Status::new(code, message)));
         }
     }
 
     /// The connection of a stream isn't the one in use any more.
     pub(crate) fn supersede_stream(&mut self, id: UpstreamId) {
+        self.lost_first.get_or_insert(self.now);
         self.tell(Event::UpstreamSuperseded(id));
         assert!(!self.streams.contains_key(&id), "it has been left");
+    }
+
+    /// All streams end.
+    pub(crate) fn end_streams(&mut self) {
+        for id in self.stream_ids() {
+            self.end_stream(id, 14, "restart");
+        }
+    }
+
+    /// A token loses its permission.
+    pub(crate) fn deny(&mut self, token: &'static str) {
+        let token = Bytes::from_static(token.as_bytes());
+        self.denied.insert(token.clone());
+        if self.hub.stats().upstreams != self.streams.len() {
+            // What isn't on a stream may have been asked about already.
+            return;
+        }
+        let of_token = |client: &&Client| client.caller.credentials.clone().unwrap_or_default() == token;
+        let clients = self.clients.iter().filter(of_token);
+        let watchers = clients.flat_map(|client| client.watching.keys().map(|id| (client.id, *id)));
+        let cut_off = CutOff {
+            watchers: watchers.collect(),
+            after: None,
+        };
+        self.cut_off.insert(token, cut_off);
+        self.look_whether_all_are_lost();
+    }
+
+    /// A token has its permission again.
+    pub(crate) fn permit(&mut self, token: &[u8]) {
+        self.denied.remove(token);
+        self.cut_off.remove(token);
+    }
+
+    fn look_whether_all_are_lost(&mut self) {
+        if self
+            .streams
+            .values()
+            .all(|stream| stream.kind == UpstreamKind::Leader)
+        {
+            let now = self.store.revision;
+            for cut_off in self.cut_off.values_mut() {
+                cut_off.after.get_or_insert(now);
+            }
+        }
     }
 
     /// A client takes a frame.

@@ -28,12 +28,16 @@ use super::Settings;
 use super::connection::{Connection, OpenCall};
 use crate::rt::{self, Runtime};
 
-/// Most bytes of a request the proxy makes itself: they are small, and the request isn't flow controlled here.
+/// Most bytes of a request the proxy makes itself, unless keys of clients are in it: they are small, and the request
+/// isn't flow controlled here.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
 
 /// A tonic channel over one connection. It neither reconnects nor retries.
 #[derive(Clone, Debug)]
-pub(crate) struct Channel(Arc<Connection>);
+pub(crate) struct Channel {
+    connection: Arc<Connection>,
+    request_bytes_max: usize,
+}
 
 /// Why an own call got no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,14 +55,26 @@ pub(crate) enum ChannelError {
 
 impl Channel {
     pub(crate) fn new(connection: Arc<Connection>) -> Self {
-        Self(connection)
+        Self {
+            connection,
+            request_bytes_max: REQUEST_BYTES_MAX,
+        }
+    }
+
+    /// One for requests that hold keys of clients, and are as large as a client's may be.
+    pub(crate) fn for_keys(connection: Arc<Connection>, request_bytes_max: u64) -> Self {
+        let request_bytes_max = usize::try_from(request_bytes_max).unwrap_or(usize::MAX);
+        Self {
+            request_bytes_max: request_bytes_max.max(REQUEST_BYTES_MAX),
+            ..Self::new(connection)
+        }
     }
 
     /// The base of the URI that tonic's generated clients need.
     pub(crate) fn origin(&self) -> Uri {
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(Scheme::HTTP);
-        parts.authority = Some(self.0.authority().clone());
+        parts.authority = Some(self.connection.authority().clone());
         parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
         Uri::from_parts(parts).unwrap_or_default()
     }
@@ -70,7 +86,7 @@ impl Service<Request<tonic::body::Body>> for Channel {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ChannelError>> {
-        if self.0.is_refusing() {
+        if self.connection.is_refusing() {
             Poll::Ready(Err(ChannelError::Refused))
         } else {
             Poll::Ready(Ok(()))
@@ -78,10 +94,11 @@ impl Service<Request<tonic::body::Body>> for Channel {
     }
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
-        let connection = self.0.clone();
+        let connection = self.connection.clone();
+        let bytes_max = self.request_bytes_max;
         Box::pin(async move {
             let (head, body) = request.into_parts();
-            let limited = http_body_util::Limited::new(body, REQUEST_BYTES_MAX);
+            let limited = http_body_util::Limited::new(body, bytes_max);
             let body = limited
                 .collect()
                 .await

@@ -2,7 +2,6 @@
 
 use core::time::Duration;
 use std::error::Error as _;
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -12,7 +11,7 @@ use etcd_proxy_proto::etcdserverpb::kv_client::KvClient;
 use etcd_proxy_proto::etcdserverpb::{RangeRequest, ResponseHeader, TxnRequest};
 use tonic::metadata::{AsciiMetadataValue, MetadataValue};
 
-use super::{Channel, Connection};
+use super::Channel;
 use crate::rt::{self, Runtime};
 
 use crate::server::Worker;
@@ -93,14 +92,14 @@ impl Question {
             let connection = worker.lane.connection::<R>(None, until).await;
             let connection =
                 connection.map_err(|_| Status::new(UNAVAILABLE, "no endpoint can be reached"))?;
-            self.ask_on(connection).await
+            let channel = Channel::for_keys(connection, worker.limits.request_bytes_max);
+            self.ask_on(channel).await
         });
         let late = || Err(Status::new(UNAVAILABLE, "no answer in time"));
         answer.await.unwrap_or_else(|_| late())
     }
 
-    async fn ask_on(self, connection: Arc<Connection>) -> Result<Header, Status> {
-        let channel = Channel::new(connection);
+    async fn ask_on(self, channel: Channel) -> Result<Header, Status> {
         let origin = channel.origin();
         let mut client = KvClient::with_origin(channel, origin);
         let token = self.credentials.as_deref();

@@ -206,6 +206,8 @@ fn any_hub(rng: &mut Rng) -> hub::Config {
         history_bytes_max: any([1, 2_000, 4 << 20]),
         history_bytes_total_max: any([3_000, 20_000, 256 << 20]),
         live_streams_max: any([1, 2, 4]),
+        catch_up_streams_max: any([1, 2, 64]),
+        catch_ups_per_client_max: any([1, 2, 1024]),
         creates_in_flight_max: any([1, 4, 1024]),
         narrow_ranges_max: any([0, 2, 64]),
         fragment_bytes: any([100, 1_000, 2 << 20]),

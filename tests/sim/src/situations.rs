@@ -180,6 +180,7 @@ situations! {
     CheckedWatchPrevious = "checked: previous pairs",
     CheckedWatchProgress = "checked: progress as asked for",
     CheckedWatchRevoked = "checked: a watcher cancelled for its permission",
+    RevokedAndLost = "checked: Watch calls of those who may not any more, after a failover",
     CheckedWatchServed = "checked: nothing comes, and nothing is to come",
     CheckedWatchesComplete = "checked: Watch calls that are complete at the end",
     CheckedWatchesProgress = "checked: progress at the end",

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use super::Hub;
-use super::state::{Place, Port, SourceId, WatcherId};
+use super::state::{Doubt, Place, Port, SourceId, WatcherId};
 use crate::range::KeyRange;
 use crate::time::Instant;
 use crate::watch::batch::{Batch, Variant, split};
@@ -100,7 +100,8 @@ impl Hub {
         let mut encoded = Encoded::default();
         let mut at = 0;
         while let Some(id) = port.get(at).copied() {
-            if self.is_full(self.watchers[id].client) {
+            let watcher = &self.watchers[id];
+            if watcher.doubt != Doubt::None || self.is_full(watcher.client) {
                 self.fall_behind(id, source, batch.first());
                 port.swap_remove(at);
                 if let Some(moved) = port.get(at) {
@@ -118,15 +119,20 @@ impl Hub {
         port
     }
 
-    /// A watcher leaves the broadcast, for its client is slow.
+    /// A watcher leaves the broadcast, for its client is slow or it isn't known whether it may have this.
     fn fall_behind(&mut self, id: WatcherId, source: SourceId, first: i64) {
         let watcher = &mut self.watchers[id];
         watcher.next = watcher.next.max(first);
-        self.stats.lagged += 1;
+        let is_slow = watcher.doubt == Doubt::None;
+        self.stats.lagged += u64::from(is_slow);
         if watcher.live == Some(source) {
             self.stats.behind += 1;
         }
-        self.line_up(id);
+        if is_slow {
+            self.line_up(id);
+        } else {
+            self.watchers[id].place = Place::Lagging;
+        }
     }
 
     /// Sends a watcher its events of a batch, if there are any. This is where most of the hub's time goes.

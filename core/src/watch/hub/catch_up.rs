@@ -5,10 +5,10 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::Hub;
-use super::state::{Place, Source, SourceId, Watcher, WatcherId};
+use super::state::{Doubt, Place, Source, SourceId, Watcher, WatcherId};
 use crate::range::KeyRange;
 use crate::time::Instant;
-use crate::watch::types::{Actions, UpstreamKind};
+use crate::watch::types::{Actions, ClientId, UpstreamKind};
 
 impl Hub {
     /// Brings a watcher as far as it can come: in step with its live source or, if it must, with a catch-up. The client
@@ -18,6 +18,13 @@ impl Hub {
             let watcher = &self.watchers[id];
             let client = watcher.client;
             let Some(live) = watcher.live else { return };
+            if watcher.doubt != Doubt::None {
+                // It goes on when it is known that it may.
+                let range = watcher.range.clone();
+                self.stop_waiting(&range, id);
+                self.watchers[id].place = Place::Lagging;
+                return;
+            }
             if self.is_full(client) {
                 let range = watcher.range.clone();
                 self.stop_waiting(&range, id);
@@ -98,6 +105,7 @@ impl Hub {
 
     /// Begins a catch-up for all who wait for one of this range, unless one runs.
     pub(super) fn start_catch_up(&mut self, now: Instant, range: &KeyRange, actions: &mut Actions) {
+        let room = self.catch_up_room();
         let Some(catch_up) = self.catch_ups.get_mut(range) else {
             return;
         };
@@ -114,7 +122,17 @@ impl Hub {
             }
             return;
         };
-        let (next, credentials) = (first.next, first.credentials.clone());
+        let next = first.next;
+        let has_room = |watcher: &&Watcher| self.clients[watcher.client].catching_up < room;
+        let host = watchers().filter(has_room).min_by_key(|watcher| watcher.next);
+        let host = host.map(|watcher| (watcher.credentials.clone(), watcher.client));
+        let Some((credentials, client)) = host.or_else(|| catch_up.source.map(|_| (None, first.client)))
+        else {
+            let client = first.client;
+            self.clients[client].deferred.insert(range.clone());
+            catch_up.waiting = waiting;
+            return;
+        };
         let prev = watchers().any(|watcher| watcher.variant.prev_kv);
         if let Some(source) = catch_up.source {
             // Its end can't be known for certain, so nobody waits for it.
@@ -129,9 +147,10 @@ impl Hub {
             range.clone(),
             next,
             prev,
-            credentials,
+            (credentials, Some(client)),
             actions,
         );
+        self.clients[client].catching_up += 1;
         self.stats.catch_ups += 1;
         if let Some(catch_up) = self.catch_ups.get_mut(range) {
             catch_up.source = Some(source);
@@ -140,6 +159,43 @@ impl Hub {
             self.advance(now, id, actions);
         }
         self.end_catch_up_if_unheard(source, actions);
+    }
+
+    /// How many catch-ups one client may have. Where a server's progress isn't trusted only an event tells that one has
+    /// come to its end, which may take for ever.
+    fn catch_up_room(&self) -> usize {
+        let mut streams = self.upstreams.values();
+        if streams.any(|stream| stream.kind == UpstreamKind::CatchUp && !stream.trusts_progress) {
+            usize::MAX
+        } else {
+            self.config.catch_ups_per_client_max.max(1)
+        }
+    }
+
+    /// Catch-ups that wait for others to end look again whether they have to.
+    pub(super) fn resume_deferred(&mut self) {
+        for client in self.clients.values_mut() {
+            self.stirred.ranges.append(&mut client.deferred);
+        }
+    }
+
+    /// A catch-up of a client's has ended: others have their turn.
+    pub(super) fn catch_up_ended(&mut self, client: ClientId) {
+        let room = self.catch_up_room();
+        let Some(client) = self.clients.get_mut(client) else {
+            return;
+        };
+        client.catching_up -= 1;
+        let mut room = room.saturating_sub(client.catching_up);
+        while room > 0
+            && let Some(range) = client.deferred.pop_first()
+        {
+            let catch_up = self.catch_ups.get(&range);
+            if catch_up.is_some_and(|catch_up| catch_up.source.is_none()) {
+                self.stirred.ranges.insert(range);
+                room -= 1;
+            }
+        }
     }
 
     /// Has a catch-up source begin anew, earlier than it did. Those who are in step with it remember how far they are.

@@ -1,69 +1,124 @@
 //! Questions to the cluster: each is on its way once at a time, and answers all who waited when it was sent.
+//!
+//! A question is shared by those for whom it is the same to the byte. What is odd about one watcher's, a huge key, say,
+//! is its own affair; and [turns](super::turns) keep the many of one caller from delaying another's.
 
 use alloc::vec::Vec;
 
+use bytes::Bytes;
+
 use super::Hub;
-use super::state::{Check, Question, Timer, WatcherId};
+use super::state::{Check, CheckState, Credentials, Question, Timer, WatcherId};
+use crate::range::KeyRange;
 use crate::time::Instant;
 use crate::watch::types::{Action, Actions, CheckId, Header, Status};
+
+/// The key that those ask about who have no credentials: they may read all keys or none.
+const ANY_KEY: Bytes = Bytes::from_static(b"\0");
+
+impl Question {
+    /// The revision of the store, for somebody who wants to read this range.
+    pub(super) fn revision(credentials: Credentials, range: &KeyRange) -> Self {
+        let key = match credentials {
+            // Whoever may read a range may read its first key.
+            Some(_) => range.key().clone(),
+            None => ANY_KEY,
+        };
+        Self::Revision(credentials, key)
+    }
+
+    /// Whether a range may be read.
+    pub(super) fn permission(credentials: Credentials, range: &KeyRange) -> Self {
+        let range = match credentials {
+            Some(_) => range.clone(),
+            None => KeyRange::new(ANY_KEY, Bytes::new()),
+        };
+        Self::Permission(credentials, range)
+    }
+
+    /// Who asks.
+    pub(super) fn credentials(&self) -> &Credentials {
+        match self {
+            Self::Revision(credentials, _) | Self::Permission(credentials, _) => credentials,
+            Self::Header => &None,
+        }
+    }
+}
 
 impl Hub {
     /// Has a watcher wait for the answer to a question that is asked from now on.
     pub(super) fn wonder(&mut self, question: Question, watcher: WatcherId, actions: &mut Actions) {
+        self.wonder_all(question, &[watcher], actions);
+    }
+
+    /// Has watchers wait for the answer to a question that is asked from now on.
+    pub(super) fn wonder_all(&mut self, question: Question, watchers: &[WatcherId], actions: &mut Actions) {
         let known = self.by_question.get(&question).copied();
         let id = known.unwrap_or_else(|| {
             let id = self.checks.insert(Check {
                 question: question.clone(),
-                is_asked: false,
+                state: CheckState::Queued,
                 failures: 0,
                 waiting: Vec::new(),
                 next: Vec::new(),
             });
+            self.turns.push(&question, id);
             self.by_question.insert(question, id);
             id
         });
-        let check = &mut self.checks[id];
-        check.next.push(watcher);
-        // After a failure its timer asks.
-        if !check.is_asked && check.failures == 0 {
-            self.ask(id, actions);
-        }
+        self.checks[id].next.extend_from_slice(watchers);
+        self.send_questions(actions);
     }
 
-    /// Asks a question for all who wait, or forgets it if nobody does.
+    /// Has a question asked for all who wait for the next time, or forgets it if nobody does.
     pub(super) fn ask(&mut self, id: CheckId, actions: &mut Actions) {
         let Some(check) = self.checks.get_mut(id) else {
             return;
         };
-        let watchers = &self.watchers;
-        check.next.retain(|watcher| watchers.contains_key(*watcher));
         if check.next.is_empty() {
-            self.by_question.remove(&check.question);
-            self.checks.remove(id);
-            self.timers.cancel(Timer::Check(id));
-            return;
+            self.forget_check(id);
+        } else {
+            check.state = CheckState::Queued;
+            self.turns.push(&check.question, id);
         }
-        check.is_asked = true;
-        check.waiting = core::mem::take(&mut check.next);
-        actions.push(match &check.question {
-            Question::Revision(credentials, key) => Action::ReadRevision {
-                check: id,
-                credentials: credentials.clone(),
-                key: if key.is_empty() {
-                    // Any key does; one that is there for certain in somebody's request.
-                    self.watchers[check.waiting[0]].range.key().clone()
-                } else {
-                    key.clone()
+        self.send_questions(actions);
+    }
+
+    fn forget_check(&mut self, id: CheckId) {
+        if let Some(check) = self.checks.remove(id) {
+            self.by_question.remove(&check.question);
+            self.timers.cancel(Timer::Check(id));
+        }
+    }
+
+    /// Sends the questions whose turn has come.
+    fn send_questions(&mut self, actions: &mut Actions) {
+        while let Some(id) = self.turns.next() {
+            let check = &mut self.checks[id];
+            let watchers = &self.watchers;
+            check.next.retain(|watcher| watchers.contains_key(*watcher));
+            if check.next.is_empty() {
+                self.forget_check(id);
+                continue;
+            }
+            check.state = CheckState::Sent;
+            check.waiting = core::mem::take(&mut check.next);
+            self.turns.begin(&check.question);
+            actions.push(match &check.question {
+                Question::Revision(credentials, key) => Action::ReadRevision {
+                    check: id,
+                    credentials: credentials.clone(),
+                    key: key.clone(),
                 },
-            },
-            Question::Header => Action::ReadHeader(id),
-            Question::Permission(credentials, range) => Action::AskPermission {
-                check: id,
-                credentials: credentials.clone(),
-                key: range.key().clone(),
-                range_end: range.end().clone(),
-            },
-        });
+                Question::Header => Action::ReadHeader(id),
+                Question::Permission(credentials, range) => Action::AskPermission {
+                    check: id,
+                    credentials: credentials.clone(),
+                    key: range.key().clone(),
+                    range_end: range.end().clone(),
+                },
+            });
+        }
     }
 
     pub(super) fn answered(
@@ -73,20 +128,26 @@ impl Hub {
         answer: Result<Header, Status>,
         actions: &mut Actions,
     ) {
-        let Some(check) = self.checks.get_mut(id).filter(|check| check.is_asked) else {
+        let Some(check) = self
+            .checks
+            .get_mut(id)
+            .filter(|check| check.state == CheckState::Sent)
+        else {
             return;
         };
-        check.is_asked = false;
+        self.turns.end(&check.question);
         let waiting = core::mem::take(&mut check.waiting);
         let verdict = Verdict::of(&check.question, answer);
         let question = check.question.clone();
         if let Verdict::Unknown(status) = verdict {
+            check.state = CheckState::Resting;
             check.next.splice(0..0, waiting.iter().copied());
             let failures = check.failures;
             check.failures = failures.saturating_add(1);
             let wait = self.backoff(failures);
             self.timers.set(Timer::Check(id), now + wait);
             self.check_failed(now, &waiting, &status, actions);
+            self.send_questions(actions);
             return;
         }
         check.failures = 0;
@@ -110,6 +171,8 @@ pub(super) enum Verdict {
     Permitted,
     /// It may not; with the status.
     Refused(Status),
+    /// It can't even be asked: a server takes no request for such a key. Its answer ends the call that asked.
+    TooLarge(Status),
     /// Nothing: the question has to be asked again.
     Unknown(Status),
 }
@@ -130,6 +193,8 @@ impl Verdict {
                     Self::Permitted
                 } else if is_denial(&status) {
                     Self::Refused(status)
+                } else if is_too_large(&status) {
+                    Self::TooLarge(status)
                 } else {
                     Self::Unknown(status)
                 }
@@ -151,9 +216,18 @@ pub(super) fn is_denial(status: &Status) -> bool {
     )
 }
 
+/// Whether a server, or the way to it, takes no message of such a size.
+pub(super) fn is_too_large(status: &Status) -> bool {
+    status.code == RESOURCE_EXHAUSTED
+        && status
+            .message
+            .starts_with("grpc: received message larger than max")
+}
+
 /// gRPC codes.
 pub(super) const INVALID_ARGUMENT: u8 = 3;
 pub(super) const PERMISSION_DENIED: u8 = 7;
+const RESOURCE_EXHAUSTED: u8 = 8;
 const OUT_OF_RANGE: u8 = 11;
 pub(super) const UNAVAILABLE: u8 = 14;
 pub(super) const UNAUTHENTICATED: u8 = 16;

@@ -25,6 +25,8 @@ impl Hub {
             paused: false,
             revision: 0,
             progress: None,
+            catching_up: 0,
+            deferred: BTreeSet::new(),
         });
         if require_leader {
             self.leader_clients.insert(id);
@@ -187,6 +189,8 @@ impl Hub {
             return;
         };
         self.stats.outbox_bytes -= client.queued;
+        // Others may wait for them.
+        self.stirred.ranges.extend(client.deferred);
         let starting = client.steps.iter().filter_map(|step| match step {
             Step::Create(watcher) => Some(*watcher),
             Step::Cancel(_) => None,

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use super::Hub;
-use super::checks::{INVALID_ARGUMENT, PERMISSION_DENIED, UNAUTHENTICATED, UNAVAILABLE, is_denial};
+use super::checks::{INVALID_ARGUMENT, PERMISSION_DENIED, UNAUTHENTICATED, is_denial};
 use super::state::{NO_WATCHER, SourceId, SourceState, WatcherId};
 use crate::time::Instant;
 use crate::watch::batch::Batch;
@@ -109,7 +109,11 @@ impl Hub {
             created: response.header.revision,
             asked_before: self.asked,
         };
-        if source.kind == UpstreamKind::CatchUp || !self.wishing.is_empty() || !self.due.is_empty() {
+        let kind = source.kind;
+        if kind == UpstreamKind::Live {
+            self.doubts_begin(now, source_id);
+        }
+        if kind == UpstreamKind::CatchUp || !self.wishing.is_empty() || !self.due.is_empty() {
             // If nothing has happened to its keys, only this tells that it is caught up.
             self.ask_stream(now, id, actions);
         }
@@ -143,22 +147,7 @@ impl Hub {
         let concerned: Vec<WatcherId> = watchers.iter().filter(is_concerned).copied().collect();
         self.stats.denied += concerned.len() as u64;
         for watcher in concerned {
-            let Some(client) = self.watchers.get(watcher).map(|watcher| watcher.client) else {
-                continue;
-            };
-            if status.code == PERMISSION_DENIED || credentials.is_none() {
-                self.canceled(now, watcher, 0, reason, actions);
-            } else {
-                // Its token has expired. A client whose stream breaks authenticates again, as it would have to if the
-                // stream was the server's; told that it may not watch, it would give up.
-                let message =
-                    Cow::Borrowed("etcdserver: the stream was lost and its token is not valid any more");
-                let status = Status {
-                    code: UNAVAILABLE,
-                    message,
-                };
-                self.end_client(now, client, status, actions);
-            }
+            self.deny(now, watcher, status, reason, actions);
         }
         // The last of them may have ended it.
         if self.sources.contains_key(id) {

@@ -4,11 +4,13 @@ mod broadcast;
 mod catch_up;
 mod checks;
 mod clients;
+mod doubts;
 mod ingest;
 mod progress;
 mod sources;
 mod starts;
 mod state;
+mod turns;
 mod upstreams;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -21,6 +23,7 @@ use slotmap::SlotMap;
 use self::state::{
     CatchUp, Check, Client, Credentials, Question, Source, SourceId, Timer, Upstream, Watcher, WatcherId,
 };
+use self::turns::Turns;
 use super::index::RangeIndex;
 use super::types::{
     Actions, Caller, CheckId, ClientId, Config, Event, Header, Stats, UpstreamId, UpstreamKind,
@@ -40,6 +43,7 @@ pub struct Hub {
     watchers: SlotMap<WatcherId, Watcher>,
     checks: SlotMap<CheckId, Check>,
     by_question: BTreeMap<Question, CheckId>,
+    turns: Turns,
     sources: SlotMap<SourceId, Source>,
     /// Live sources by range.
     index: RangeIndex<SourceId>,
@@ -96,6 +100,7 @@ impl Hub {
             watchers: SlotMap::with_key(),
             checks: SlotMap::with_key(),
             by_question: BTreeMap::new(),
+            turns: Turns::default(),
             sources: SlotMap::with_key(),
             index: RangeIndex::default(),
             catch_ups: BTreeMap::new(),
@@ -169,6 +174,7 @@ impl Hub {
         match timer {
             Timer::Create(id) => self.create_timed_out(now, id, actions),
             Timer::Check(id) => self.ask(id, actions),
+            Timer::Doubt(id) => self.doubts_timed_out(now, id, actions),
             Timer::Reopen(id) => self.reopen(now, id, actions),
             Timer::Linger(id) => self.close_if_idle(id, actions),
             Timer::Recreate(id) => self.queue_source(id),

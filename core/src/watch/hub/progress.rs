@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use super::Hub;
-use super::state::{NO_WATCHER, Place, ProgressWish, SourceId, SourceState, Timer, WatcherId};
+use super::state::{Doubt, NO_WATCHER, Place, ProgressWish, SourceId, SourceState, Timer, WatcherId};
 use crate::time::Instant;
 use crate::watch::types::{Action, Actions, ClientId, Header, UpstreamId, UpstreamKind};
 use crate::watch::wire::{request, write};
@@ -59,6 +59,10 @@ impl Hub {
             return;
         };
         upstream.trusts_progress = trusted;
+        if upstream.kind == UpstreamKind::CatchUp && !trusted {
+            self.resume_deferred();
+        }
+        let upstream = &self.upstreams[id];
         if upstream.kind == UpstreamKind::CatchUp || !self.wishing.is_empty() || !self.due.is_empty() {
             self.ask_stream(now, id, actions);
         }
@@ -226,6 +230,9 @@ impl Hub {
         let Place::InStep(source, _) = watcher.place else {
             return None;
         };
+        if watcher.doubt != Doubt::None {
+            return None;
+        }
         let reached = self.sources[source].next.saturating_sub(1);
         (watcher.live == Some(source) && reached >= watcher.start).then_some(reached)
     }

@@ -8,7 +8,7 @@ use super::state::{Credentials, Place, Port, Source, SourceId, SourceState, Time
 use crate::range::KeyRange;
 use crate::time::Instant;
 use crate::watch::batch::History;
-use crate::watch::types::{Action, Actions, UpstreamKind};
+use crate::watch::types::{Action, Actions, ClientId, UpstreamKind};
 use crate::watch::wire::request;
 
 impl Hub {
@@ -26,7 +26,7 @@ impl Hub {
                 range.clone(),
                 at,
                 wants_prev,
-                credentials.clone(),
+                (credentials.clone(), None),
                 actions,
             );
             self.index.insert(range.clone(), source);
@@ -66,13 +66,14 @@ impl Hub {
         range: KeyRange,
         next: i64,
         prev_asked: bool,
-        credentials: Credentials,
+        (credentials, client): (Credentials, Option<ClientId>),
         actions: &mut Actions,
     ) -> SourceId {
-        let upstream = self.stream_for(kind, credentials, actions);
+        let upstream = self.stream_for(kind, credentials, client, actions);
         let id = self.sources.insert(Source {
             kind,
             range,
+            client,
             upstream,
             state: SourceState::Resting,
             next,
@@ -124,6 +125,7 @@ impl Hub {
         source.state = SourceState::Resting;
         source.held.clear();
         self.timers.cancel(Timer::Recreate(id));
+        self.timers.cancel(Timer::Doubt(id));
     }
 
     /// From its position on a source gets previous pairs.
@@ -139,7 +141,8 @@ impl Hub {
     pub(super) fn rehost(&mut self, id: SourceId, credentials: Credentials, actions: &mut Actions) {
         self.withdraw(id, actions);
         self.leave_stream(id);
-        let upstream = self.stream_for(self.sources[id].kind, credentials, actions);
+        let source = &self.sources[id];
+        let upstream = self.stream_for(source.kind, credentials, source.client, actions);
         self.sources[id].upstream = upstream;
         self.upstreams[upstream].sources.insert(id);
         self.queue_source(id);
@@ -160,6 +163,9 @@ impl Hub {
             self.stats.history_bytes -= source.history.bytes();
             if source.kind == UpstreamKind::Live {
                 self.index.remove(&source.range);
+            }
+            if let Some(client) = source.client {
+                self.catch_up_ended(client);
             }
         }
     }

@@ -6,17 +6,26 @@ use alloc::string::String;
 
 use super::Hub;
 use super::checks::{UNAVAILABLE, Verdict};
-use super::state::{NO_WATCHER, Place, Question, Start, Step, Timer, Watcher, WatcherId};
+use super::state::{Doubt, NO_WATCHER, Place, Question, Start, Step, Timer, Watcher, WatcherId};
+use crate::grpc::MessageTooLarge;
 use crate::time::Instant;
 use crate::watch::batch::Variant;
 use crate::watch::types::{Actions, ClientId, Header, Status};
-use crate::watch::wire::request::Create;
+use crate::watch::wire::request::{self, Create};
 use crate::watch::wire::write;
 
 impl Hub {
     /// Has a create request wait for a revision read after it came, and for permission. Refusals wait for a revision
     /// too: a server's have a header.
     pub(super) fn create(&mut self, now: Instant, id: ClientId, create: Create, actions: &mut Actions) {
+        // Its own message for this watcher must be one that a server takes: else it ends the stream of all.
+        let bytes = request::create_bytes_max(&create.range) as u64;
+        if bytes > self.config.request_bytes_max {
+            let bytes_max = self.config.request_bytes_max;
+            let status = MessageTooLarge { bytes, bytes_max }.status();
+            self.end_client(now, id, Status::from(status), actions);
+            return;
+        }
         let client = &mut self.clients[id];
         let credentials = client.caller.credentials.clone();
         let refusal = if create.start < 0 {
@@ -49,6 +58,7 @@ impl Hub {
             next: create.start,
             is_in_line: false,
             live: None,
+            doubt: Doubt::None,
             place: Place::Starting(Start {
                 watch_id: create.watch_id,
                 revision: create.start,
@@ -61,14 +71,9 @@ impl Hub {
         client.creating += 1;
         self.timers
             .set(Timer::Create(watcher), now + self.config.create_timeout);
-        let question = match &credentials {
-            // Whoever may read a range may read its first key.
-            Some(_) => Question::Revision(credentials.clone(), range.key().clone()),
-            None => Question::Revision(None, bytes::Bytes::new()),
-        };
-        self.wonder(question, watcher, actions);
+        self.wonder(Question::revision(credentials.clone(), &range), watcher, actions);
         if needs_permission {
-            self.wonder(Question::Permission(credentials, range), watcher, actions);
+            self.wonder(Question::permission(credentials, &range), watcher, actions);
         }
     }
 
@@ -84,7 +89,13 @@ impl Hub {
         let Some(watcher) = self.watchers.get_mut(id) else {
             return;
         };
+        let client = watcher.client;
+        if let Verdict::TooLarge(status) = verdict {
+            self.end_client(now, client, status.clone(), actions);
+            return;
+        }
         let Place::Starting(start) = &mut watcher.place else {
+            self.doubt_answered(now, id, verdict, question, actions);
             return;
         };
         match verdict {
@@ -99,9 +110,8 @@ impl Hub {
                     return;
                 }
             }
-            Verdict::Unknown(_) => {}
+            Verdict::TooLarge(_) | Verdict::Unknown(_) => {}
         }
-        let client = watcher.client;
         self.take_steps(now, client, actions);
     }
 
@@ -236,7 +246,7 @@ pub(super) fn is_no_leader(status: &Status) -> bool {
 }
 
 /// A refusal as a cancel reason has it: how Go prints a gRPC status.
-fn refusal(status: &Status) -> String {
+pub(super) fn refusal(status: &Status) -> String {
     let code = match status.code {
         3 => "InvalidArgument",
         16 => "Unauthenticated",

@@ -47,6 +47,10 @@ pub(super) struct Client {
     pub(super) revision: i64,
     /// A progress request of it isn't answered yet.
     pub(super) progress: Option<ProgressWish>,
+    /// Catch-ups that were begun for it and haven't ended.
+    pub(super) catching_up: usize,
+    /// Ranges of catch-ups that wait for one of those to end.
+    pub(super) deferred: BTreeSet<KeyRange>,
 }
 
 /// A request that waits.
@@ -84,7 +88,19 @@ pub(super) struct Watcher {
     pub(super) is_in_line: bool,
     /// The live source that serves it in the end; none before it is created.
     pub(super) live: Option<SourceId>,
+    pub(super) doubt: Doubt,
     pub(super) place: Place,
+}
+
+/// Whether a watcher may still see its range, which its server has to be asked again when a stream was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// It may, as far as is known.
+    None,
+    /// It is being asked; until the answer comes nothing is sent to the watcher.
+    Asked,
+    /// Another stream was lost while the question was on its way: the answer may be older than that.
+    AskedBefore,
 }
 
 /// How far a watcher is.
@@ -121,6 +137,8 @@ pub(super) type Port = Vec<WatcherId>;
 pub(super) struct Source {
     pub(super) kind: UpstreamKind,
     pub(super) range: KeyRange,
+    /// Catch-ups: for whom it was begun.
+    pub(super) client: Option<ClientId>,
     pub(super) upstream: UpstreamId,
     pub(super) state: SourceState,
     /// All events below it have come.
@@ -223,6 +241,9 @@ impl Source {
 pub(super) struct Upstream {
     pub(super) kind: UpstreamKind,
     pub(super) credentials: Credentials,
+    /// Catch-ups: whose they are, as long as there are enough streams for each to have its own. A server is silent
+    /// about the progress of a stream as long as one of its watchers is behind.
+    pub(super) client: Option<ClientId>,
     /// Whether it was opened; if not it will be, after a while.
     pub(super) is_open: bool,
     /// Whether what it says of progress is true.
@@ -263,8 +284,7 @@ pub(super) struct CatchUp {
 /// What can be asked of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Question {
-    /// The revision, as somebody who may read this key. Without credentials any key does: either all may be read or
-    /// none.
+    /// The revision, as somebody who may read this key.
     Revision(Credentials, Bytes),
     /// Whether somebody may read a range.
     Permission(Credentials, KeyRange),
@@ -276,11 +296,23 @@ pub(super) enum Question {
 #[derive(Debug)]
 pub(super) struct Check {
     pub(super) question: Question,
-    /// Whether it is on its way. Those who come now wait for the next time: its answer may be older than they are.
-    pub(super) is_asked: bool,
+    pub(super) state: CheckState,
     pub(super) failures: u32,
+    /// Those whom the answer that is to come is for.
     pub(super) waiting: Vec<WatcherId>,
+    /// Those who came later: that answer may be older than they are.
     pub(super) next: Vec<WatcherId>,
+}
+
+/// How far a question is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CheckState {
+    /// Its turn is yet to come.
+    Queued,
+    /// It is on its way.
+    Sent,
+    /// It failed; a timer queues it again.
+    Resting,
 }
 
 /// What a timer is for.
@@ -290,6 +322,8 @@ pub(super) enum Timer {
     Create(WatcherId),
     /// A question failed and is asked again.
     Check(CheckId),
+    /// Watchers of a source that runs wait for too long to be allowed to go on.
+    Doubt(SourceId),
     /// A stream that ended is opened again.
     Reopen(UpstreamId),
     /// A stream without sources has lingered for long enough.

@@ -4,32 +4,48 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
 use super::Hub;
+use super::checks::is_too_large;
 use super::starts::is_no_leader;
 use super::state::{Credentials, Source, SourceId, SourceState, Timer, Upstream};
 use crate::time::Instant;
 use crate::watch::types::{Action, Actions, ClientId, Status, UpstreamId, UpstreamKind};
 use crate::watch::wire::request;
 
+/// No server takes less than this in a message.
+const REQUEST_BYTES_MIN: u64 = 64 * 1024;
+
 impl Hub {
-    /// The stream that a new source is put on: the one with the fewest, or a new one as long as more are allowed.
+    /// The stream that a new source is put on: that of its client, if it is a catch-up; else the one with the fewest,
+    /// or a new one as long as more are allowed.
     pub(super) fn stream_for(
         &mut self,
         kind: UpstreamKind,
         credentials: Credentials,
+        client: Option<ClientId>,
         actions: &mut Actions,
     ) -> UpstreamId {
         let key = (kind, credentials);
         let streams = self.by_credentials.get(&key).map_or(&[][..], Vec::as_slice);
         let load = |id: &UpstreamId| self.upstreams[*id].sources.len();
+        let is_own = |id: &&UpstreamId| client.is_some() && self.upstreams[**id].client == client;
+        if let Some(own) = streams.iter().find(is_own) {
+            return *own;
+        }
         let least = streams.iter().copied().min_by_key(load);
         let max = match kind {
             UpstreamKind::Live => self.config.live_streams_max.max(1),
-            UpstreamKind::CatchUp | UpstreamKind::Leader => 1,
+            UpstreamKind::CatchUp => self.config.catch_up_streams_max.max(1),
+            UpstreamKind::Leader => 1,
         };
         match least {
-            Some(id) if load(&id) == 0 || streams.len() >= max => id,
+            Some(id) if load(&id) == 0 => {
+                self.upstreams[id].client = client;
+                id
+            }
+            Some(id) if streams.len() >= max => id,
             _ => {
                 let id = self.add_stream(key.0, key.1, 0);
+                self.upstreams[id].client = client;
                 self.open_stream(id, actions);
                 id
             }
@@ -40,6 +56,7 @@ impl Hub {
         let id = self.upstreams.insert(Upstream {
             kind,
             credentials: credentials.clone(),
+            client: None,
             is_open: false,
             trusts_progress: self.config.trusts_progress,
             failures,
@@ -165,6 +182,12 @@ impl Hub {
         };
         // There is nothing to be closed any more.
         upstream.is_open = false;
+        if is_too_large(status) {
+            self.too_large(now, id, status, actions);
+        }
+        let Some(upstream) = self.upstreams.get(id) else {
+            return;
+        };
         if upstream.kind == UpstreamKind::Leader && is_no_leader(status) {
             let clients: Vec<ClientId> = self.leader_clients.iter().copied().collect();
             for client in clients {
@@ -179,6 +202,28 @@ impl Hub {
     pub(super) fn upstream_superseded(&mut self, now: Instant, id: UpstreamId, actions: &mut Actions) {
         if self.upstreams.get(id).is_some_and(|upstream| upstream.is_open) {
             self.reset(now, id, actions);
+        }
+    }
+
+    /// A server has ended a stream because a message on it was too large for it. Its limit is lower than was thought.
+    /// Those whom such a message is for are told what a server would tell them, or the stream would be ended for ever.
+    fn too_large(&mut self, now: Instant, id: UpstreamId, status: &Status, actions: &mut Actions) {
+        let numbers = status.message.rsplit_once(" vs. ");
+        let limit = numbers.and_then(|(_, limit)| limit.trim_end_matches(')').parse().ok());
+        let limit = limit.unwrap_or(REQUEST_BYTES_MIN).max(REQUEST_BYTES_MIN);
+        self.config.request_bytes_max = self.config.request_bytes_max.min(limit);
+        let mut clients = BTreeSet::new();
+        for source in &self.upstreams[id].sources {
+            let source = &self.sources[*source];
+            if request::create_bytes_max(&source.range) as u64 > limit {
+                let watchers = source.members.iter().chain(&source.whole);
+                let watchers = watchers.map(|watcher| &self.watchers[*watcher]);
+                let own = watchers.filter(|watcher| watcher.range == source.range);
+                clients.extend(own.map(|watcher| watcher.client));
+            }
+        }
+        for client in clients {
+            self.end_client(now, client, status.clone(), actions);
         }
     }
 
@@ -199,13 +244,16 @@ impl Hub {
             upstream.credentials.clone(),
             failures.saturating_add(1),
         );
+        self.upstreams[new].client = upstream.client;
         self.timers.set(Timer::Reopen(new), now + wait);
+        self.doubt(now, &upstream.sources, actions);
         for source_id in upstream.sources {
             let source = &mut self.sources[source_id];
             self.stats.resumes += u64::from(source.wire_id().is_some());
             source.state = SourceState::Resting;
             source.held.clear();
             self.timers.cancel(Timer::Recreate(source_id));
+            self.timers.cancel(Timer::Doubt(source_id));
             source.upstream = new;
             self.upstreams[new].sources.insert(source_id);
             self.spare_prev(source_id);

@@ -3,6 +3,8 @@
 mod cost;
 mod loss;
 mod manners;
+mod neighbours;
+mod revoked;
 
 use std::time::Duration;
 

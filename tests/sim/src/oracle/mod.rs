@@ -294,7 +294,11 @@ impl Oracle {
                     upstream,
                     message,
                 } => self.watching.upstreams.said(proxy, upstream, message),
-                Note::UpstreamGone { proxy, upstream } => self.watching.upstreams.gone(proxy, upstream),
+                Note::UpstreamGone { proxy, upstream } => {
+                    self.watching.upstreams.gone(proxy, upstream);
+                    let revision = self.ledger.revision();
+                    self.watching.upstream_gone(io, revision, proxy);
+                }
                 Note::Sent { call } => self.sent(io, call),
                 Note::Reached { call } => self.reached(call),
                 Note::Replied { call, answer, link } => self.record_mut(call).replies.push((answer, link)),

@@ -178,6 +178,40 @@ fn row_12_a_permission_is_revoked() {
     assert_eq!((world.ended(reader), world.ended(root)), (None, None));
 }
 
+/// Nor does it help that another's watcher, who may, is the one that is made anew: cut off at once, or as the member dies.
+#[test]
+fn row_12_a_permission_is_revoked_and_another_shares_the_watcher() {
+    for dies in [false, true] {
+        let mut world = settled(with_auth(2));
+        let root = world.watch(0, Identity::Root, false);
+        create(&mut world, root, range(0, 4, 0));
+        world.complete(SECOND);
+        let reader = world.watch(1, Identity::Reader, false);
+        create(&mut world, reader, range(0, 4, 0));
+        create(&mut world, reader, key(1, 0));
+        world.complete(SECOND);
+        assert_eq!(world.watch_cost().live, 1);
+        call(&mut world, 0, Op::Permit { allowed: false });
+        // As on a server, as long as nothing is lost.
+        let first = put(&mut world, 1);
+        world.complete(SECOND);
+        world.run_for(4 * SECOND);
+        if dies {
+            fault(&mut world, FaultKind::Kill);
+        } else {
+            let member = world.in_use(0).expect("it has settled");
+            assert!(world.end_watches(member, 14, "restart") > 0);
+        }
+        world.run_for(5 * SECOND);
+        let second = put(&mut world, 1);
+        world.complete(3 * SECOND);
+        assert_eq!(reasons(&world, reader), [DENIED, DENIED]);
+        assert_eq!(revisions(&world, reader), [first, first]);
+        assert_eq!(revisions(&world, root), [first, second]);
+        assert_eq!((world.ended(reader), world.ended(root)), (None, None));
+    }
+}
+
 /// A token that the member has forgotten ends only the calls that it was sent with, and in a way that makes clients
 /// authenticate again.
 #[test]

@@ -1,5 +1,6 @@
 //! What clients are told on their Watch calls, held against the log.
 
+mod revoked;
 mod told;
 mod upstreams;
 mod watcher;
@@ -13,6 +14,7 @@ use etcd_proxy_model::state::State;
 use etcd_proxy_model::status::Status;
 use etcd_proxy_proto::etcdserverpb::{WatchResponse, watch_request::RequestUnion};
 
+use self::revoked::Revoked;
 pub(crate) use self::upstreams::Upstreams;
 pub(crate) use self::watcher::Watcher;
 use super::Oracle;
@@ -78,6 +80,7 @@ pub(crate) struct Watching {
     auth_revision: u64,
     /// When permissions last changed.
     auth_changed: Instant,
+    revoked: Revoked,
 }
 
 impl Watching {
@@ -90,6 +93,7 @@ impl Watching {
             leaderless: None,
             auth_revision: 0,
             auth_changed: Instant::ZERO,
+            revoked: Revoked::new(settings),
         }
     }
 
@@ -131,6 +135,7 @@ impl Oracle {
         {
             self.watching.leaderless = Some(now);
         }
+        self.watching.revoked.note_state(now, members);
         let revision = members.cluster.committed().auth().revision();
         if std::mem::replace(&mut self.watching.auth_revision, revision) != revision {
             self.watching.auth_changed = now;
@@ -229,6 +234,7 @@ impl Oracle {
             (14, message) if message.ends_with("not valid any more") => {
                 (Situation::WatchToldToken, call.identity != Identity::Anonymous)
             }
+            (14, "etcdserver: request timed out, possibly due to connection lost") if !calm => return,
             (13, _) if call.nonsense => return,
             _ => panic!("{tag:?} ends with {status:?}: {call:?}"),
         };

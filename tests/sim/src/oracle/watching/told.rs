@@ -227,6 +227,7 @@ impl Oracle {
     }
 
     fn told_events(&mut self, io: &mut Io, tag: WatchTag, response: &WatchResponse, revision: i64) {
+        self.may_be_told(tag, response);
         let ledger = &self.ledger;
         let call = self.watching.calls.get_mut(&tag).expect("it was opened");
         let watcher = watcher(call, response);

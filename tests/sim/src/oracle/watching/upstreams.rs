@@ -132,6 +132,12 @@ impl Upstreams {
         calls.map(|upstream| upstream.watchers.len()).sum()
     }
 
+    /// Whether a hub has Watch calls that may have watchers.
+    pub(crate) fn watches(&self, proxy: usize) -> bool {
+        let mut calls = self.calls.iter();
+        calls.any(|((of, _), call)| *of == proxy && call.kind != UpstreamKind::Leader)
+    }
+
     /// Watch calls that are open.
     pub(crate) fn calls(&self) -> usize {
         self.calls.len()
