@@ -18,6 +18,8 @@
 //!   noticed, and which member takes over;
 //! - [`retry`]: which calls may be sent a second time, and how often;
 //! - [`method`]: what is known of each RPC of the etcd API;
+//! - [`class`]: which calls keep others waiting on one connection, told from their requests;
+//! - [`pool`]: the connections of a worker to the member in use, and which one takes a call;
 //! - [`grpc`]: message framing limits, timeouts and statuses of gRPC over HTTP/2;
 //! - [`http2`]: frame boundaries and the ping policy etcd servers enforce;
 //! - [`range`]: ranges of keys as servers understand them;
@@ -29,11 +31,13 @@
 extern crate alloc;
 
 mod backoff;
+pub mod class;
 pub mod endpoints;
 pub mod grpc;
 pub mod http2;
 pub mod lease;
 pub mod method;
+pub mod pool;
 pub mod range;
 pub mod read;
 pub mod retry;

@@ -4,6 +4,8 @@
 
 use core::time::Duration;
 
+use crate::class::{Class, ClassRule};
+
 /// How a call may be handled, decided from its path alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Method {
@@ -14,6 +16,8 @@ pub struct Method {
     pub repeatable: bool,
     /// Which member must answer.
     pub member: Member,
+    /// Which of a member's connections it takes.
+    pub class: ClassRule,
 }
 
 /// The shape of a call.
@@ -124,22 +128,27 @@ impl Method {
         shape: Shape::Stream,
         repeatable: false,
         member: Member::Any,
+        class: ClassRule::Always(Class::Blocking),
     };
 
     const READ: Self = Self {
         shape: Shape::Unary,
         repeatable: true,
         member: Member::Any,
+        class: ClassRule::Always(Class::Prompt),
     };
     const WRITE: Self = Self {
-        shape: Shape::Unary,
         repeatable: false,
-        member: Member::Any,
+        ..Self::READ
+    };
+    /// A write that is answered when others let it.
+    const WAITING_WRITE: Self = Self {
+        class: ClassRule::Always(Class::Blocking),
+        ..Self::WRITE
     };
     const ENDLESS: Self = Self {
         shape: Shape::Endless,
-        repeatable: false,
-        member: Member::Any,
+        ..Self::UNKNOWN
     };
     const MEMBER_READ: Self = Self {
         member: Member::Same,
@@ -158,8 +167,19 @@ impl Method {
         };
         match service {
             "etcdserverpb.KV" => match method {
-                "Range" => Self::READ,
-                "Put" | "DeleteRange" | "Txn" | "Compact" => Self::WRITE,
+                "Range" => Self {
+                    class: ClassRule::Range,
+                    ..Self::READ
+                },
+                "Put" | "Compact" => Self::WRITE,
+                "DeleteRange" => Self {
+                    class: ClassRule::DeleteRange,
+                    ..Self::WRITE
+                },
+                "Txn" => Self {
+                    class: ClassRule::Txn,
+                    ..Self::WRITE
+                },
                 _ => Self::UNKNOWN,
             },
             "etcdserverpb.Watch" => match method {
@@ -169,7 +189,15 @@ impl Method {
             "etcdserverpb.Lease" => match method {
                 "LeaseKeepAlive" => Self::ENDLESS,
                 // Grant and revoke are writes, yet clientv3 repeats them.
-                "LeaseGrant" | "LeaseRevoke" | "LeaseTimeToLive" | "LeaseLeases" => Self::READ,
+                "LeaseGrant" | "LeaseRevoke" => Self::READ,
+                "LeaseTimeToLive" => Self {
+                    class: ClassRule::LeaseTimeToLive,
+                    ..Self::READ
+                },
+                "LeaseLeases" => Self {
+                    class: ClassRule::Always(Class::Bulk),
+                    ..Self::READ
+                },
                 _ => Self::UNKNOWN,
             },
             "etcdserverpb.Cluster" => match method {
@@ -190,6 +218,7 @@ impl Method {
                 },
                 "Snapshot" => Self {
                     shape: Shape::Stream,
+                    class: ClassRule::Always(Class::Bulk),
                     ..Self::MEMBER_READ
                 },
                 _ => Self {
@@ -215,12 +244,14 @@ impl Method {
                 _ => Self::UNKNOWN,
             },
             "v3electionpb.Election" => match method {
-                "Campaign" | "Proclaim" | "Leader" | "Resign" => Self::WRITE,
+                "Campaign" => Self::WAITING_WRITE,
+                "Proclaim" | "Leader" | "Resign" => Self::WRITE,
                 "Observe" => Self::ENDLESS,
                 _ => Self::UNKNOWN,
             },
             "v3lockpb.Lock" => match method {
-                "Lock" | "Unlock" => Self::WRITE,
+                "Lock" => Self::WAITING_WRITE,
+                "Unlock" => Self::WRITE,
                 _ => Self::UNKNOWN,
             },
             "grpc.health.v1.Health" => match method {

@@ -64,6 +64,23 @@ pub fn no_endpoint(left: Option<Duration>) -> Status {
     }
 }
 
+/// A client's calls of a kind are as many as the member allows it.
+const NO_TURN: Status = Status::new(
+    Code::ResourceExhausted,
+    "etcd-proxy: this client has as many such calls open as the member leaves to one",
+);
+
+/// The status of a call whose client had as many open as it may have, until the time to wait was over. `left` as for
+/// [`no_endpoint`].
+#[must_use]
+pub fn no_turn(left: Option<Duration>) -> Status {
+    if left == Some(Duration::ZERO) {
+        Status::deadline_exceeded()
+    } else {
+        NO_TURN
+    }
+}
+
 /// How an attempt ended without an answer that could be forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {

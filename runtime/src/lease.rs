@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use etcd_proxy_core::class::Class;
 use etcd_proxy_core::lease::{Action, Actions, ClientId, Event, Router, UpstreamId};
 use etcd_proxy_core::time;
 use etcd_proxy_core::watch::Caller;
@@ -69,6 +70,7 @@ impl Multiplexer for Router {
                 upstream,
                 credentials,
                 require_leader: true,
+                class: Class::Prompt,
             },
         }
     }

@@ -1,6 +1,12 @@
 //! A TCP relay that can be told to stall, close or refuse connections, also by where they come from.
 
-use std::{collections::BTreeMap, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -8,9 +14,55 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinHandle,
+    time::Instant,
 };
+
+/// Bytes that a connection has under way on a link with a bandwidth before others have their turn.
+const SLICE_BYTES: usize = 16 * 1024;
+
+/// Slices that may be under way on a link with a delay.
+const UNDER_WAY_MAX: usize = 4096;
+
+/// What a relay's connections go over, each direction for itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Link {
+    /// What all connections together get through, if that is bounded.
+    pub bytes_per_second: Option<u32>,
+    /// How long a byte takes.
+    pub delay: Duration,
+}
+
+/// One direction of a [`Link`].
+#[derive(Debug)]
+struct Line {
+    link: Link,
+    /// When what was sent last has gone out.
+    free_at: Mutex<Instant>,
+}
+
+impl Line {
+    fn new(link: Link) -> Arc<Self> {
+        let free_at = Mutex::new(Instant::now());
+        Arc::new(Self { link, free_at })
+    }
+
+    /// Returns when so many bytes have gone out, with the time at which they arrive.
+    async fn send(&self, count: usize) -> Instant {
+        let Some(rate) = self.link.bytes_per_second else {
+            return Instant::now() + self.link.delay;
+        };
+        let gone = {
+            let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let takes = Duration::from_secs_f64(count as f64 / f64::from(rate));
+            *free_at = (*free_at).max(Instant::now()) + takes;
+            *free_at
+        };
+        tokio::time::sleep_until(gone).await;
+        gone + self.link.delay
+    }
+}
 
 /// What the relay does with connections.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -66,10 +118,19 @@ impl Relay {
     /// # Panics
     /// If it cannot listen on `port`.
     pub async fn start(port: u16, target: SocketAddr, identify: Option<Identify>) -> Self {
+        Self::start_on(port, target, identify, Link::default()).await
+    }
+
+    /// The same over a link that isn't as fast as this machine.
+    ///
+    /// # Panics
+    /// If it cannot listen on `port`.
+    pub async fn start_on(port: u16, target: SocketAddr, identify: Option<Identify>, link: Link) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("relay port");
         let address = listener.local_addr().expect("bound address");
         let (policy, watched) = watch::channel(Policy::default());
-        let task = tokio::spawn(accept(listener, address, target, identify, watched));
+        let lines = [Line::new(link), Line::new(link)];
+        let task = tokio::spawn(accept(listener, address, target, identify, watched, lines));
         Self {
             address,
             policy,
@@ -108,6 +169,7 @@ async fn accept(
     target: SocketAddr,
     identify: Option<Identify>,
     mut policy: watch::Receiver<Policy>,
+    lines: [Arc<Line>; 2],
 ) {
     let mut listener = Some(listener);
     loop {
@@ -134,7 +196,7 @@ async fn accept(
             accepted = open.accept() => {
                 if let Ok((stream, from)) = accepted {
                     let source = identify.as_ref().and_then(|identify| identify(from));
-                    tokio::spawn(carry(stream, target, source, policy.clone()));
+                    tokio::spawn(carry(stream, target, source, policy.clone(), lines.clone()));
                 }
             }
             changed = policy.changed() => {
@@ -166,6 +228,7 @@ async fn carry(
     target: SocketAddr,
     source: Option<usize>,
     mut policy: watch::Receiver<Policy>,
+    [there, back]: [Arc<Line>; 2],
 ) {
     if passable(source, &mut policy).await.is_err() {
         return;
@@ -181,8 +244,8 @@ async fn carry(
         // Whichever direction fails first takes the other with it, so that both sides see the close.
         // A clean end of one direction is passed on and the other goes on.
         let _ = tokio::try_join!(
-            pump(near_read, far_write, source, policy.clone()),
-            pump(far_read, near_write, source, policy.clone()),
+            pump(near_read, far_write, source, policy.clone(), there),
+            pump(far_read, near_write, source, policy.clone(), back),
         );
     };
     let mut closing = policy.clone();
@@ -204,8 +267,45 @@ async fn closed(source: Option<usize>, policy: &mut watch::Receiver<Policy>) {
 }
 
 async fn pump(
-    mut from: OwnedReadHalf,
+    from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
+    source: Option<usize>,
+    mut policy: watch::Receiver<Policy>,
+    line: Arc<Line>,
+) -> io::Result<()> {
+    if line.link.bytes_per_second.is_none() && line.link.delay.is_zero() {
+        return copy(from, &mut to, source, policy).await;
+    }
+    let (sender, mut under_way) = mpsc::channel::<(Vec<u8>, Instant)>(UNDER_WAY_MAX);
+    let mut from = from;
+    let sending = async move {
+        let mut buffer = vec![0; SLICE_BYTES];
+        loop {
+            let count = from.read(&mut buffer).await?;
+            let arrives = line.send(count).await;
+            let sent = sender.send((buffer[..count].to_vec(), arrives)).await;
+            if count == 0 || sent.is_err() {
+                return Ok::<_, io::Error>(());
+            }
+        }
+    };
+    let arriving = async move {
+        while let Some((bytes, arrives)) = under_way.recv().await {
+            tokio::time::sleep_until(arrives).await;
+            passable(source, &mut policy).await?;
+            if bytes.is_empty() {
+                return to.shutdown().await;
+            }
+            to.write_all(&bytes).await?;
+        }
+        Ok(())
+    };
+    tokio::try_join!(sending, arriving).map(|_| ())
+}
+
+async fn copy(
+    mut from: OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
     source: Option<usize>,
     mut policy: watch::Receiver<Policy>,
 ) -> io::Result<()> {

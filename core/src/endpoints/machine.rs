@@ -134,6 +134,7 @@ impl Endpoints {
             Event::ProbeAnswered(id, health) => self.probe_answered(now, id, health, actions),
             Event::ProbeLost(id) => self.probe_lost(now, id, actions),
             Event::Doubt(id) => self.doubt(now, id, actions),
+            Event::Wanted(worker, class) => self.wanted(now, worker, class, actions),
             Event::Replace(addresses) => self.replace(now, addresses, actions),
             Event::Timeout => {
                 while let Some(timer) = self.timers.pop_due(now) {

@@ -26,6 +26,9 @@
 //! candidate again, but the endpoint in use is kept. The waits go on growing until it has been well for a
 //! while: some answer, and fail as soon as they are used.
 //!
+//! A worker may want further connections to the member in use ([`pool`](crate::pool) has what for). They are probed as its
+//! first one is and closed when they fall silent, but only that one speaks for the member. When it is withdrawn so are they.
+//!
 //! Only connections that take new calls, or are about to, speak for their endpoint. Former ones stay for
 //! their open calls and are closed when they fall silent, but moving everyone for them would be wrong:
 //! they may be left from an earlier life of the member. Those that drain can't even be probed, as no call

@@ -6,6 +6,8 @@ use core::time::Duration;
 
 use slotmap::new_key_type;
 
+use crate::class::Class;
+
 new_key_type! {
     /// An endpoint. Generational: the id of a removed endpoint finds nothing.
     pub struct EndpointId;
@@ -19,6 +21,8 @@ new_key_type! {
 pub enum Lane {
     /// The calls of the worker thread with this number, from 0 to [`Config::lanes`] - 1.
     Worker(u32),
+    /// The same, beside the connection that is [`Lane::Worker`]'s: it was asked for with [`Event::Wanted`].
+    Further(u32, Class),
     /// Nobody's calls: it is opened to learn whether its endpoint is fit, and closed then.
     Candidate,
 }
@@ -152,6 +156,8 @@ pub enum Event {
     ProbeLost(ConnectionId),
     /// A call on this connection was answered as a member without leader would: worth a look.
     Doubt(ConnectionId),
+    /// A worker wants one more connection for calls of this class, to the member that it has one to.
+    Wanted(u32, Class),
     /// The list of endpoints is now this one (discovery, member list). Those already known keep
     /// their state. An empty list is ignored: it would only take away what may still work.
     Replace(Vec<Box<str>>),
@@ -196,11 +202,28 @@ pub enum Action {
         /// The connection.
         connection: ConnectionId,
     },
-    /// This worker has no connection for new calls; calls wait. The former connection, if it is
-    /// still alive, ends by itself when its last call does.
+    /// This worker has no connection for new calls; calls wait. The former connection and those that have joined it, as
+    /// far as they are still alive, end by themselves when their last call does.
     Withdraw {
         /// The worker's number.
         worker: u32,
+    },
+    /// What this worker wanted is there: new calls of the class may go to this connection too, until the worker's next
+    /// [`Action::Withdraw`].
+    Join {
+        /// The worker's number.
+        worker: u32,
+        /// Whose calls.
+        class: Class,
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// What this worker wanted can't be had now.
+    NotJoined {
+        /// The worker's number.
+        worker: u32,
+        /// Whose calls it was for.
+        class: Class,
     },
     /// The endpoint is the one in use now. For logs and metrics.
     Chosen(EndpointId),

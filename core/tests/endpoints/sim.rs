@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
+use etcd_proxy_core::class::Class;
 use etcd_proxy_core::endpoints::{Action, Config, ConnectionId, Endpoints, Event, Health, Lane};
 use etcd_proxy_core::time::Instant;
 use fastrand::Rng;
@@ -176,6 +177,19 @@ impl Sim {
             .collect()
     }
 
+    /// Any further connection that takes calls.
+    pub(crate) fn any_joined(&mut self) -> Option<ConnectionId> {
+        let joined: Vec<ConnectionId> = self.oracle.joined.iter().copied().collect();
+        self.rng.choice(joined)
+    }
+
+    /// Some worker wants one more connection, if there is such a worker.
+    pub(crate) fn want(&mut self) {
+        let worker = self.rng.u32(..=self.config.lanes);
+        let class = Class::ALL[self.rng.usize(..3)];
+        self.deliver(Event::Wanted(worker, class));
+    }
+
     /// Any connection that serves.
     pub(crate) fn any_serving(&mut self) -> Option<ConnectionId> {
         let serving: Vec<ConnectionId> = self.oracle.serving.iter().copied().flatten().collect();
@@ -211,6 +225,12 @@ impl Sim {
                 }
             }
             Action::Withdraw { .. } | Action::Serve { .. } => self.moves += 1,
+            Action::Join { connection, .. } => {
+                self.counts.add("joined");
+                // Nobody needs it for long.
+                self.within(0..CALLS_MAX_MS * 3, Coming::CallsOver(connection));
+            }
+            Action::NotJoined { .. } => self.counts.add("not joined"),
             Action::Chosen(_) => {
                 self.moves += 1;
                 if self.first_choice.is_none() {
@@ -228,7 +248,8 @@ impl Sim {
     fn retire(&mut self) {
         let mut retired = Vec::new();
         for (id, link) in &mut self.links {
-            let left = link.lane != Lane::Candidate && link.open && !self.oracle.in_lane(*id);
+            let used = self.oracle.in_lane(*id) || self.oracle.joined.contains(id);
+            let left = link.lane != Lane::Candidate && link.open && !used;
             if left && !link.draining {
                 link.draining = true;
                 retired.push(*id);

@@ -136,6 +136,9 @@ impl Story {
             .in_use()
             .filter(|_| self.sim.rng.bool())
             .unwrap_or(member);
+        if self.sim.rng.u8(..3) == 0 {
+            self.sim.want();
+        }
         match self.sim.rng.u8(..14) {
             13 => self.sim.loses_probes = !self.sim.loses_probes,
             12 => self.sim.members[member].slow = true,
@@ -278,6 +281,7 @@ impl Story {
         }
         self.sim.counts.add("settled");
         let moves = self.sim.moves;
+        self.a_further_connection_fails();
         let time = self.sim.rng_ms(2_000..12_000);
         self.sim.run_for(time);
         assert_eq!(self.sim.moves, moves, "moved although nothing failed");
@@ -286,6 +290,26 @@ impl Story {
             .count();
         if others > 1 {
             self.sim.counts.add("stayed although others are well");
+        }
+    }
+
+    /// Whatever becomes of a further connection is its own affair, and its silence is noticed as any other.
+    fn a_further_connection_fails(&mut self) {
+        for _ in 0..3 {
+            self.sim.want();
+        }
+        self.sim.run_for(LATENCY_MAX * 4);
+        let Some(id) = self.sim.any_joined() else {
+            return;
+        };
+        match self.sim.rng.u8(..4) {
+            0 => self.sim.break_link(id),
+            1 => self.sim.drain_link(id),
+            2 if self.sim.config.probe_interval.is_some() => {
+                self.sim.counts.add("further connection silenced");
+                self.sim.silence_link(id);
+            }
+            _ => {}
         }
     }
 

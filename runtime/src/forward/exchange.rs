@@ -97,7 +97,7 @@ pub(super) async fn attempt<R: Runtime>(
     payload: &Payload,
     client: &mut Client<'_, R>,
 ) -> Result<Answer, Unanswered> {
-    let Ok((mut response, mut stream, open)) = connection.open_call(request, payload.only_head) else {
+    let Ok((mut response, mut stream, open)) = call.open(connection, request, payload.only_head) else {
         call.refused(connection).await;
         return Err(Unanswered::Failed(Failure::NotSent));
     };

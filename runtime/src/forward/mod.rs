@@ -19,15 +19,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use etcd_proxy_core::class::Class;
 use etcd_proxy_core::endpoints::{ConnectionId, Event};
 use etcd_proxy_core::grpc::{Code, Status};
 use etcd_proxy_core::lease::Router;
 use etcd_proxy_core::method::{Method, Shape};
-use etcd_proxy_core::retry::no_endpoint;
+use etcd_proxy_core::retry::{no_endpoint, no_turn};
 use etcd_proxy_core::watch::Hub;
 use fastrand::Rng;
+use h2::client::ResponseFuture;
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::Request;
 
 use self::deadline::Deadline;
@@ -36,7 +38,7 @@ use crate::grpc::Head;
 use crate::rt::Runtime;
 use crate::server::ClientConnection;
 use crate::streams::{self, Multiplexer as _};
-use crate::upstream::{Connection, NoEndpoint, Report};
+use crate::upstream::{Connection, NoConnection, OpenCall, Refused, Report};
 
 /// What an etcd server says when it is shut down.
 pub(crate) const SERVER_STOPPED: Status = Status::new(Code::Unavailable, "etcdserver: server stopped");
@@ -58,6 +60,8 @@ pub(crate) async fn forward<R: Runtime>(
         method,
         deadline,
         rng: Rng::with_seed(seed(&respond)),
+        class: method.class.class(None),
+        counted: false,
         attempted: false,
         pinned_now: false,
     };
@@ -102,6 +106,10 @@ struct Call {
     method: Method,
     deadline: Deadline,
     rng: Rng,
+    /// What kind of call it is to others.
+    class: Class,
+    /// It is to be counted as its client's when it is opened.
+    counted: bool,
     /// An attempt was made before.
     attempted: bool,
     /// This call is the one that its client connection's [`Member::Same`](etcd_proxy_core::method::Member::Same) calls follow.
@@ -145,27 +153,57 @@ impl Call {
         &mut self,
         avoid: Option<ConnectionId>,
     ) -> Result<Arc<Connection>, Status> {
-        let sticky = self.method.member.is_sticky();
-        if sticky && let Some(pinned) = self.client.pinned(avoid) {
-            return Ok(pinned);
-        }
         let worker = &self.client.worker;
+        let sticky = self.method.member.is_sticky();
+        let pinned = if sticky { self.client.pinned(avoid) } else { None };
+        self.counted = false;
+        if let Some(pinned) = &pinned
+            && (self.class == Class::Prompt || worker.lane.main_to(pinned.target()).is_none())
+        {
+            return Ok(pinned.clone());
+        }
         let patience = Instant::now() + worker.settings.dial_timeout;
         let until = self
             .deadline
             .at
             .map_or(patience, |deadline| deadline.min(patience));
-        match worker.lane.connection::<R>(avoid, until).await {
-            Ok(connection) => {
-                if sticky {
-                    self.client.pin(&connection);
-                    self.pinned_now = true;
-                }
-                Ok(connection)
+        let taken = match worker
+            .lane
+            .connection::<R>(self.client.wish(self.class, avoid), until)
+            .await
+        {
+            Ok(taken) => taken,
+            Err(_) if worker.lane.has_ended() => return Err(SERVER_STOPPED),
+            Err(NoConnection::NoEndpoint) => return Err(no_endpoint(self.deadline.left())),
+            Err(NoConnection::NoTurn) => return Err(no_turn(self.deadline.left())),
+        };
+        match pinned {
+            // The worker has gone to another member meanwhile.
+            Some(pinned) if pinned.target() != taken.connection.target() => return Ok(pinned),
+            Some(_) => {}
+            None if sticky => {
+                let main = worker.lane.main_to(taken.connection.target());
+                self.client.pin(main.as_ref().unwrap_or(&taken.connection));
+                self.pinned_now = true;
             }
-            Err(NoEndpoint) if worker.lane.has_ended() => Err(SERVER_STOPPED),
-            Err(NoEndpoint) => Err(no_endpoint(self.deadline.left())),
+            None => {}
         }
+        self.counted = taken.counted;
+        Ok(taken.connection)
+    }
+
+    /// Opens the call on a connection.
+    fn open(
+        &self,
+        connection: &Arc<Connection>,
+        head: Request<()>,
+        end_of_stream: bool,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>, OpenCall), Refused> {
+        let (response, stream, mut open) = connection.open_call(head, end_of_stream)?;
+        if self.counted {
+            open.count(self.client.begin(self.class));
+        }
+        Ok((response, stream, open))
     }
 
     /// The connection takes no new calls: it is to be replaced.

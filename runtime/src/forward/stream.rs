@@ -52,7 +52,7 @@ pub(super) async fn forward_begun<R: Runtime>(
             Err(NoAttempt::Refused(status)) => return answer::refuse(respond, status),
             Err(NoAttempt::ClientGone) => return,
         };
-        match connection.open_call(request, empty) {
+        match call.open(&connection, request, empty) {
             Ok(opened) => break opened,
             Err(_refused) => {
                 call.refused(&connection).await;

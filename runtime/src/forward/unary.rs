@@ -42,7 +42,9 @@ pub(super) async fn forward<R: Runtime>(
         Ok(Ok(payload)) => payload,
         Ok(Err(Incomplete::Open { data, limit })) => {
             let request = Request::from_parts(parts, body);
-            let part = Part::of(&reads, role, message_of(&data).as_ref());
+            let message = message_of(&data);
+            call.class = call.method.class.class(message.as_deref());
+            let part = Part::of(&reads, role, message.as_ref());
             stream::forward_begun::<R>(call, request, data, limit, respond).await;
             return part.unseen();
         }
@@ -50,6 +52,7 @@ pub(super) async fn forward<R: Runtime>(
         Ok(Err(Incomplete::ClientGone)) => return,
     };
     let message = message_of(&payload.data);
+    call.class = call.method.class.class(message.as_deref());
     let part = match (role, message) {
         (Role::Read, Some(message)) if !reads.is_off() => {
             let mut client = Client {

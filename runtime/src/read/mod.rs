@@ -39,7 +39,7 @@ use self::source::{Control, Orders};
 use crate::machine::{self, Machine, Shared};
 use crate::rt::{self, Runtime};
 use crate::server::Worker;
-use crate::upstream::{CHECK_PATIENCE, Question, trusts_progress};
+use crate::upstream::{CHECK_PATIENCE, Question, Wish, trusts_progress};
 use crate::watch::WatchHub;
 
 /// The highest revision that anybody was shown by this process, in a reply or a watch event, or is about to be.
@@ -91,8 +91,8 @@ async fn run_check<R: Runtime>(worker: Arc<Worker>, check: CheckId, linearizable
 async fn learn_trust<R: Runtime>(worker: &Worker) {
     let until = Instant::now() + CHECK_PATIENCE;
     let learned = rt::timeout_at::<R, _>(until, async {
-        let connection = worker.lane.connection::<R>(None, until).await.ok()?;
-        trusts_progress(&connection).await
+        let taken = worker.lane.connection::<R>(Wish::of_proxy(), until).await.ok()?;
+        trusts_progress(&taken.connection).await
     });
     if let Ok(Some(trusted)) = learned.await {
         worker.reads.tell(Event::LinearizableTrusted(trusted));

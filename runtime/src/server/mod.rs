@@ -8,10 +8,12 @@ mod worker;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use etcd_proxy_core::class::Class;
 use etcd_proxy_core::endpoints::ConnectionId;
 use etcd_proxy_core::http2::PingPolicyConfig;
+use etcd_proxy_core::pool::Client;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 pub(crate) use guard::PingGuard;
 pub(crate) use worker::{Handle, Orders, WorkerGone, join, start};
@@ -20,7 +22,7 @@ use crate::cli::{self, Endpoint};
 use crate::lease::LeaseRouter;
 use crate::metrics::Metrics;
 use crate::read::ReadCache;
-use crate::upstream::{Connection, Lane, Reports, Settings};
+use crate::upstream::{Connection, Counted, Lane, Reports, Settings, Wish};
 use crate::watch::WatchHub;
 
 /// What etcd adds to its `--max-request-bytes` to get the largest message that its gRPC server takes, in bytes
@@ -76,14 +78,30 @@ pub(crate) struct ClientConnection {
     pub(crate) worker: Arc<Worker>,
     /// Where calls go that must all reach the same member.
     pinned: Mutex<Option<Arc<Connection>>>,
+    /// Which client of its worker it is.
+    number: Client,
+    /// Notified when it may have one more call of a class.
+    turns: [Arc<Notify>; 3],
 }
 
 impl ClientConnection {
     fn new(worker: Arc<Worker>) -> Self {
         Self {
+            number: worker.lane.client(),
             worker,
             pinned: Mutex::new(None),
+            turns: Default::default(),
         }
+    }
+
+    /// The wish of one of its calls for a connection other than `avoid`.
+    pub(crate) fn wish(&self, class: Class, avoid: Option<ConnectionId>) -> Wish<'_> {
+        Wish::of_client(class, self.number, &self.turns[class as usize], avoid)
+    }
+
+    /// Counts a call as its own.
+    pub(crate) fn begin(&self, class: Class) -> Counted {
+        self.worker.lane.begin(class, self.number)
     }
 
     /// The connection that was pinned, while it can be used.

@@ -25,6 +25,7 @@ use core::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use etcd_proxy_core::class::Class;
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_core::watch::{Caller, Status};
 use slotmap::Key;
@@ -106,6 +107,7 @@ pub(crate) enum Wanted<M: Multiplexer> {
         upstream: M::UpstreamId,
         credentials: Option<Bytes>,
         require_leader: bool,
+        class: Class,
     },
     /// A message without its prefix.
     Send(M::UpstreamId, Bytes),

@@ -252,6 +252,7 @@ impl<M: Multiplexer> State<M> {
                 upstream,
                 credentials,
                 require_leader,
+                class,
             } => {
                 let outbox = Arc::new(UpstreamOutbox::new());
                 self.upstreams.insert(upstream, outbox.clone());
@@ -259,6 +260,7 @@ impl<M: Multiplexer> State<M> {
                     upstream,
                     credentials,
                     require_leader,
+                    class,
                     outbox,
                 })
             }

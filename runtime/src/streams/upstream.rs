@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use etcd_proxy_core::class::Class;
 use etcd_proxy_core::endpoints;
 use etcd_proxy_core::grpc::decode_message;
 use etcd_proxy_core::watch::Status;
@@ -23,7 +24,7 @@ use crate::forward::answer::{GRPC_MESSAGE, GRPC_STATUS};
 use crate::grpc::Messages;
 use crate::rt::Runtime;
 use crate::server::Worker;
-use crate::upstream::{Connection, OpenCall, Report};
+use crate::upstream::{Connection, OpenCall, Report, Wish};
 
 /// gRPC codes.
 const UNKNOWN: u8 = 2;
@@ -38,6 +39,8 @@ pub(crate) struct Open<M: Multiplexer> {
     pub(super) upstream: M::UpstreamId,
     pub(super) credentials: Option<Bytes>,
     pub(super) require_leader: bool,
+    /// What kind of call it is to others.
+    pub(super) class: Class,
     /// What is to be sent.
     pub(super) outbox: Arc<UpstreamOutbox>,
 }
@@ -69,9 +72,14 @@ async fn call<R: Runtime, M: Multiplexer>(
     open: Open<M>,
 ) -> Result<(), Status> {
     let until = Instant::now() + worker.settings.dial_timeout;
-    let connection = worker.lane.connection::<R>(None, until).await;
-    let connection = connection.map_err(|_| Status::new(UNAVAILABLE, "no endpoint can be reached"))?;
-    M::prepare::<R>(streams, open.upstream, &connection).await;
+    let wish = Wish::of_stream(open.class);
+    let taken = worker.lane.connection::<R>(wish, until).await;
+    let taken = taken.map_err(|_| Status::new(UNAVAILABLE, "no endpoint can be reached"))?;
+    let connection = taken.connection;
+    // What must be known of the member is asked where nothing is in the way.
+    let main = worker.lane.main_to(connection.target());
+    M::prepare::<R>(streams, open.upstream, main.as_ref().unwrap_or(&connection)).await;
+    drop(main);
     let lost = || Status::new(UNAVAILABLE, "connection lost");
     let call = connection.open_call(head(&connection, &open), false);
     let (response, stream, guard) = call.map_err(|_| {

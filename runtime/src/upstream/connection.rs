@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use etcd_proxy_core::endpoints::ConnectionId;
+use etcd_proxy_core::pool::Link;
 use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
 use http::Request;
@@ -18,6 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OnceCell};
 
 use super::Settings;
+use super::lane::Counted;
 use crate::cli::{self, Endpoint};
 use crate::keepalive::Keepalive;
 use crate::rt::Runtime;
@@ -66,6 +68,10 @@ struct Shared {
     /// It was closed to have its calls made elsewhere.
     moved_away: AtomicBool,
     calls_open: AtomicUsize,
+    /// How many the member allows; the largest number there is until it has said so.
+    calls_max: AtomicUsize,
+    /// The member has begun to speak, or the connection has ended.
+    heard: Notify,
 }
 
 impl Shared {
@@ -75,6 +81,8 @@ impl Shared {
             close: Notify::new(),
             moved_away: AtomicBool::new(false),
             calls_open: AtomicUsize::new(0),
+            calls_max: AtomicUsize::new(usize::MAX),
+            heard: Notify::new(),
         }
     }
 
@@ -143,6 +151,8 @@ impl Connection {
             keepalive,
             is_pinged: settings.keepalive.is_some(),
             shared: shared.clone(),
+            reads: reads.clone(),
+            heard: false,
             go_away,
         };
         let connection = Self {
@@ -192,8 +202,13 @@ impl Connection {
 
     /// Whether the member's limit of calls on one connection is reached: another one would wait in line.
     pub(crate) fn is_full(&self) -> bool {
-        let max = self.sender.lock().current_max_send_streams();
-        self.shared.calls_open.load(Ordering::Relaxed) >= max
+        self.calls_open() >= self.calls_max()
+    }
+
+    /// Completes when the member has begun to speak, so that it is known how many calls it allows, or the connection has
+    /// ended.
+    pub(crate) async fn heard(&self) {
+        self.shared.heard.notified().await;
     }
 
     /// New calls go elsewhere from now on.
@@ -242,20 +257,51 @@ impl Connection {
     }
 }
 
+impl Link for Connection {
+    fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    fn is_open(&self) -> bool {
+        self.is_open()
+    }
+
+    fn calls_open(&self) -> usize {
+        self.shared.calls_open.load(Ordering::Relaxed)
+    }
+
+    fn calls_max(&self) -> usize {
+        self.shared.calls_max.load(Ordering::Relaxed)
+    }
+}
+
 /// Counts a call as open for as long as it lives, and keeps its connection.
 #[derive(Debug)]
-pub(crate) struct OpenCall(Arc<Connection>);
+pub(crate) struct OpenCall {
+    connection: Arc<Connection>,
+    /// Given back after the connection's own count, so that whose turn it is then finds room.
+    counted: Option<Counted>,
+}
 
 impl OpenCall {
     fn new(connection: &Arc<Connection>) -> Self {
         connection.shared.calls_open.fetch_add(1, Ordering::Relaxed);
-        Self(connection.clone())
+        Self {
+            connection: connection.clone(),
+            counted: None,
+        }
+    }
+
+    /// Counts as its client's too.
+    pub(crate) fn count(&mut self, counted: Counted) {
+        self.counted = Some(counted);
     }
 }
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        self.0.shared.calls_open.fetch_sub(1, Ordering::Relaxed);
+        self.connection.shared.calls_open.fetch_sub(1, Ordering::Relaxed);
+        drop(self.counted.take());
     }
 }
 
@@ -266,6 +312,9 @@ pub(crate) struct Driver<R: Runtime> {
     /// Whether it is pinged from the beginning, and not only when it can't be probed any more.
     is_pinged: bool,
     shared: Arc<Shared>,
+    reads: ReadCount,
+    /// Something came from the member.
+    heard: bool,
     go_away: GoAwaySeen,
 }
 
@@ -289,6 +338,7 @@ impl<R: Runtime> Driver<R> {
                 }
             }
             let ended = Pin::new(&mut self.connection).poll(cx);
+            self.note_calls_max();
             if self.go_away.get()
                 && let Some(on_go_away) = on_go_away.take()
                 && shared.advance(State::Refusing)
@@ -307,10 +357,22 @@ impl<R: Runtime> Driver<R> {
         drop(self);
         announced
     }
+
+    /// What a member allows is the first that it says, and it may change it.
+    fn note_calls_max(&mut self) {
+        if self.reads.get() > 0 {
+            let max = self.connection.max_concurrent_send_streams();
+            self.shared.calls_max.store(max, Ordering::Relaxed);
+            if !core::mem::replace(&mut self.heard, true) {
+                self.shared.heard.notify_one();
+            }
+        }
+    }
 }
 
 impl<R: Runtime> Drop for Driver<R> {
     fn drop(&mut self) {
         self.shared.advance(State::Closed);
+        self.shared.heard.notify_one();
     }
 }

@@ -23,6 +23,9 @@ use crate::rt::{self, Runtime};
 /// is handled in microseconds and there are a few per second.
 const REPORTS_MAX: usize = 1024;
 
+/// How often further connections are looked after.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
+
 /// What workers and connections tell the control task.
 #[derive(Debug)]
 pub(crate) enum Report {
@@ -42,6 +45,8 @@ pub(crate) type Reports = mpsc::Sender<Report>;
 pub(crate) struct Connect {
     pub(crate) connection: ConnectionId,
     pub(crate) target: Endpoint,
+    /// It isn't for whatever comes: calls only go to it once it is known how many the member allows.
+    pub(crate) further: bool,
     /// Notified when the connection isn't wanted any more before it is established.
     pub(crate) cancel: Arc<Notify>,
 }
@@ -77,6 +82,13 @@ impl Connect {
                     // Nobody listens any more once the process is ending.
                     let _ = reports.send(Report::Event(event)).await;
                 });
+                if self.further {
+                    tokio::select! {
+                        biased;
+                        () = self.cancel.notified() => return connection.close(),
+                        () = connection.heard() => {}
+                    }
+                }
                 Report::Connected(connection)
             }
         };
@@ -106,11 +118,13 @@ pub(crate) struct Control {
     inbox: mpsc::Receiver<Report>,
     connecting: HashMap<ConnectionId, Arc<Notify>>,
     connections: HashMap<ConnectionId, Known>,
+    /// When the lanes' further connections are looked after; they have some.
+    tidy_at: Option<Instant>,
 }
 
 impl Control {
     /// A control task for these endpoints, and one lane and mailbox per worker. Orders in a mailbox are at most
-    /// one per worker at a time, so the mailboxes need no bound of their own.
+    /// one per worker and class of calls at a time, so the mailboxes need no bound of their own.
     pub(crate) fn new(
         config: Config,
         seed: u64,
@@ -120,6 +134,9 @@ impl Control {
         workers: Vec<mpsc::UnboundedSender<Connect>>,
     ) -> Self {
         let (reports, inbox) = mpsc::channel(REPORTS_MAX);
+        for (lane, number) in lanes.iter().zip(0..) {
+            lane.set_control(number, reports.clone());
+        }
         let targets: HashMap<String, Endpoint> = endpoints
             .iter()
             .map(|endpoint| (endpoint.to_string(), endpoint.clone()))
@@ -139,6 +156,7 @@ impl Control {
             inbox,
             connecting: HashMap::new(),
             connections: HashMap::new(),
+            tidy_at: None,
         }
     }
 
@@ -152,11 +170,10 @@ impl Control {
         let mut actions = Actions::new();
         self.step::<R>(Event::Start, &mut actions);
         loop {
-            let next = match self.machine.next_timeout() {
-                Some(at) => {
-                    let at = self.started + Duration::from_nanos(at.as_nanos());
-                    rt::timeout_at::<R, _>(at, self.inbox.recv()).await
-                }
+            let due = self.machine.next_timeout();
+            let due = due.map(|at| self.started + Duration::from_nanos(at.as_nanos()));
+            let next = match [due, self.tidy_at].into_iter().flatten().min() {
+                Some(at) => rt::timeout_at::<R, _>(at, self.inbox.recv()).await,
                 None => Ok(self.inbox.recv().await),
             };
             match next {
@@ -169,16 +186,33 @@ impl Control {
                         self.connecting.remove(id);
                         self.connections.remove(id);
                     }
+                    let drains = matches!(event, Event::Draining(_));
                     self.step::<R>(event, &mut actions);
+                    if drains {
+                        // Of a further connection nothing else tells those that have a stream on it.
+                        for lane in &self.lanes {
+                            lane.look_again();
+                        }
+                    }
                 }
                 Ok(Some(Report::End)) => return self.end(),
                 // Never: this task holds a sender itself.
                 Ok(None) => return,
                 Err(rt::Elapsed) => {
+                    self.tidy();
                     self.report_activity::<R>(&mut actions);
                     self.step::<R>(Event::Timeout, &mut actions);
                 }
             }
+        }
+    }
+
+    fn tidy(&mut self) {
+        let now = Instant::now();
+        if self.tidy_at.is_some_and(|at| at <= now) {
+            // Each of them.
+            let left = self.lanes.iter().filter(|lane| lane.tidy()).count();
+            self.tidy_at = (left > 0).then(|| now + TIDY_EVERY);
         }
     }
 
@@ -293,6 +327,19 @@ impl Control {
                 self.lanes[worker as usize].set(connection);
             }
             Action::Withdraw { worker } => self.lanes[worker as usize].set(None),
+            Action::Join {
+                worker,
+                class,
+                connection,
+            } => {
+                if let Some(connection) = self.connection(connection) {
+                    self.lanes[worker as usize].join(class, connection);
+                    self.tidy_at.get_or_insert_with(|| Instant::now() + TIDY_EVERY);
+                } else {
+                    self.lanes[worker as usize].not_joined(class);
+                }
+            }
+            Action::NotJoined { worker, class } => self.lanes[worker as usize].not_joined(class),
             Action::Chosen(endpoint) => tracing::info!(endpoint = self.name(endpoint), "using endpoint"),
             Action::Hidden {
                 endpoint,
@@ -332,11 +379,12 @@ impl Control {
         let order = Connect {
             connection,
             target,
+            further: matches!(lane, For::Further(..)),
             cancel,
         };
         match lane {
             // A worker is gone only when the process is ending.
-            For::Worker(worker) => drop(self.workers[worker as usize].send(order)),
+            For::Worker(worker) | For::Further(worker, _) => drop(self.workers[worker as usize].send(order)),
             For::Candidate => rt::spawn::<R>(order.run::<R>(self.settings.clone(), self.reports.clone())),
         }
     }

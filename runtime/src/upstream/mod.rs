@@ -9,9 +9,9 @@ mod question;
 use core::time::Duration;
 
 pub(crate) use channel::{Channel, trusts_progress};
-pub(crate) use connection::{Connection, OpenCall, UNPROBED_KEEPALIVE};
+pub(crate) use connection::{Connection, OpenCall, Refused, UNPROBED_KEEPALIVE};
 pub(crate) use control::{Connect, Control, Report, Reports};
-pub(crate) use lane::{Lane, NoEndpoint};
+pub(crate) use lane::{Counted, Lane, NoConnection, Wish};
 pub(crate) use question::{CHECK_PATIENCE, Question};
 
 use crate::cli;

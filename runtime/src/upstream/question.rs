@@ -11,7 +11,7 @@ use etcd_proxy_proto::etcdserverpb::kv_client::KvClient;
 use etcd_proxy_proto::etcdserverpb::{RangeRequest, ResponseHeader, TxnRequest};
 use tonic::metadata::{AsciiMetadataValue, MetadataValue};
 
-use super::Channel;
+use super::{Channel, Wish};
 use crate::rt::{self, Runtime};
 
 use crate::server::Worker;
@@ -89,10 +89,9 @@ impl Question {
     pub(crate) async fn ask<R: Runtime>(self, worker: &Worker) -> Result<Header, Status> {
         let until = Instant::now() + CHECK_PATIENCE;
         let answer = rt::timeout_at::<R, _>(until, async {
-            let connection = worker.lane.connection::<R>(None, until).await;
-            let connection =
-                connection.map_err(|_| Status::new(UNAVAILABLE, "no endpoint can be reached"))?;
-            let channel = Channel::for_keys(connection, worker.limits.request_bytes_max);
+            let taken = worker.lane.connection::<R>(Wish::of_proxy(), until).await;
+            let taken = taken.map_err(|_| Status::new(UNAVAILABLE, "no endpoint can be reached"))?;
+            let channel = Channel::for_keys(taken.connection, worker.limits.request_bytes_max);
             self.ask_on(channel).await
         });
         let late = || Err(Status::new(UNAVAILABLE, "no answer in time"));

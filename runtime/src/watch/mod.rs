@@ -6,6 +6,7 @@ use core::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
+use etcd_proxy_core::class::Class;
 use etcd_proxy_core::time;
 use etcd_proxy_core::watch::{Action, Actions, Caller, ClientId, Event, Hub, UpstreamId, UpstreamKind};
 
@@ -71,6 +72,10 @@ impl Multiplexer for Hub {
                 upstream,
                 credentials,
                 require_leader: kind == UpstreamKind::Leader,
+                class: match kind {
+                    UpstreamKind::CatchUp => Class::Bulk,
+                    _ => Class::Prompt,
+                },
             },
             Action::ReadRevision {
                 check,

@@ -2,6 +2,7 @@
 //! more than its share from the others.
 
 mod bytes_on_the_wire;
+mod connections;
 mod floods;
 mod given_up;
 mod limits;
@@ -78,6 +79,7 @@ fn main() {
     trials.extend(limits::trials(&upstream));
     trials.extend(pings::trials(&upstream));
     trials.extend(unread::trials());
+    trials.extend(connections::trials());
     trials.extend(given_up::trials(&upstream));
     suite::main(1, trials, move || drop(upstream));
 }

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use super::{Connection, Endpoints, LaneState, Timer};
+use crate::class::Class;
 use crate::endpoints::types::{Action, Actions, CloseCause, ConnectionId, EndpointId, FailureCause, Lane};
 use crate::time::Instant;
 
@@ -72,6 +73,26 @@ impl Endpoints {
                 }
                 self.schedule_probe(now, id);
             }
+            // What was withdrawn meanwhile is forgotten.
+            Lane::Further(worker, class) => {
+                actions.push(Action::Join {
+                    worker,
+                    class,
+                    connection: id,
+                });
+                self.schedule_probe(now, id);
+            }
+        }
+    }
+
+    /// A worker gets a further connection, unless the one that it had is gone: then it gets everything anew.
+    pub(super) fn wanted(&mut self, now: Instant, worker: u32, class: Class, actions: &mut Actions) {
+        let serving = self.lanes.get(worker as usize).and_then(|lane| lane.serving);
+        if let Some(serving) = serving
+            && let Some(connection) = self.connections.get(serving)
+        {
+            let endpoint = connection.endpoint;
+            self.connect(now, endpoint, Lane::Further(worker, class), actions);
         }
     }
 
@@ -83,8 +104,17 @@ impl Endpoints {
             actions.push(Action::Close(id, CloseCause::Unneeded));
         }
         if lane.serving.is_some() {
-            actions.push(Action::Withdraw { worker });
+            self.withdraw_serving(worker, actions);
         }
+    }
+
+    fn withdraw_serving(&mut self, worker: u32, actions: &mut Actions) {
+        actions.push(Action::Withdraw { worker });
+        let on_the_way = |connection: &Connection| {
+            let further = matches!(connection.lane, Lane::Further(other, _) if other == worker);
+            further && connection.opened_at.is_none()
+        };
+        self.close_all(on_the_way, CloseCause::Unneeded, actions);
     }
 
     pub(super) fn close_all(
@@ -121,7 +151,8 @@ impl Endpoints {
     }
 
     /// A connection has ended badly or never came to be. Its endpoint is to blame, unless no new calls
-    /// would have gone there: a former connection says nothing of how its endpoint is now.
+    /// would have gone there: a former connection says nothing of how its endpoint is now. Nor does a further one while
+    /// the worker's own is well; its calls get another.
     pub(super) fn gone(
         &mut self,
         now: Instant,
@@ -129,7 +160,13 @@ impl Endpoints {
         cause: FailureCause,
         actions: &mut Actions,
     ) {
-        let Some(&Connection { endpoint, lane, .. }) = self.connections.get(id) else {
+        let Some(&Connection {
+            endpoint,
+            lane,
+            opened_at,
+            ..
+        }) = self.connections.get(id)
+        else {
             return;
         };
         let in_use = self.leave_lane(id, lane, actions);
@@ -139,6 +176,10 @@ impl Endpoints {
             self.next_candidate(now, actions);
         } else if in_use {
             self.fail(now, endpoint, cause, actions);
+        } else if let Lane::Further(worker, class) = lane
+            && opened_at.is_none()
+        {
+            actions.push(Action::NotJoined { worker, class });
         }
     }
 
@@ -152,7 +193,7 @@ impl Endpoints {
             state.connecting = None;
         } else if state.serving == Some(id) {
             state.serving = None;
-            actions.push(Action::Withdraw { worker });
+            self.withdraw_serving(worker, actions);
         } else {
             return false;
         }
@@ -170,7 +211,9 @@ impl Endpoints {
                 self.connect_worker(now, worker, actions);
             }
             Lane::Worker(_) if graceful => self.gone(now, id, FailureCause::Refusing, actions),
-            Lane::Worker(_) | Lane::Candidate => self.gone(now, id, FailureCause::Lost, actions),
+            Lane::Worker(_) | Lane::Further(..) | Lane::Candidate => {
+                self.gone(now, id, FailureCause::Lost, actions);
+            }
         }
     }
 
@@ -180,15 +223,17 @@ impl Endpoints {
             return;
         };
         let (endpoint, lane) = (connection.endpoint, connection.lane);
-        let Lane::Worker(worker) = lane else {
+        if lane == Lane::Candidate {
             actions.push(Action::Close(id, CloseCause::Unneeded));
             return self.gone(now, id, FailureCause::Refusing, actions);
-        };
+        }
         connection.draining = true;
         connection.probing = false;
         self.timers.cancel(Timer::Probe(id));
         self.timers.cancel(Timer::ProbeAnswer(id));
-        if self.leave_lane(id, lane, actions) {
+        if let Lane::Worker(worker) = lane
+            && self.leave_lane(id, lane, actions)
+        {
             if self.too_young(now, id) {
                 self.fail(now, endpoint, FailureCause::Refusing, actions);
             } else {

@@ -16,7 +16,12 @@ impl Oracle {
                 connection,
                 endpoint,
                 lane,
-            } => self.connect(now, *connection, *endpoint, *lane),
+            } => {
+                if let Lane::Further(worker, class) = lane {
+                    assert_eq!(batch.wanted.take(), Some((*worker, *class)), "nobody wants it");
+                }
+                self.connect(now, *connection, *endpoint, *lane);
+            }
             Action::Probe(id) => {
                 let view = self.views.get_mut(id).expect("a probe needs a connection");
                 assert!(
@@ -47,6 +52,32 @@ impl Oracle {
                     closed || batch.everyone_moves || batch.moves == Some(*worker),
                     "worker {worker} is moved without a cause"
                 );
+                // And whatever it had beside it.
+                for (id, view) in &self.views {
+                    if matches!(view.lane, Lane::Further(other, _) if other == *worker) {
+                        self.joined.remove(id);
+                        if view.opened_at.is_none() {
+                            batch.condemned.insert(*id, CloseCause::Unneeded);
+                        }
+                    }
+                }
+            }
+            Action::Join {
+                worker,
+                class,
+                connection,
+            } => {
+                assert_eq!(*event, Event::Connected(*connection), "joined without reason");
+                let view = &self.views[connection];
+                assert_eq!(view.lane, Lane::Further(*worker, *class), "another worker's");
+                assert!(self.joined.insert(*connection), "joined twice");
+            }
+            Action::NotJoined { worker, class } => {
+                let expected = batch
+                    .not_joined
+                    .iter()
+                    .position(|other| *other == (*worker, *class));
+                batch.not_joined.remove(expected.expect("none has failed"));
             }
             Action::Chosen(id) => self.chosen(event, *id, batch),
             Action::Hidden {
@@ -122,6 +153,7 @@ impl Oracle {
                 assert_eq!(self.dialing[worker as usize].replace(id), None, "two connects");
                 assert_eq!(self.serving[worker as usize], None, "it is served already");
             }
+            Lane::Further(..) => assert_eq!(self.current.map(|(current, _)| current), Some(endpoint)),
         }
         let view = View {
             endpoint,
@@ -172,6 +204,7 @@ impl Oracle {
         if view.lane == Lane::Candidate || in_lane {
             batch.blamed.push((view.endpoint, failure));
         }
+        Self::failed_to_join(&view, batch);
     }
 
     fn chosen(&mut self, event: &Event, id: EndpointId, batch: &mut Batch) {

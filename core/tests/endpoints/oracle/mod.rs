@@ -8,6 +8,7 @@ mod actions;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use etcd_proxy_core::class::Class;
 use etcd_proxy_core::endpoints::{
     Action, CloseCause, Config, ConnectionId, EndpointId, Endpoints, Event, FailureCause, Health, Lane,
 };
@@ -55,6 +56,8 @@ pub(crate) struct Oracle {
     pub(crate) known: BTreeMap<EndpointId, Known>,
     pub(crate) serving: Vec<Option<ConnectionId>>,
     pub(crate) dialing: Vec<Option<ConnectionId>>,
+    /// Further connections that take calls.
+    pub(crate) joined: BTreeSet<ConnectionId>,
     /// The endpoint in use, and whether it is fit.
     pub(crate) current: Option<(EndpointId, bool)>,
 }
@@ -70,6 +73,10 @@ struct Batch {
     everyone_moves: bool,
     /// This worker's connection ended or drains.
     moves: Option<u32>,
+    /// What a worker that has a connection wants another one for.
+    wanted: Option<(u32, Class)>,
+    /// Further connections that couldn't be made, of which the worker must be told.
+    not_joined: Vec<(u32, Class)>,
 }
 
 impl Oracle {
@@ -82,6 +89,7 @@ impl Oracle {
             known: BTreeMap::new(),
             serving: vec![None; config.lanes as usize],
             dialing: vec![None; config.lanes as usize],
+            joined: BTreeSet::new(),
             current: None,
         };
         oracle.learn(machine);
@@ -119,6 +127,8 @@ impl Oracle {
             "must be closed: {:?}",
             batch.condemned
         );
+        assert_eq!(batch.wanted, None, "a worker gets what it wants");
+        assert_eq!(batch.not_joined, [], "a worker must be told");
         self.at_rest(now, event, machine);
     }
 
@@ -169,6 +179,10 @@ impl Oracle {
                 }
             }
             Event::Doubt(_) => {}
+            Event::Wanted(worker, class) => {
+                let serving = self.serving.get(*worker as usize).copied().flatten();
+                batch.wanted = serving.map(|_| (*worker, *class));
+            }
             Event::ProbeAnswered(id, health) => {
                 if let Some(view) = self.views.get_mut(id) {
                     view.probe_sent = None;
@@ -217,6 +231,15 @@ impl Oracle {
         if view.lane == Lane::Candidate || in_lane {
             batch.blamed.push((view.endpoint, cause));
         }
+        Self::failed_to_join(&view, batch);
+    }
+
+    fn failed_to_join(view: &View, batch: &mut Batch) {
+        if let Lane::Further(worker, class) = view.lane
+            && view.opened_at.is_none()
+        {
+            batch.not_joined.push((worker, class));
+        }
     }
 
     fn ended_in_good_order(&mut self, id: ConnectionId, batch: &mut Batch) {
@@ -227,7 +250,9 @@ impl Oracle {
     /// Takes a connection out; what serves stays until it is withdrawn.
     fn remove(&mut self, id: ConnectionId) -> Option<View> {
         let view = self.views.remove(&id)?;
+        self.joined.remove(&id);
         match view.lane {
+            Lane::Further(..) => {}
             Lane::Candidate => {
                 if let Some(known) = self.known.get_mut(&view.endpoint) {
                     known.candidate = None;
@@ -302,6 +327,15 @@ impl Oracle {
                 assert_eq!(Some(view.endpoint), machine.current());
             }
         }
+        for id in &self.joined {
+            let view = &self.views[id];
+            let Lane::Further(worker, _) = view.lane else {
+                panic!("{view:?} can't join");
+            };
+            assert!(view.opened_at.is_some(), "{view:?} has joined and isn't there");
+            let serving = self.serving[worker as usize].expect("what has joined is withdrawn with the first");
+            assert_eq!(view.endpoint, self.views[&serving].endpoint, "one member for all");
+        }
         let used = |id: &&ConnectionId| self.in_lane(**id) || self.views[id].lane == Lane::Candidate;
         assert!(
             self.views.keys().filter(used).count() <= self.serving.len() + self.known.len(),
@@ -369,6 +403,6 @@ fn connection_of(event: &Event) -> Option<ConnectionId> {
         | Event::Lost { connection: id, .. }
         | Event::ProbeAnswered(id, _)
         | Event::ProbeLost(id) => Some(*id),
-        Event::Replace(_) | Event::Start | Event::Timeout => None,
+        Event::Replace(_) | Event::Start | Event::Timeout | Event::Wanted(..) => None,
     }
 }

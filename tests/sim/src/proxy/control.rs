@@ -246,6 +246,8 @@ impl Proxy {
                 self.set_lane(io, worker, alive.then_some(connection));
             }
             Action::Withdraw { worker } => self.set_lane(io, worker, None),
+            // They come of wishes only, and there are none here.
+            Action::Join { .. } | Action::NotJoined { .. } => {}
             Action::Chosen(_) => io.count(Situation::Chosen),
             Action::Hidden { cause, .. } => io.counts.note_hidden(cause),
             Action::Restored(_) => io.count(Situation::Restored),
