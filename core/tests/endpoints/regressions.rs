@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use etcd_proxy_core::class::Class;
 use etcd_proxy_core::endpoints::{
     Action, CloseCause, Config, ConnectionId, Endpoints, Event, FailureCause, Health, Lane,
 };
@@ -240,6 +241,51 @@ fn draining_connections_end_with_their_silent_member() {
                 .contains(&Action::Close(connection, CloseCause::Silent))
         );
     }
+}
+
+/// They lead where the first one leads, and only that one speaks for the member.
+#[test]
+fn further_connections_come_and_go_with_the_first() {
+    let mut hand = Hand::start(Config::default(), 1);
+    let worker = hand.in_use()[0];
+    hand.tell(Event::Wanted(7, Class::Bulk));
+    assert_eq!(hand.actions, [], "there is no such worker");
+    let want = |hand: &mut Hand, class| {
+        hand.tell(Event::Wanted(0, class));
+        hand.one(Lane::Further(0, class))
+    };
+    let failed = want(&mut hand, Class::Bulk);
+    hand.tell(Event::ConnectFailed(failed));
+    let (worker_number, class) = (0, Class::Bulk);
+    let not_joined = Action::NotJoined {
+        worker: worker_number,
+        class,
+    };
+    assert_eq!(hand.actions, [not_joined]);
+    let bulk = want(&mut hand, class);
+    hand.tell(Event::Connected(bulk));
+    let join = Action::Join {
+        worker: worker_number,
+        class,
+        connection: bulk,
+    };
+    assert_eq!(hand.actions, [join]);
+    let under_way = want(&mut hand, Class::Blocking);
+    hand.tell(lost(worker));
+    for expected in [
+        Action::Withdraw {
+            worker: worker_number,
+        },
+        Action::Close(under_way, CloseCause::Unneeded),
+    ] {
+        assert!(hand.actions.contains(&expected), "{:?}", hand.actions);
+    }
+    hand.tell(Event::Wanted(0, class));
+    assert_eq!(hand.actions, [], "there is nothing to add to");
+    hand.tell(Event::Connected(under_way));
+    assert_eq!(hand.actions, []);
+    hand.tell(lost(bulk));
+    assert_eq!(hand.actions, [], "its member isn't to blame");
 }
 
 /// The dead ones were tried again so often that one of them was always being asked.

@@ -41,7 +41,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Probes are made faster than by default. One worker has one connection to the member.
+/// Probes are made faster than by default. All calls are one worker's.
 const FLAGS: [&str; 3] = [
     "--workers=1",
     "--endpoint-probe-interval=200ms",
@@ -149,7 +149,11 @@ async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, 
     let _ = respond.send_response(response, true);
 }
 
-/// A call that waits for a free slot gets it, also when another one came to wait after it.
+/// How many endless calls one client may have at a member that allows two on a connection: one of them on each connection,
+/// of which there are 16 at most, and not more than are left for others.
+const SHARE: u8 = 8;
+
+/// A call that waits for its client's turn gets it, also when another one came to wait after it.
 async fn queue() {
     for another in [false, true] {
         let member = Member::start(2).await;
@@ -163,32 +167,34 @@ async fn queue() {
             ]
             .concat()
         };
-        // Two that stay open take all slots.
-        for (id, body) in [(1, b"\0\0\0\0\x01a"), (3, b"\0\0\0\0\x01b")] {
-            client.send(&open(id, 0, body)).await.expect("send");
+        // These stay open.
+        for number in 0..SHARE {
+            let (id, body) = (u32::from(number) * 2 + 1, [0, 0, 0, 0, 1, b'a' + number]);
+            client.send(&open(id, 0, &body)).await.expect("send");
             eventually("a call arrives", ANSWER_LIMIT, async || {
-                member.state.arrived(body).then_some(())
+                member.state.arrived(&body).then_some(())
             })
             .await;
         }
-        let third = b"\0\0\0\0\x05third";
-        client.send(&open(5, END_STREAM, third)).await.expect("send");
+        let next_id = u32::from(SHARE) * 2 + 1;
+        let next = b"\0\0\0\0\x05next!";
+        client.send(&open(next_id, END_STREAM, next)).await.expect("send");
         read(&mut client).await;
         if another {
             client
-                .send(&open(7, 0, b"\0\0\0\0\x06fourth"))
+                .send(&open(next_id + 2, 0, b"\0\0\0\0\x06after!"))
                 .await
                 .expect("send");
             read(&mut client).await;
         }
-        assert!(!member.state.arrived(third), "more calls than the member allows");
+        assert!(!member.state.arrived(next), "more calls than one client may have");
         let cancel = frames::encode(kind::RST_STREAM, 0, 1, &8_u32.to_be_bytes());
         client.send(&cancel).await.expect("send");
-        let ended = client.find(|frame| frame.stream == 5 && frame.flags & END_STREAM != 0);
-        let what = format!("the third call is answered, with a fourth: {another}");
+        let ended = client.find(|frame| frame.stream == next_id && frame.flags & END_STREAM != 0);
+        let what = format!("the call is answered, with another one after it: {another}");
         let ended = within(&what, ANSWER_LIMIT, ended).await;
         assert_eq!(ended.map(|frame| frame.kind), Some(kind::HEADERS), "{what}");
-        assert!(member.state.arrived(third), "{what}");
+        assert!(member.state.arrived(next), "{what}");
         proxy.assert_sound();
     }
 }
