@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use etcd_proxy_core::lease::{
-    Action, Actions, Caller, ClientId, Config, Event, Router, Stats, Status, UpstreamId,
+    Action, Actions, Caller, ClientId, Config, Event, Heartbeat, Router, Stats, Status, UpstreamId,
 };
 use etcd_proxy_core::time::Instant;
 use libfuzzer_sys::fuzz_target;
@@ -45,6 +45,7 @@ struct Want {
 #[derive(Debug)]
 struct Client {
     id: ClientId,
+    connection: u8,
     token: Token,
     require_leader: bool,
     wants: VecDeque<Want>,
@@ -109,9 +110,10 @@ impl Driver {
     fn step(&mut self, step: Step) {
         match step {
             Step::Open {
+                connection,
                 token,
                 require_leader,
-            } => self.open(token, require_leader),
+            } => self.open(connection % 3, token, require_leader),
             Step::Beat {
                 client,
                 lease,
@@ -123,7 +125,7 @@ impl Driver {
                     if !client.is_paused && !client.is_half_closed {
                         client.is_odd = true;
                         let id = client.id;
-                        self.tell(Event::ClientSent(id, message.into()));
+                        self.tell(Event::ClientSent(id, Heartbeat::read(message.into())));
                         // It may have been a heartbeat, for whatever lease.
                         self.has_lied |= self.clients.iter().any(|client| client.id == id);
                     }
@@ -185,12 +187,13 @@ impl Driver {
         }
     }
 
-    fn open(&mut self, token: u8, require_leader: bool) {
+    fn open(&mut self, connection: u8, token: u8, require_leader: bool) {
         if self.clients.len() >= CLIENTS_MAX {
             return;
         }
         let token = one_of(&TOKENS, token).map(|token| Bytes::from_static(token.as_bytes()));
         let caller = Caller {
+            connection: connection.into(),
             credentials: token.clone(),
             require_leader,
         };
@@ -199,6 +202,7 @@ impl Driver {
         assert!(!self.gone_clients.contains(&id));
         self.clients.push(Client {
             id,
+            connection,
             token,
             require_leader,
             wants: VecDeque::new(),
@@ -225,7 +229,7 @@ impl Driver {
             since: self.now,
             number: self.number,
         });
-        let event = Event::ClientSent(client.id, wire::heartbeat(lease, padding).into());
+        let event = Event::ClientSent(client.id, Heartbeat::read(wire::heartbeat(lease, padding).into()));
         self.tell(event);
     }
 
@@ -293,7 +297,7 @@ impl Driver {
         let client = || Some(self.gone_clients[pick(self.gone_clients.len(), which)?]);
         let stream = || Some(self.gone_streams[pick(self.gone_streams.len(), which)?]);
         Some(match kind % 7 {
-            0 => Event::ClientSent(client()?, wire::heartbeat(1, false).into()),
+            0 => Event::ClientSent(client()?, Heartbeat::read(wire::heartbeat(1, false).into())),
             1 => Event::ClientHalfClosed(client()?),
             2 => Event::ClientTook(client()?, 100),
             3 => Event::ClientGone(client()?),
@@ -444,6 +448,11 @@ impl Driver {
         for client in self.clients.iter().filter(|client| !client.is_odd) {
             assert!(client.wants.len() <= config.requests_max);
             wanted += client.wants.len();
+            let same = || self.clients.iter().filter(|other| other.connection == client.connection);
+            let waiting: usize = same().map(|client| client.wants.len()).sum();
+            // Each that is read from again may send one more.
+            let most = config.connection_requests_max + same().count();
+            assert!(waiting <= most || same().any(|client| client.is_odd));
         }
         if self.clients.iter().all(|client| !client.is_odd) {
             assert!(
@@ -516,6 +525,8 @@ fn config(settings: &Settings) -> Config {
     let ms = Duration::from_millis;
     Config {
         requests_max: one_of(&[1, 3, 100], settings.requests),
+        connection_requests_max: one_of(&[1, 4, 1000], settings.connection_requests),
+        all_requests_max: one_of(&[1, 30, 1000], settings.connection_requests),
         outbox_bytes_max: one_of(&[1, 60, 100_000], settings.outbox),
         in_flight_max: one_of(&[1, 2, 100], settings.in_flight),
         streams_max: one_of(&[1, 2, 3], settings.streams),

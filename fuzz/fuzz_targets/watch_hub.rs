@@ -168,6 +168,7 @@ impl Driver {
             return;
         }
         let caller = Caller {
+            connection: 0,
             credentials: one_of(&TOKENS, token).map(|token| Bytes::from_static(token.as_bytes())),
             require_leader,
         };

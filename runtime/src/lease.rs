@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use etcd_proxy_core::class::Class;
-use etcd_proxy_core::lease::{Action, Actions, ClientId, Event, Router, UpstreamId};
+use etcd_proxy_core::lease::{Action, Actions, ClientId, Event, Heartbeat, Router, UpstreamId};
 use etcd_proxy_core::time;
 use etcd_proxy_core::watch::Caller;
 
@@ -25,8 +25,13 @@ impl Multiplexer for Router {
     type UpstreamId = UpstreamId;
     type Action = Action;
     type Question = NoQuestion;
+    type Request = Heartbeat;
 
     const PATH: &'static str = "/etcdserverpb.Lease/LeaseKeepAlive";
+
+    fn read(message: Bytes) -> Heartbeat {
+        Heartbeat::read(message)
+    }
 
     fn open(&mut self, now: time::Instant, caller: Caller, actions: &mut Actions) -> ClientId {
         self.open(now, caller, actions)
@@ -34,7 +39,7 @@ impl Multiplexer for Router {
 
     fn handle(&mut self, now: time::Instant, happened: Happened<Self>, actions: &mut Actions) {
         let event = match happened {
-            Happened::ClientSent(client, message) => Event::ClientSent(client, message),
+            Happened::ClientSent(client, heartbeat) => Event::ClientSent(client, heartbeat),
             Happened::ClientHalfClosed(client) => Event::ClientHalfClosed(client),
             Happened::ClientTook(client, bytes) => Event::ClientTook(client, bytes),
             Happened::ClientGone(client) => Event::ClientGone(client),

@@ -27,7 +27,13 @@
 //!   own, the doubtful one, from the start; after something went wrong, so do leases that never were renewed here.
 //! - *Too many heartbeats* are answered too late. A follower asks the leader for each, about 5,000 a second where the
 //!   leader does 200,000. When they wait for each other all the time, or for more than an eighth of their lease's TTL,
-//!   another shared stream is opened; when there are fewer again it is closed.
+//!   another shared stream is opened; when there are fewer again it is closed. Not more than
+//!   [`Config::in_flight_max`] are on their way on a stream; the others wait here, where client connections take turns,
+//!   and leases that are known to live go before those that were never renewed here: seven of eight times, so that a new
+//!   lease has its turn too whatever others do. A lease that several connections want has the earliest of their turns.
+//!
+//! What waits here is bounded for each client stream, for each client connection and for all of them; a stream that has
+//! used its part isn't read from. Of a request nothing is kept that grows with its length, see [`Heartbeat`].
 //!
 //! A refusal that isn't about a lease but about the credentials ends all streams of the group that wait for something;
 //! each of them would be refused the same way.
@@ -45,5 +51,5 @@ mod wire;
 
 pub use router::Router;
 pub use types::{
-    Action, Actions, Caller, ClientId, Config, Event, LATENCY_BOUNDS, Stats, Status, UpstreamId,
+    Action, Actions, Caller, ClientId, Config, Event, Heartbeat, LATENCY_BOUNDS, Stats, Status, UpstreamId,
 };

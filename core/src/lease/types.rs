@@ -6,6 +6,7 @@ use core::time::Duration;
 use bytes::Bytes;
 use slotmap::new_key_type;
 
+pub use super::wire::Heartbeat;
 pub use crate::watch::{Caller, Status};
 
 new_key_type! {
@@ -19,13 +20,18 @@ new_key_type! {
 /// Settings of the router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Requests of a client that may wait for their answer before no more are read from it, at least 1.
+    /// Requests of a client stream that may wait for their answer before no more are read from it, at least 1.
     pub requests_max: usize,
+    /// Requests of all streams of a client connection, in the same way.
+    pub connection_requests_max: usize,
+    /// Requests of all connections: when there are many that wait for something, each has its part of this, but never
+    /// less than 16.
+    pub all_requests_max: usize,
     /// A client for whom so many bytes wait isn't read from. Answers to what was read always find room, so
     /// [`Self::requests_max`] of them may be added.
     pub outbox_bytes_max: usize,
-    /// Heartbeats without answer on one upstream stream, at least 1. The rest waits here, where it can still be sent on
-    /// another stream or be dropped with its client.
+    /// Heartbeats without answer on one upstream stream, at least 1. The rest waits here, where connections take turns,
+    /// and where it can still be sent on another stream or be dropped with its client.
     pub in_flight_max: usize,
     /// Shared streams of a group, and as many doubtful ones, at least 1. More than one is opened only when heartbeats
     /// are answered too late.
@@ -77,8 +83,10 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             requests_max: 512,
+            connection_requests_max: 2048,
+            all_requests_max: 128 << 10,
             outbox_bytes_max: 64 << 10,
-            in_flight_max: 1024,
+            in_flight_max: 256,
             streams_max: 8,
             alone_max: 16,
             leases_max: 1 << 20,
@@ -103,8 +111,8 @@ impl Default for Config {
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A client sent a message (`LeaseKeepAliveRequest`, without its gRPC prefix).
-    ClientSent(ClientId, Bytes),
+    /// A client sent a heartbeat.
+    ClientSent(ClientId, Heartbeat),
     /// A client won't send any more. Its stream ends when its requests are answered.
     ClientHalfClosed(ClientId),
     /// Bytes delivered to the client have left its outbox.

@@ -1,10 +1,59 @@
 //! The two messages of a heartbeat, read as far as the router needs them.
 
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+
 use crate::wire::header::read_header;
 use crate::wire::read::{Malformed, Reader};
 
+/// The longest request that is passed on as it came, in bytes. The known fields need 11; what is left has room for the
+/// number or the flag that a later version of etcd may add.
+const MESSAGE_BYTES_MAX: usize = 64;
+
+/// A client's `LeaseKeepAliveRequest`, read. Reading takes time in proportion to what the client sent, so it is done
+/// before the router is told, which all clients share.
+///
+/// A request of up to 64 bytes is passed on as it came, with what the router doesn't know. Of a longer one nothing but
+/// the lease is kept: the servers of etcd 3.4 to 3.7 know no other field and ignore what they don't know, and what
+/// clients could make the router keep, copy and send again must not grow with what they send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    pub(super) lease: Result<i64, Malformed>,
+    pub(super) message: Bytes,
+}
+
+impl Heartbeat {
+    /// Reads a message, which comes without its gRPC prefix.
+    #[must_use]
+    pub fn read(message: Bytes) -> Self {
+        let lease = lease_of(&message);
+        let message = match &lease {
+            _ if message.len() <= MESSAGE_BYTES_MAX => message,
+            Ok(lease) => canonical(*lease),
+            Err(_) => Bytes::new(),
+        };
+        Self { lease, message }
+    }
+}
+
+/// The shortest request for a lease.
+fn canonical(lease: i64) -> Bytes {
+    let mut message = Vec::with_capacity(11);
+    if lease != 0 {
+        message.push(0x08);
+        let mut rest = lease.cast_unsigned();
+        while rest >= 0x80 {
+            message.push(rest.to_le_bytes()[0] | 0x80);
+            rest >>= 7;
+        }
+        message.push(rest.to_le_bytes()[0]);
+    }
+    message.into()
+}
+
 /// The lease that a heartbeat is for.
-pub(super) fn lease_of(message: &[u8]) -> Result<i64, Malformed> {
+fn lease_of(message: &[u8]) -> Result<i64, Malformed> {
     let mut id = 0;
     let mut reader = Reader::all("LeaseKeepAliveRequest", message);
     while let Some(field) = reader.next()? {
@@ -48,6 +97,7 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use alloc::string::ToString;
+    use alloc::vec;
 
     use super::*;
 
@@ -91,6 +141,27 @@ mod tests {
         ] {
             assert_eq!(lease_of(message), Ok(id));
         }
+    }
+
+    #[test]
+    fn of_long_requests_the_lease_is_left() {
+        for lease in [0, 1, 127, 128, 300, i64::MAX, -1, i64::MIN] {
+            let short = canonical(lease);
+            assert_eq!(lease_of(&short), Ok(lease));
+            for (padding, kept) in [(0, true), (MESSAGE_BYTES_MAX - short.len() - 2, true), (64, false), (120, false)] {
+                let mut message = short.to_vec();
+                if padding > 0 {
+                    message.extend([0x52, u8::try_from(padding).unwrap()]);
+                    message.resize(message.len() + padding, b'x');
+                }
+                let message = Bytes::from(message);
+                let heartbeat = Heartbeat::read(message.clone());
+                assert_eq!(heartbeat.lease, Ok(lease));
+                assert_eq!(heartbeat.message, if kept { message } else { short.clone() });
+            }
+        }
+        let malformed = Heartbeat::read(vec![0xff; 1000].into());
+        assert!(malformed.lease.is_err() && malformed.message.is_empty());
     }
 
     #[test]

@@ -150,9 +150,11 @@ impl From<crate::grpc::Status> for Status {
     }
 }
 
-/// Who opened a Watch call.
+/// Who opened a Watch call or a LeaseKeepAlive call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caller {
+    /// The number of the client connection that the call came on. Calls of one connection share what one client may have.
+    pub connection: u64,
     /// The token it sent, if any; opaque.
     pub credentials: Option<Bytes>,
     /// Whether it sent `hasleader: true`.

@@ -28,6 +28,7 @@ pub(crate) struct Seen {
 
 #[derive(Debug)]
 pub(crate) struct Client {
+    pub(crate) connection: u64,
     pub(crate) token: Token,
     pub(crate) require_leader: bool,
     /// Requests without answer, by lease.
@@ -48,8 +49,9 @@ pub(crate) fn heartbeat(id: i64) -> Bytes {
 }
 
 impl Client {
-    pub(crate) fn new(token: Token, require_leader: bool) -> Self {
+    pub(crate) fn new(connection: u64, token: Token, require_leader: bool) -> Self {
         Self {
+            connection,
             token,
             require_leader,
             asked: BTreeMap::new(),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use etcd_proxy_core::lease::{ClientId, Config, Event, Stats, Status};
 
+use crate::client::Client;
 use crate::counts::Counts;
 use crate::server::Token;
 use crate::world::{What, World};
@@ -26,6 +27,8 @@ enum Kind {
     Late,
     /// Leases that nobody knows.
     Stranger,
+    /// Very many of them.
+    Crowd,
     /// It dies with its requests on the way.
     Mortal,
     /// A lease that it may not renew.
@@ -62,6 +65,8 @@ fn config(rng: &mut fastrand::Rng) -> Config {
     let mut one = |choices: &[usize]| rng.choice(choices.iter().copied()).expect("not empty");
     Config {
         requests_max: one(&[8, 512]),
+        connection_requests_max: one(&[1, 12, 2048]),
+        all_requests_max: one(&[20, 128 << 10]),
         outbox_bytes_max: one(&[50, 64 << 10]),
         in_flight_max: one(&[1, 3, 1024]),
         streams_max: one(&[1, 3]),
@@ -106,10 +111,10 @@ pub(crate) fn run(seed: u64, is_told: bool) -> (u64, Counts) {
 
 impl Sim {
     fn cast(&mut self) {
-        use Kind::{Denied, Flood, Keeper, Late, Mortal, Nonsense, Once, Slow, Stranger};
+        use Kind::{Crowd, Denied, Flood, Keeper, Late, Mortal, Nonsense, Once, Slow, Stranger};
         let kinds: &[Kind] = if self.has_faults {
             &[
-                Keeper, Keeper, Once, Flood, Late, Stranger, Mortal, Denied, Nonsense, Slow,
+                Keeper, Keeper, Once, Flood, Late, Stranger, Crowd, Mortal, Denied, Nonsense, Slow,
             ]
         } else {
             &[Keeper, Keeper, Keeper, Once, Stranger, Mortal]
@@ -186,7 +191,14 @@ impl Sim {
         match actor.client.filter(|id| self.world.clients.contains_key(id)) {
             Some(id) => id,
             None => {
-                let id = self.world.open(actor.token, actor.require_leader);
+                // Whoever shares a connection shares what it may ask for.
+                let id = if actor.kind == Kind::Keeper {
+                    self.world.open(actor.token, actor.require_leader)
+                } else {
+                    let (token, require_leader) = (actor.token, actor.require_leader);
+                    let connection = 1_000_000 + self.world.rng.u64(..4);
+                    self.world.open_on(connection, token, require_leader)
+                };
                 self.actors[index].client = Some(id);
                 id
             }
@@ -227,6 +239,14 @@ impl Sim {
                 let id = self.client(index);
                 let lease = -self.world.rng.i64(..5);
                 self.world.beat(id, lease);
+                self.world.rng.u64(100..3000)
+            }
+            Kind::Crowd => {
+                let id = self.client(index);
+                for _ in 0..self.world.rng.u8(1..60) {
+                    let lease = -self.world.rng.i64(..1000);
+                    self.world.beat(id, lease);
+                }
                 self.world.rng.u64(100..3000)
             }
             Kind::Mortal => {
@@ -387,6 +407,12 @@ impl Sim {
         assert!(world.streams.len() <= stats.upstreams);
         for client in world.clients.values() {
             assert!(client.waits() <= world.config.requests_max, "{client:?}");
+            let others = || world.clients.values();
+            let same = || others().filter(|other| other.connection == client.connection);
+            // Each that is read from again may send one more.
+            let most = world.config.connection_requests_max + same().count();
+            let waits: usize = same().map(Client::waits).sum();
+            assert!(waits <= most, "{waits} wait on one connection");
         }
         for stream in world.streams.values() {
             assert!(stream.inbox.len() <= world.config.in_flight_max);

@@ -100,6 +100,7 @@ impl World {
     pub(crate) fn open(&mut self, credentials: Option<&'static str>, require_leader: bool) -> usize {
         let credentials = credentials.map(|token| Bytes::from_static(token.as_bytes()));
         let caller = Caller {
+            connection: 0,
             credentials,
             require_leader,
         };

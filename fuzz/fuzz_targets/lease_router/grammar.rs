@@ -21,6 +21,7 @@ pub(crate) struct Settings {
     pub(crate) careful: u8,
     pub(crate) answer_timeout: u8,
     pub(crate) share: u8,
+    pub(crate) connection_requests: u8,
 }
 
 /// Numbers choose among what there is at the time.
@@ -51,6 +52,7 @@ pub(crate) enum Step {
     },
     ClientTookAll(u8),
     Open {
+        connection: u8,
         token: u8,
         require_leader: bool,
     },

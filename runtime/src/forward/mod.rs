@@ -82,10 +82,11 @@ pub(crate) async fn forward<R: Runtime>(
     if (path == Hub::PATH || path == Router::PATH)
         && let Ok(head) = Head::of(&request)
     {
+        let client = &call.client;
         return if path == Hub::PATH {
-            streams::serve::<R, _>(worker, worker.watch.clone(), head, request, respond).await
+            streams::serve::<R, _>(client, worker.watch.clone(), head, request, respond).await
         } else {
-            streams::serve::<R, _>(worker, worker.lease.clone(), head, request, respond).await
+            streams::serve::<R, _>(client, worker.lease.clone(), head, request, respond).await
         };
     }
     match method.shape {

@@ -6,7 +6,7 @@ mod http1;
 mod worker;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use etcd_proxy_core::class::Class;
 use etcd_proxy_core::endpoints::ConnectionId;
@@ -76,19 +76,21 @@ pub(crate) struct Worker {
 #[derive(Debug)]
 pub(crate) struct ClientConnection {
     pub(crate) worker: Arc<Worker>,
+    /// No other connection of the process has it.
+    pub(crate) number: u64,
     /// Where calls go that must all reach the same member.
     pinned: Mutex<Option<Arc<Connection>>>,
-    /// Which client of its worker it is.
-    number: Client,
     /// Notified when it may have one more call of a class.
     turns: [Arc<Notify>; 3],
 }
 
 impl ClientConnection {
     fn new(worker: Arc<Worker>) -> Self {
+        // Clients within the process have 0.
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
-            number: worker.lane.client(),
             worker,
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
             pinned: Mutex::new(None),
             turns: Default::default(),
         }
@@ -96,12 +98,12 @@ impl ClientConnection {
 
     /// The wish of one of its calls for a connection other than `avoid`.
     pub(crate) fn wish(&self, class: Class, avoid: Option<ConnectionId>) -> Wish<'_> {
-        Wish::of_client(class, self.number, &self.turns[class as usize], avoid)
+        Wish::of_client(class, Client(self.number), &self.turns[class as usize], avoid)
     }
 
     /// Counts a call as its own.
     pub(crate) fn begin(&self, class: Class) -> Counted {
-        self.worker.lane.begin(class, self.number)
+        self.worker.lane.begin(class, Client(self.number))
     }
 
     /// The connection that was pinned, while it can be used.

@@ -16,7 +16,7 @@ use super::{Happened, Multiplexer};
 use crate::forward::SERVER_STOPPED;
 use crate::grpc::{Answer, End, Expiry, Head, Messages, Requests};
 use crate::rt::Runtime;
-use crate::server::{Phase, Worker};
+use crate::server::{ClientConnection, Phase};
 
 /// Requests and outbox contents that are handled before other calls have their turn.
 const ROUNDS_AT_ONCE: usize = 64;
@@ -26,13 +26,15 @@ const PORTION_BYTES: usize = 64 * 1024;
 
 /// Serves a call to its end.
 pub(crate) async fn serve<R: Runtime, M: Multiplexer>(
-    worker: &Worker,
+    client: &ClientConnection,
     streams: Arc<Streams<M>>,
     head: Head,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
+    let worker = &client.worker;
     let caller = Caller {
+        connection: client.number,
         credentials: head.token.clone(),
         require_leader: head.require_leader,
     };
@@ -125,7 +127,8 @@ impl<M: Multiplexer> Call<M> {
             }
             match self.requests.poll(cx) {
                 Poll::Ready(Ok(Some(message))) => {
-                    self.stream.tell(Happened::ClientSent(self.stream.id, message));
+                    let request = M::read(message);
+                    self.stream.tell(Happened::ClientSent(self.stream.id, request));
                 }
                 Poll::Ready(Ok(None)) => self.stream.tell(Happened::ClientHalfClosed(self.stream.id)),
                 Poll::Ready(Err(end)) => return Poll::Ready(end),

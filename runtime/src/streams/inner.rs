@@ -36,7 +36,8 @@ impl<M: Multiplexer> InnerClient<M> {
 
     /// Sends a message.
     pub(crate) fn send(&self, message: Bytes) {
-        self.stream.tell(Happened::ClientSent(self.stream.id, message));
+        let request = M::read(message);
+        self.stream.tell(Happened::ClientSent(self.stream.id, request));
     }
 
     /// The next message.

@@ -48,9 +48,15 @@ pub(crate) trait Multiplexer: Debug + Send + Sized + 'static {
     type Action: Debug + Send;
     /// What it asks the cluster beside its streams.
     type Question: Debug + Send;
+    /// A client's message, as far as it can be read without the machine.
+    type Request: Debug + Send;
 
     /// The path of the call, in both directions.
     const PATH: &'static str;
+
+    /// Reads a message of a client's. This is done without the machine's lock: it may take time in proportion to what
+    /// the client sent.
+    fn read(message: Bytes) -> Self::Request;
 
     /// A client opened a call.
     fn open(&mut self, now: Instant, caller: Caller, actions: &mut Vec<Self::Action>) -> Self::ClientId;
@@ -85,7 +91,7 @@ pub(crate) trait Multiplexer: Debug + Send + Sized + 'static {
 /// What happens to streams.
 #[derive(Debug)]
 pub(crate) enum Happened<M: Multiplexer> {
-    ClientSent(M::ClientId, Bytes),
+    ClientSent(M::ClientId, M::Request),
     ClientHalfClosed(M::ClientId),
     ClientTook(M::ClientId, usize),
     ClientGone(M::ClientId),

@@ -1,6 +1,6 @@
 //! The connections that a worker's calls go to.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,6 @@ pub(crate) struct Lane {
     /// The worker's number, and who is asked for further connections.
     control: OnceLock<(u32, Reports)>,
     started: Instant,
-    clients: AtomicU64,
 }
 
 impl Default for Lane {
@@ -41,7 +40,6 @@ impl Default for Lane {
             ended: AtomicBool::new(false),
             control: OnceLock::new(),
             started: Instant::now(),
-            clients: AtomicU64::new(0),
         }
     }
 }
@@ -166,11 +164,6 @@ impl Lane {
     /// Whether the process is ending.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
-    }
-
-    /// A client of the worker.
-    pub(crate) fn client(&self) -> Client {
-        Client(self.clients.fetch_add(1, Ordering::Relaxed))
     }
 
     /// The main connection, if it leads there.

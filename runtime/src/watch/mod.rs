@@ -24,8 +24,13 @@ impl Multiplexer for Hub {
     type UpstreamId = UpstreamId;
     type Action = Action;
     type Question = Check;
+    type Request = Bytes;
 
     const PATH: &'static str = "/etcdserverpb.Watch/Watch";
+
+    fn read(message: Bytes) -> Bytes {
+        message
+    }
 
     fn open(&mut self, now: time::Instant, caller: Caller, actions: &mut Actions) -> ClientId {
         self.open(now, caller, actions)

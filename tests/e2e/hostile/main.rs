@@ -5,6 +5,7 @@ mod bytes_on_the_wire;
 mod connections;
 mod floods;
 mod given_up;
+mod heartbeats;
 mod limits;
 mod pings;
 mod unread;
@@ -76,6 +77,7 @@ fn main() {
     let mut trials = Vec::new();
     trials.extend(bytes_on_the_wire::trials(&upstream));
     trials.extend(floods::trials(&upstream));
+    trials.extend(heartbeats::trials(&upstream));
     trials.extend(limits::trials(&upstream));
     trials.extend(pings::trials(&upstream));
     trials.extend(unread::trials());

@@ -117,13 +117,8 @@ impl Router {
         for _ in 0..asker.count {
             self.deliver(id, frame.clone(), actions);
         }
-        let late = self.leases[key].late_askers.iter();
-        let waits_on = late.clone().any(|asker| asker.client == id);
-        let client = &mut self.clients[id];
-        client.requests -= asker.count;
-        if !waits_on {
-            client.leases.retain(|lease| *lease != key);
-        }
+        self.waits_no_more(id, key, asker.count);
+        self.read_on(self.clients[id].connection, actions);
         self.end_if_done(id, actions);
     }
 

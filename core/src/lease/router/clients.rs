@@ -8,15 +8,17 @@ use bytes::Bytes;
 
 use super::Router;
 use super::state::{Client, Group, GroupId, State};
-use crate::lease::types::{Action, Actions, Caller, ClientId, Status};
-use crate::lease::wire;
+use crate::lease::types::{Action, Actions, Caller, ClientId, Heartbeat, Status};
 use crate::time::Instant;
 
 impl Router {
     pub(super) fn open_client(&mut self, now: Instant, caller: Caller) -> ClientId {
         let group = self.group_of(now, caller.credentials);
+        let (connection, share) = self.share_of(group, caller.connection);
         let id = self.clients.insert(Client {
             group,
+            connection,
+            share,
             require_leader: caller.require_leader,
             opened_at: now,
             leases: Vec::new(),
@@ -24,6 +26,7 @@ impl Router {
             outbox_bytes: 0,
             is_half_closed: false,
             is_paused: false,
+            is_held: false,
         });
         let state = &mut self.groups[group];
         state.clients.insert(id);
@@ -40,9 +43,12 @@ impl Router {
             credentials: credentials.clone(),
             clients: BTreeSet::new(),
             leader_clients: 0,
+            shares: BTreeMap::new(),
             leases: BTreeMap::new(),
             streams: [const { Vec::new() }; 3],
-            queues: [const { BTreeMap::new() }; 3],
+            queues: Default::default(),
+            turns: 0,
+            is_stirred: false,
             slow_since: [None; 3],
             spread_until: [None; 3],
             failures: 0,
@@ -57,12 +63,18 @@ impl Router {
         id
     }
 
-    pub(super) fn client_sent(&mut self, now: Instant, id: ClientId, message: &Bytes, actions: &mut Actions) {
+    pub(super) fn client_sent(
+        &mut self,
+        now: Instant,
+        id: ClientId,
+        heartbeat: Heartbeat,
+        actions: &mut Actions,
+    ) {
         if !self.clients.contains_key(id) {
             return;
         }
-        match wire::lease_of(message) {
-            Ok(lease) => self.request(now, id, lease, message, actions),
+        match heartbeat.lease {
+            Ok(lease) => self.request(now, id, lease, heartbeat.message, actions),
             Err(malformed) => self.end_client(id, malformed.status(), actions),
         }
         self.pause(id, actions);
@@ -101,31 +113,6 @@ impl Router {
         self.resume(id, actions);
     }
 
-    /// Reads no more requests of a client that doesn't take its answers, or waits for too many.
-    fn pause(&mut self, id: ClientId, actions: &mut Actions) {
-        let Some(client) = self.clients.get_mut(id) else {
-            return;
-        };
-        let is_full = client.outbox_bytes >= self.config.outbox_bytes_max;
-        if !client.is_paused && (is_full || client.requests >= self.config.requests_max) {
-            client.is_paused = true;
-            actions.push(Action::PauseClient(id));
-        }
-    }
-
-    /// Reads requests again when there is room for some. Every answer is taken some time after it was given, so this is
-    /// the only place where there can be more.
-    fn resume(&mut self, id: ClientId, actions: &mut Actions) {
-        let Some(client) = self.clients.get_mut(id) else {
-            return;
-        };
-        let has_room = client.outbox_bytes <= self.config.outbox_bytes_max / 2;
-        if client.is_paused && has_room && client.requests <= self.config.requests_max / 2 {
-            client.is_paused = false;
-            actions.push(Action::ResumeClient(id));
-        }
-    }
-
     pub(super) fn end_client(&mut self, id: ClientId, status: Status, actions: &mut Actions) {
         actions.push(Action::EndClient(id, status));
         self.client_gone(id, actions);
@@ -140,7 +127,7 @@ impl Router {
         let group = &mut self.groups[client.group];
         group.clients.remove(&id);
         group.leader_clients -= usize::from(client.require_leader);
-        for key in client.leases {
+        for (key, _) in client.leases {
             let lease = &mut self.leases[key];
             lease.askers.retain(|asker| asker.client != id);
             lease.late_askers.retain(|asker| asker.client != id);
@@ -151,5 +138,10 @@ impl Router {
             }
         }
         self.stir(client.group);
+        if client.is_held {
+            let connection = &mut self.connections[client.connection];
+            connection.held.retain(|held| *held != id);
+        }
+        self.leaves(client.connection, client.share, client.requests, actions);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Router;
 use super::state::{GroupId, Lane, LeaseKey, State};
+use super::turns::QueueKind;
 use crate::lease::types::{Action, Actions, UpstreamId};
 use crate::time::Instant;
 
@@ -32,20 +33,6 @@ impl Router {
         }
     }
 
-    /// The heartbeat of a lane whose turn it is. What has waited for so long that it is doubtful now, goes there.
-    fn next_queued(&mut self, now: Instant, id: GroupId, lane: Lane) -> Option<LeaseKey> {
-        loop {
-            let group = &self.groups[id];
-            let (place, key) = group.queues[lane.index()].first_key_value()?;
-            let (place, key) = (*place, *key);
-            if lane != Lane::Shared || self.leases[key].lane(now, group, &self.config) == lane {
-                return Some(key);
-            }
-            self.groups[id].queues[lane.index()].remove(&place);
-            self.requeue(now, key);
-        }
-    }
-
     /// Whether to open another stream: there is none, or none that answers in time. Nothing waits for it that can be
     /// sent on another one.
     fn needs_stream(&mut self, now: Instant, id: GroupId, lane: Lane, next: LeaseKey) -> bool {
@@ -57,7 +44,7 @@ impl Router {
             Lane::Alone => {
                 let is_free = |id: &&UpstreamId| self.upstreams[**id].in_flight.is_empty();
                 streams.len() < self.config.alone_max
-                    && streams.iter().filter(is_free).count() < group.queues[lane.index()].len()
+                    && streams.iter().filter(is_free).count() < group.queues[QueueKind::Alone.index()].len()
             }
             _ if streams.is_empty() => true,
             _ if is_opening => false,
@@ -68,7 +55,8 @@ impl Router {
                 let is_slow = |since: Instant| since + self.config.slow_max <= now;
                 let is_needed = lease.is_late(now, since, group, &self.config)
                     || self.streams_in_use(now, id, lane).all(|id| self.is_late(now, id))
-                    || group.slow_since[lane.index()].is_some_and(is_slow);
+                    || (group.slow_since[lane.index()].is_some_and(is_slow)
+                        && self.streams_in_use(now, id, lane).all(|id| self.is_slow(now, id)));
                 if !is_needed {
                     return false;
                 }
@@ -141,10 +129,8 @@ impl Router {
     fn send(&mut self, now: Instant, key: LeaseKey, id: UpstreamId, actions: &mut Actions) {
         self.sent += 1;
         let number = self.sent;
+        self.leave_queue(key, true);
         let lease = &mut self.leases[key];
-        if let State::Queued(lane) = lease.state {
-            self.groups[lease.group].queues[lane.index()].remove(&lease.place);
-        }
         lease.state = State::InFlight {
             upstream: id,
             number,

@@ -6,7 +6,8 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use super::Router;
-use super::state::{Asker, Group, GroupId, Lane, Lease, LeaseKey, State, Timer};
+use super::state::{Asker, Group, GroupId, Lease, LeaseKey, State, Timer};
+use super::turns::QueueKind;
 use crate::lease::types::{Actions, ClientId, Config, Status};
 use crate::time::Instant;
 
@@ -20,7 +21,7 @@ impl Router {
         now: Instant,
         client: ClientId,
         id: i64,
-        message: &Bytes,
+        message: Bytes,
         actions: &mut Actions,
     ) {
         self.stats.heartbeats_in += 1;
@@ -35,12 +36,12 @@ impl Router {
         }
         if lease.message != message {
             // A copy, because the message may be part of a much larger buffer.
-            lease.message = Bytes::copy_from_slice(message);
+            lease.message = Bytes::copy_from_slice(&message);
         }
-        let (askers, is_new) = match lease.state {
-            State::InFlight { .. } => (&mut lease.late_askers, false),
-            State::Queued(_) => (&mut lease.askers, false),
-            State::Idle => (&mut lease.askers, true),
+        let state = lease.state;
+        let askers = match state {
+            State::InFlight { .. } => &mut lease.late_askers,
+            State::Queued(_) | State::Idle => &mut lease.askers,
         };
         let is_first = askers.is_empty();
         let asker = Asker {
@@ -53,14 +54,12 @@ impl Router {
             _ => askers.push(asker),
         }
         let due = lease.deadline(&asker, &self.config);
-        let state = &mut self.clients[client];
-        state.requests += 1;
-        if !state.leases.contains(&key) {
-            state.leases.push(key);
-        }
+        self.waits(client, key);
         self.stats.shared += u64::from(!is_first);
-        if is_new {
-            self.queue(now, key);
+        match state {
+            State::Idle => self.queue(now, key),
+            State::Queued(_) => self.advance(key, self.clients[client].share),
+            State::InFlight { .. } => {}
         }
         self.arm_at(key, due);
         self.stir(group);
@@ -75,7 +74,8 @@ impl Router {
             id,
             message: Bytes::new(),
             state: State::Idle,
-            place: 0,
+            number: 0,
+            place: None,
             queued_at: now,
             askers: Vec::new(),
             late_askers: Vec::new(),
@@ -101,29 +101,11 @@ impl Router {
         }
     }
 
-    /// Wants a heartbeat.
-    pub(super) fn queue(&mut self, now: Instant, key: LeaseKey) {
-        self.wanted += 1;
-        self.leases[key].place = self.wanted;
-        self.requeue(now, key);
-    }
-
-    /// Wants a heartbeat again, at the place that it had.
-    pub(super) fn requeue(&mut self, now: Instant, key: LeaseKey) {
-        let lease = &mut self.leases[key];
-        let group = &mut self.groups[lease.group];
-        let lane = lease.lane(now, group, &self.config);
-        lease.state = State::Queued(lane);
-        lease.queued_at = now;
-        group.queues[lane.index()].insert(lease.place, key);
-    }
-
     /// Wants it no more.
     pub(super) fn unqueue(&mut self, key: LeaseKey) {
-        let lease = &mut self.leases[key];
-        if let State::Queued(lane) = lease.state {
-            self.groups[lease.group].queues[lane.index()].remove(&lease.place);
-            lease.state = State::Idle;
+        if matches!(self.leases[key].state, State::Queued(_)) {
+            self.leave_queue(key, false);
+            self.leases[key].state = State::Idle;
             self.forget_if_idle(key);
         }
     }
@@ -187,14 +169,15 @@ impl Lease {
     }
 
     /// Where its heartbeat belongs.
-    pub(super) fn lane(&self, now: Instant, group: &Group, config: &Config) -> Lane {
+    pub(super) fn queue(&self, now: Instant, group: &Group, config: &Config) -> QueueKind {
         // On its way some time passes.
         let then = now + config.patience_min + group.round_trip;
         match &self.renewal {
-            _ if self.is_suspect => Lane::Alone,
-            Some(renewal) if renewal.end() <= then => Lane::Doubtful,
-            None if group.careful_until.is_some_and(|until| now < until) => Lane::Doubtful,
-            Some(_) | None => Lane::Shared,
+            _ if self.is_suspect => QueueKind::Alone,
+            Some(renewal) if renewal.end() <= then => QueueKind::Doubtful,
+            None if group.careful_until.is_some_and(|until| now < until) => QueueKind::Doubtful,
+            Some(_) => QueueKind::Proven,
+            None => QueueKind::New,
         }
     }
 

@@ -2,10 +2,12 @@
 
 mod answers;
 mod clients;
+mod connections;
 mod dispatch;
 mod leases;
 mod state;
 mod streams;
+mod turns;
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -15,7 +17,9 @@ use bytes::Bytes;
 use fastrand::Rng;
 use slotmap::SlotMap;
 
-use self::state::{Client, Group, GroupId, Lease, LeaseKey, Timer, Upstream};
+use self::state::{
+    Client, Connection, ConnectionKey, Group, GroupId, Lease, LeaseKey, Share, ShareKey, Timer, Upstream,
+};
 use super::types::{Actions, Caller, ClientId, Config, Event, Stats, UpstreamId};
 use crate::backoff::{WAIT_MIN, backoff};
 use crate::time::Instant;
@@ -27,6 +31,11 @@ pub struct Router {
     config: Config,
     rng: Rng,
     timers: TimerQueue<Timer>,
+    connections: SlotMap<ConnectionKey, Connection>,
+    by_number: BTreeMap<u64, ConnectionKey>,
+    /// Connections that wait for something.
+    busy: usize,
+    shares: SlotMap<ShareKey, Share>,
     clients: SlotMap<ClientId, Client>,
     groups: SlotMap<GroupId, Group>,
     by_credentials: BTreeMap<Option<Bytes>, GroupId>,
@@ -47,6 +56,7 @@ impl Router {
     #[must_use]
     pub fn new(mut config: Config, seed: u64) -> Self {
         config.requests_max = config.requests_max.max(1);
+        config.connection_requests_max = config.connection_requests_max.max(1);
         config.outbox_bytes_max = config.outbox_bytes_max.max(1);
         config.in_flight_max = config.in_flight_max.max(1);
         config.streams_max = config.streams_max.max(1);
@@ -61,6 +71,10 @@ impl Router {
             config,
             rng: Rng::with_seed(seed),
             timers: TimerQueue::default(),
+            connections: SlotMap::with_key(),
+            by_number: BTreeMap::new(),
+            busy: 0,
+            shares: SlotMap::with_key(),
             clients: SlotMap::with_key(),
             groups: SlotMap::with_key(),
             by_credentials: BTreeMap::new(),
@@ -85,7 +99,7 @@ impl Router {
     /// Takes in what happened and pushes what must happen. Events about what is gone change nothing.
     pub fn handle(&mut self, now: Instant, event: Event, actions: &mut Actions) {
         match event {
-            Event::ClientSent(id, message) => self.client_sent(now, id, &message, actions),
+            Event::ClientSent(id, message) => self.client_sent(now, id, message, actions),
             Event::ClientHalfClosed(id) => self.client_half_closed(id, actions),
             Event::ClientTook(id, bytes) => self.client_took(id, bytes, actions),
             Event::ClientGone(id) => self.client_gone(id, actions),
@@ -132,7 +146,9 @@ impl Router {
 
     /// Has the end of this event look after a group.
     fn stir(&mut self, group: GroupId) {
-        if !self.stirred.contains(&group) {
+        if let Some(state) = self.groups.get_mut(group)
+            && !core::mem::replace(&mut state.is_stirred, true)
+        {
             self.stirred.push(group);
         }
     }
@@ -140,6 +156,9 @@ impl Router {
     /// Does what the event has left for its end.
     fn settle(&mut self, now: Instant, actions: &mut Actions) {
         while let Some(group) = self.stirred.pop() {
+            if let Some(state) = self.groups.get_mut(group) {
+                state.is_stirred = false;
+            }
             self.dispatch(now, group, actions);
             self.forget_if_empty(group);
         }

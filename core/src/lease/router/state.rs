@@ -1,12 +1,13 @@
 //! What the router keeps of clients, leases, groups and streams.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use bytes::Bytes;
 use slotmap::new_key_type;
 
+use super::turns::{Place, Queue, QueueKind};
 use crate::lease::types::{ClientId, UpstreamId};
 use crate::time::Instant;
 
@@ -16,22 +17,53 @@ new_key_type! {
 
     /// Clients with the same credentials, their leases and their streams.
     pub(super) struct GroupId;
+
+    /// A client connection.
+    pub(super) struct ConnectionKey;
+
+    /// A client connection as one group knows it.
+    pub(super) struct ShareKey;
+}
+
+/// A client connection, as long as there is a LeaseKeepAlive call on it.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) number: u64,
+    /// LeaseKeepAlive calls.
+    pub(super) clients: usize,
+    /// Requests without answer, of all of them.
+    pub(super) requests: usize,
+    /// Those that aren't read from until there are fewer requests, in the order in which they are read from again.
+    pub(super) held: VecDeque<ClientId>,
+}
+
+/// What a connection has of a group's turns.
+#[derive(Debug)]
+pub(super) struct Share {
+    pub(super) group: GroupId,
+    pub(super) clients: usize,
+    /// For each queue the first round in which it has no place yet.
+    pub(super) rounds: [u64; QueueKind::COUNT],
 }
 
 /// A LeaseKeepAlive call of a client.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) group: GroupId,
+    pub(super) connection: ConnectionKey,
+    pub(super) share: ShareKey,
     pub(super) require_leader: bool,
     pub(super) opened_at: Instant,
-    /// The leases that it waits for, once each.
-    pub(super) leases: Vec<LeaseKey>,
+    /// The leases that it waits for, once each, and with how many requests.
+    pub(super) leases: Vec<(LeaseKey, usize)>,
     /// Requests without answer.
     pub(super) requests: usize,
     /// Bytes in its outbox.
     pub(super) outbox_bytes: usize,
     pub(super) is_half_closed: bool,
     pub(super) is_paused: bool,
+    /// It is among those of its connection that aren't read from.
+    pub(super) is_held: bool,
 }
 
 /// Requests for one lease that a client waits for.
@@ -48,11 +80,13 @@ pub(super) struct Asker {
 pub(super) struct Lease {
     pub(super) group: GroupId,
     pub(super) id: i64,
-    /// The last request, as its client sent it: there may be more in it than the router knows.
+    /// The last request, as it is passed on: there may be more in it than the router knows.
     pub(super) message: Bytes,
     pub(super) state: State,
-    /// The place of the heartbeat that is queued or on its way, by when it was first wanted.
-    pub(super) place: u64,
+    /// When the heartbeat that is queued or on its way was first wanted, among others.
+    pub(super) number: u64,
+    /// Its place in a queue, or the one that it had before it was sent.
+    pub(super) place: Option<(QueueKind, Place)>,
     /// When it was queued last.
     pub(super) queued_at: Instant,
     /// Those who wait for that.
@@ -71,8 +105,8 @@ pub(super) struct Lease {
 pub(super) enum State {
     /// Nowhere.
     Idle,
-    /// It waits for its turn on a stream of this lane.
-    Queued(Lane),
+    /// It waits for its turn in this queue.
+    Queued(QueueKind),
     /// It was sent, as the one with this number.
     InFlight {
         upstream: UpstreamId,
@@ -124,11 +158,17 @@ pub(super) struct Group {
     pub(super) clients: BTreeSet<ClientId>,
     /// How many of them asked for a leader.
     pub(super) leader_clients: usize,
+    /// The connections that they are on.
+    pub(super) shares: BTreeMap<ConnectionKey, ShareKey>,
     pub(super) leases: BTreeMap<i64, LeaseKey>,
     /// Its streams of each lane, in the order in which they were opened.
     pub(super) streams: [Vec<UpstreamId>; 3],
-    /// Heartbeats that wait for their turn on each lane, by the order in which they were first wanted.
-    pub(super) queues: [BTreeMap<u64, LeaseKey>; 3],
+    /// Heartbeats that wait for their turn.
+    pub(super) queues: [Queue; QueueKind::COUNT],
+    /// Heartbeats that had their turn while both proven and new leases waited.
+    pub(super) turns: u32,
+    /// The end of this event looks after it.
+    pub(super) is_stirred: bool,
     /// Since when all streams of a lane that are in use have been slow.
     pub(super) slow_since: [Option<Instant>; 3],
     /// Until then heartbeats of a lane are spread over all its streams, because one was too slow.

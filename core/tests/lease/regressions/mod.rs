@@ -1,6 +1,7 @@
 //! What went wrong with the existing proxy, one scenario each, and what must not go wrong with this one. The numbers
 //! are those of our list of its defects.
 
+mod crowd;
 mod harm;
 mod load;
 mod loss;

@@ -1,6 +1,6 @@
 //! Rows 16 and 19 to 21, and DEV-18, which sums them up.
 
-use etcd_proxy_core::lease::Event;
+use etcd_proxy_core::lease::{Event, Heartbeat};
 
 use super::{SECOND, TRIP, ms, proven, seen, took, ttls, world};
 
@@ -177,7 +177,7 @@ fn stale_ids() {
     world.close(id);
     let before = world.router.stats();
     for event in [
-        Event::ClientSent(id, b"\x08\x01"[..].into()),
+        Event::ClientSent(id, Heartbeat::read(b"\x08\x01"[..].into())),
         Event::ClientHalfClosed(id),
         Event::ClientTook(id, 100),
         Event::ClientGone(id),

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use bytes::Bytes;
-use etcd_proxy_core::lease::{Actions, Caller, ClientId, Config, Event, Router, Status, UpstreamId};
+use etcd_proxy_core::lease::{
+    Actions, Caller, ClientId, Config, Event, Heartbeat, Router, Status, UpstreamId,
+};
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_proto::etcdserverpb::LeaseKeepAliveRequest;
 use fastrand::Rng;
@@ -70,6 +72,8 @@ pub(crate) struct World {
     pub(crate) impaired: Vec<(Instant, Instant)>,
     /// Leases with a client that never stops, since when.
     pub(crate) kept: BTreeMap<i64, Instant>,
+    /// Client connections so far.
+    pub(crate) connections: u64,
     pub(crate) opened: usize,
     pub(crate) sent: BTreeMap<i64, usize>,
     /// What was sent, the last of it.
@@ -106,6 +110,7 @@ impl World {
             renewed: BTreeMap::new(),
             impaired: Vec::new(),
             kept: BTreeMap::new(),
+            connections: 0,
             opened: 0,
             sent: BTreeMap::new(),
             last_sent: Bytes::new(),
@@ -135,14 +140,22 @@ impl World {
         self.later(Duration::from_secs(seconds), What::Expire(id));
     }
 
+    /// A client with a connection of its own.
     pub(crate) fn open(&mut self, token: Token, require_leader: bool) -> ClientId {
+        self.connections += 1;
+        self.open_on(self.connections, token, require_leader)
+    }
+
+    pub(crate) fn open_on(&mut self, connection: u64, token: Token, require_leader: bool) -> ClientId {
         let caller = Caller {
+            connection,
             credentials: token.map(|token| Bytes::from_static(token.as_bytes())),
             require_leader,
         };
         let mut actions = Actions::new();
         let id = self.router.open(self.now, caller, &mut actions);
-        self.clients.insert(id, Client::new(token, require_leader));
+        self.clients
+            .insert(id, Client::new(connection, token, require_leader));
         self.carry_out(actions);
         id
     }
@@ -169,7 +182,7 @@ impl World {
                 Ok(request) => client.ask(self.now, self.step, request.id),
                 Err(_) => client.sent_nonsense = true,
             }
-            self.tell(Event::ClientSent(id, message));
+            self.tell(Event::ClientSent(id, Heartbeat::read(message)));
         }
     }
 

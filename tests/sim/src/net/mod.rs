@@ -18,6 +18,12 @@ const UNACKNOWLEDGED_MAX: Duration = Duration::from_millis(500);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct LinkId(u32);
 
+impl LinkId {
+    pub(crate) fn number(self) -> u64 {
+        self.0.into()
+    }
+}
+
 /// One end of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Side {

@@ -2,6 +2,7 @@
 //! list of its defects. What must hold at every moment (who is answered, with what, how long leases live) is held by
 //! the world's oracle.
 
+mod crowd;
 mod loss;
 mod manners;
 mod rows;

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use etcd_proxy_core::lease::{Actions, Caller, ClientId, Event};
+use etcd_proxy_core::lease::{Actions, Caller, ClientId, Event, Heartbeat};
 use etcd_proxy_model::status::Status;
 
 use crate::delivery::{Frame, LeaseTag, Opening, StreamNo};
@@ -25,6 +25,7 @@ impl Proxy {
         opening: &Rc<Opening>,
     ) {
         let caller = Caller {
+            connection: link.number(),
             credentials: opening.token.clone(),
             require_leader: opening.require_leader,
         };
@@ -72,7 +73,7 @@ impl Proxy {
         Some(match incoming {
             Incoming::Message(message) => {
                 self.note_lease(io, client, LeaseNote::Heard(message.clone()));
-                Event::ClientSent(client, message)
+                Event::ClientSent(client, Heartbeat::read(message))
             }
             Incoming::HalfClose => Event::ClientHalfClosed(client),
         })

@@ -23,6 +23,7 @@ impl Proxy {
         opening: &Rc<Opening>,
     ) {
         let caller = Caller {
+            connection: link.number(),
             credentials: opening.token.clone(),
             require_leader: opening.require_leader,
         };
