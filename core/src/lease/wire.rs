@@ -148,7 +148,12 @@ mod tests {
         for lease in [0, 1, 127, 128, 300, i64::MAX, -1, i64::MIN] {
             let short = canonical(lease);
             assert_eq!(lease_of(&short), Ok(lease));
-            for (padding, kept) in [(0, true), (MESSAGE_BYTES_MAX - short.len() - 2, true), (64, false), (120, false)] {
+            for (padding, kept) in [
+                (0, true),
+                (MESSAGE_BYTES_MAX - short.len() - 2, true),
+                (64, false),
+                (120, false),
+            ] {
                 let mut message = short.to_vec();
                 if padding > 0 {
                     message.extend([0x52, u8::try_from(padding).unwrap()]);

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::call::{frame, metadata};
 use super::hub::{CREDIT, Hub, Stream};
 use crate::forward::SERVER_STOPPED;
-use crate::grpc::{Answer, End, Expiry, Head, Messages, Requests};
+use crate::grpc::{Answer, End, Expiry, Head, Messages, Requests, Uploads};
 use crate::rt::Runtime;
 use crate::server::Phase;
 
@@ -36,7 +36,7 @@ pub(super) async fn serve<R: Runtime>(
 ) {
     let stream = hub.open(head.path.clone(), metadata(&head));
     let mut both = Both {
-        request: Requests::new(body, messages),
+        request: Requests::new(body, messages, &Uploads::default()),
         answer: Outbound {
             side: Answer::Waiting { respond, head },
             taken: VecDeque::new(),

@@ -67,6 +67,11 @@ impl Messages {
         Ok(Some(message))
     }
 
+    /// How many bytes are there of a message that isn't complete.
+    pub(crate) fn held(&self) -> usize {
+        self.partial.len()
+    }
+
     /// Where the stream would be cut if it ended here.
     pub(crate) fn cut(&self) -> Cut {
         if self.partial.len() < MESSAGE_PREFIX_LEN {

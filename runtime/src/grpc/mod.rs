@@ -6,12 +6,14 @@ mod expiry;
 mod head;
 mod messages;
 mod requests;
+mod uploads;
 
 pub(crate) use answer::Answer;
 pub(crate) use expiry::Expiry;
 pub(crate) use head::Head;
 pub(crate) use messages::{Cut, Messages};
 pub(crate) use requests::Requests;
+pub(crate) use uploads::Uploads;
 
 use etcd_proxy_core::grpc::Status;
 

@@ -6,21 +6,25 @@ use bytes::Bytes;
 use etcd_proxy_core::grpc::{Code, Status};
 use h2::RecvStream;
 
-use super::{Cut, End, Messages};
+use super::uploads::Upload;
+use super::{Cut, End, Messages, Uploads};
 
 /// What the client sends.
 pub(crate) struct Requests {
     body: RecvStream,
     messages: Messages,
+    upload: Upload,
     /// Its end was told.
     over: bool,
 }
 
 impl Requests {
-    pub(crate) const fn new(body: RecvStream, messages: Messages) -> Self {
+    /// Of a stream on the connection that has these places for large messages.
+    pub(crate) fn new(body: RecvStream, messages: Messages, uploads: &Uploads) -> Self {
         Self {
             body,
             messages,
+            upload: uploads.upload(),
             over: false,
         }
     }
@@ -36,6 +40,7 @@ impl Requests {
                 Ok(None) => {}
                 Err(status) => return Poll::Ready(Err(End::of(&status))),
             }
+            ready!(self.upload.poll(cx, self.messages.held()));
             match ready!(self.body.poll_data(cx)) {
                 Some(Ok(chunk)) => {
                     // It fails only when the stream has ended and its window means nothing any more.

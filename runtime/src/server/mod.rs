@@ -19,6 +19,7 @@ pub(crate) use guard::PingGuard;
 pub(crate) use worker::{Handle, Orders, WorkerGone, join, start};
 
 use crate::cli::{self, Endpoint};
+use crate::grpc::Uploads;
 use crate::lease::LeaseRouter;
 use crate::metrics::Metrics;
 use crate::read::ReadCache;
@@ -78,6 +79,8 @@ pub(crate) struct ClientConnection {
     pub(crate) worker: Arc<Worker>,
     /// No other connection of the process has it.
     pub(crate) number: u64,
+    /// What its streams may hold of messages that aren't complete.
+    pub(crate) uploads: Uploads,
     /// Where calls go that must all reach the same member.
     pinned: Mutex<Option<Arc<Connection>>>,
     /// Notified when it may have one more call of a class.
@@ -91,6 +94,7 @@ impl ClientConnection {
         Self {
             worker,
             number: NEXT.fetch_add(1, Ordering::Relaxed),
+            uploads: Uploads::default(),
             pinned: Mutex::new(None),
             turns: Default::default(),
         }

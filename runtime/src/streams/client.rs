@@ -43,7 +43,7 @@ pub(crate) async fn serve<R: Runtime, M: Multiplexer>(
     let messages = Messages::new(worker.limits.request_bytes_max);
     let mut call = Call {
         stream: Stream::open(streams, caller),
-        requests: Requests::new(request.into_body(), messages),
+        requests: Requests::new(request.into_body(), messages, &client.uploads),
         answer: Answer::Waiting { respond, head },
         chunks: VecDeque::new(),
         left: 0,

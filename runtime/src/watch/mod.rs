@@ -6,6 +6,7 @@ use core::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use etcd_proxy_core::class::Class;
 use etcd_proxy_core::time;
 use etcd_proxy_core::watch::{Action, Actions, Caller, ClientId, Event, Hub, UpstreamId, UpstreamKind};

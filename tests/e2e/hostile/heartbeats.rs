@@ -13,9 +13,10 @@ use etcd_proxy_proto::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
 };
 use etcd_proxy_tests::{
+    etcd::{Cluster, Options},
     metrics,
     proxy::Proxy,
-    suite::{eventually, within},
+    suite::{eventually, trial, within},
     wire::{Call, Wire, frame},
 };
 use libtest_mimic::Trial;
@@ -31,9 +32,10 @@ const TTL: i64 = 5;
 
 pub(crate) fn trials(upstream: &Upstream) -> Vec<Trial> {
     vec![
-        attack(upstream, "heartbeats_of_unknown_leases", &[], unknown_leases),
+        trial("heartbeats_of_unknown_leases", unknown_leases),
         attack(upstream, "long_heartbeats", &[], long_heartbeats),
         attack(upstream, "requests_of_one_connection", &[], one_connection),
+        attack(upstream, "unfinished_messages", &[], unfinished_messages),
     ]
 }
 
@@ -120,8 +122,14 @@ impl Neighbour {
 }
 
 /// Random leases on 60 streams: others' heartbeats don't wait behind them, neither those of a lease that is new nor of
-/// one that is known.
-async fn unknown_leases(proxy: Proxy) {
+/// one that is known. The member is a follower, which asks the leader for each.
+async fn unknown_leases() {
+    let mut cluster = Cluster::start(Options::three()).await;
+    cluster.all_serve().await;
+    let ids = cluster.ids().await;
+    let leader = cluster.leader_seen_by(0, &ids).await;
+    let follower = cluster.address((leader + 1) % 3);
+    let proxy = Proxy::start(&[follower], &[]).await;
     const CONNECTIONS: usize = 6;
     const STREAMS: usize = 10;
     const DEPTH: usize = 500;
@@ -130,18 +138,18 @@ async fn unknown_leases(proxy: Proxy) {
     let answers = Answers::default();
     let flood = flood(&proxy, CONNECTIONS, STREAMS, DEPTH, &answers).await;
     eventually("the flood has come", ANSWER_LIMIT, async || {
-        (answers.load(Ordering::Relaxed) > 20_000).then_some(())
+        (answers.load(Ordering::Relaxed) > 2_000).then_some(())
     })
     .await;
     let (clock, before) = (Instant::now(), answers.load(Ordering::Relaxed));
     let mut new = Neighbour::new(&proxy).await;
     let mut waited = Vec::new();
-    for _ in 0..8 {
+    for _ in 0..3 {
         waited.push(new.beat().await);
         waited.push(old.beat().await);
     }
     eventually("the flood goes on", ANSWER_LIMIT, async || {
-        (answers.load(Ordering::Relaxed) > before + 10_000).then_some(())
+        (answers.load(Ordering::Relaxed) > before + 5_000).then_some(())
     })
     .await;
     let answered = answers.load(Ordering::Relaxed) - before;
@@ -165,7 +173,9 @@ async fn one_connection(proxy: Proxy) {
     let answers = Answers::default();
     let flood = flood(&proxy, 1, 400, 400, &answers).await;
     let leases = async || {
-        let text = metrics::text(proxy.address(), metrics::PROXY).await.expect("metrics");
+        let text = metrics::text(proxy.address(), metrics::PROXY)
+            .await
+            .expect("metrics");
         metrics::sum_where(&text, "etcd_proxy_lease_leases", |_| true).expect("the metric")
     };
     let clock = Instant::now();
@@ -199,7 +209,11 @@ async fn long_heartbeats(proxy: Proxy) {
     for number in 0..12_i64 {
         let wire = Wire::connect(proxy.address()).await.expect("connection");
         let mut call = wire.open(KEEP_ALIVE, &[]).await.expect("call");
-        let field = if number % 2 == 0 { one.clone() } else { many.clone() };
+        let field = if number % 2 == 0 {
+            one.clone()
+        } else {
+            many.clone()
+        };
         let answers = answers.clone();
         flood.spawn(async move {
             for next in 0.. {
@@ -226,6 +240,40 @@ async fn long_heartbeats(proxy: Proxy) {
     }
     let sent = answers.load(Ordering::Relaxed);
     eprintln!("{sent} long heartbeats, the neighbour's slowest took {slowest:?}");
+    drop(flood);
+    unharmed(proxy).await;
+}
+
+/// Hundreds of messages of one connection that never come to their end.
+async fn unfinished_messages(proxy: Proxy) {
+    const STREAMS: usize = 400;
+    let mut neighbour = Neighbour::new(&proxy).await;
+    let mut flood = JoinSet::new();
+    for path in [KEEP_ALIVE, "/etcdserverpb.Watch/Watch"] {
+        let wire = Wire::connect(proxy.address()).await.expect("connection");
+        for _ in 0..STREAMS / 2 {
+            let mut call = wire.open(path, &[]).await.expect("call");
+            flood.spawn(async move {
+                let mut head = BytesMut::new();
+                head.put_u8(0);
+                head.put_u32(2_000_000);
+                head.put_u8(0x52);
+                prost::encoding::encode_varint(1_999_000, &mut head);
+                let _ = call.send_raw(head.freeze(), false).await;
+                // As much of it as the proxy reads.
+                let sent = call.send_raw(Bytes::from(vec![b'x'; 1_900_000]), false).await;
+                if sent.is_ok() {
+                    call.message().await;
+                }
+            });
+        }
+    }
+    let clock = Instant::now();
+    while clock.elapsed() < Duration::from_secs(4) {
+        neighbour.beat().await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(flood.len(), STREAMS);
     drop(flood);
     unharmed(proxy).await;
 }

@@ -56,9 +56,15 @@ fn heartbeats_of_leases_that_there_are_not() {
         let most = ms(250);
         for _ in 0..3 {
             let waited = answered_after(&mut world, new, 2);
-            assert!(waited < most, "the new lease: {waited:?} with {connections} connections");
+            assert!(
+                waited < most,
+                "the new lease: {waited:?} with {connections} connections"
+            );
             let waited = answered_after(&mut world, old, 1);
-            assert!(waited < most, "the known lease: {waited:?} with {connections} connections");
+            assert!(
+                waited < most,
+                "the known lease: {waited:?} with {connections} connections"
+            );
         }
         assert_eq!(world.expired, 0);
         assert!(world.streams.len() <= world.config.streams_max);
