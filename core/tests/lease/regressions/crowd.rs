@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use etcd_proxy_core::lease::ClientId;
+use etcd_proxy_core::lease::{ClientId, Config};
 
 use super::{SECOND, ms, proven, seen, took, ttls, world};
 use crate::client::heartbeat;
@@ -133,8 +133,10 @@ fn requests_of_a_connection_are_bounded() {
 /// And so do all connections.
 #[test]
 fn requests_of_all_connections_are_bounded() {
-    let mut config = etcd_proxy_core::lease::Config::default();
-    config.all_requests_max = 10_000;
+    let config = Config {
+        all_requests_max: 10_000,
+        ..Config::default()
+    };
     let mut world = World::new(1, config);
     world.service = Duration::from_micros(200);
     let ids = flood(&mut world, 100, 100);
