@@ -16,6 +16,7 @@
 //!
 //! - [`endpoints`]: which etcd member is in use, how its death, silence or loss of leader is
 //!   noticed, and which member takes over;
+//! - [`history`]: whether the store is still the one that was seen, or has gone back;
 //! - [`retry`]: which calls may be sent a second time, and how often;
 //! - [`method`]: what is known of each RPC of the etcd API;
 //! - [`class`]: which calls keep others waiting on one connection, told from their requests;
@@ -34,6 +35,7 @@ mod backoff;
 pub mod class;
 pub mod endpoints;
 pub mod grpc;
+pub mod history;
 pub mod http2;
 pub mod lease;
 pub mod method;

@@ -104,7 +104,7 @@ impl Failure {
     #[must_use]
     pub const fn of_close(cause: CloseCause) -> Self {
         match cause {
-            CloseCause::LeaderLost => Self::MovedAway,
+            CloseCause::Foreign | CloseCause::LeaderLost => Self::MovedAway,
             CloseCause::ConnectTimeout | CloseCause::Silent | CloseCause::Unneeded => Self::ConnectionLost,
         }
     }

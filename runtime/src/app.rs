@@ -243,6 +243,7 @@ fn start_workers<R: Runtime>(
         orders,
     );
     let reports = control.reports();
+    let foreign = control.foreign();
     let (watch_orders, watch_mailboxes): (Vec<_>, Vec<_>) =
         (0..count).map(|_| mpsc::unbounded_channel()).unzip();
     let hub = Hub::new(watch_config(options), rt::random_seed());
@@ -257,8 +258,15 @@ fn start_workers<R: Runtime>(
     let config = read_config(options);
     let scope = config.scope.clone();
     let cache = Cache::new(config, rt::random_seed());
-    let reads = Arc::new(ReadCache::new(cache, scope, shown, watch.clone(), read_orders));
-    let metrics = Arc::new(Metrics::new(watch.clone(), lease.clone(), reads.clone()));
+    let reads = Arc::new(ReadCache::new(
+        cache,
+        scope,
+        shown,
+        watch.clone(),
+        lease.clone(),
+        read_orders,
+    ));
+    let metrics = Arc::new(Metrics::new(watch.clone(), lease.clone(), reads.clone(), foreign));
     let connections_open: Arc<[Arc<AtomicUsize>]> = (0..count).map(|_| Arc::default()).collect();
     let mut workers = Vec::with_capacity(count);
     let mailboxes = mailboxes

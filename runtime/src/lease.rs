@@ -56,6 +56,10 @@ impl Multiplexer for Router {
         self.revision()
     }
 
+    fn history(&self) -> u64 {
+        self.history()
+    }
+
     fn next_timeout(&self) -> Option<time::Instant> {
         self.next_timeout()
     }

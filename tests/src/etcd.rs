@@ -298,6 +298,40 @@ impl Cluster {
         process.expect("the member was started")
     }
 
+    /// The folder that a member keeps its data in.
+    #[must_use]
+    pub fn data_dir(&self, index: usize) -> PathBuf {
+        self.dir.path().join(format!("m{index}"))
+    }
+
+    /// Puts a snapshot in the place of the data of every member, all of which are down. `token` goes into the ids: members
+    /// start with `etcd-cluster`.
+    ///
+    /// # Panics
+    /// When `etcdutl` fails.
+    pub async fn restore(&mut self, snapshot: &Path, token: &str, flags: &[&str]) {
+        for index in 0..self.size() {
+            let dir = self.data_dir(index);
+            std::fs::remove_dir_all(&dir).expect("the member has a folder");
+            let snapshot = snapshot.display().to_string();
+            let mut args = vec!["snapshot".to_owned(), "restore".to_owned(), snapshot];
+            args.push(format!("--data-dir={}", dir.display()));
+            args.push(format!("--initial-cluster-token={token}"));
+            let is_kept = |arg: &&String| {
+                let kept = ["--name=", "--initial-cluster=", "--initial-advertise-peer-urls="];
+                kept.iter().any(|prefix| arg.starts_with(prefix))
+            };
+            args.extend(self.members[index].args.iter().filter(is_kept).cloned());
+            args.extend(flags.iter().map(|flag| (*flag).to_owned()));
+            let program = bin_dir().join("etcdutl");
+            let run = move || crate::process::run(&program, &args, &[], "", START_LIMIT);
+            let output = tokio::task::spawn_blocking(run)
+                .await
+                .expect("it runs to its end");
+            assert!(output.is_ok(), "etcdutl: {output:?}");
+        }
+    }
+
     /// Waits until a write through some running member is acknowledged.
     ///
     /// # Panics

@@ -1,5 +1,6 @@
 //! The endpoint machine itself: its state, its doors, and which part of it an event or a timer is for.
 
+mod clusters;
 mod connections;
 mod members;
 mod probes;
@@ -30,6 +31,12 @@ struct Endpoint {
     hidden: bool,
     /// What it last answered.
     health: Option<Health>,
+    /// The cluster that it last said it is of, if it has said so.
+    cluster: Option<u64>,
+    /// It was told that this isn't the one in use.
+    is_foreign: bool,
+    /// Since when it hasn't answered.
+    silent_since: Option<Instant>,
     candidate: Option<ConnectionId>,
 }
 
@@ -95,6 +102,8 @@ pub struct Endpoints {
     connections: SlotMap<ConnectionId, Connection>,
     lanes: Vec<LaneState>,
     current: Option<Current>,
+    /// The cluster in use, as soon as one was.
+    cluster: Option<u64>,
     /// Endpoints that the search hasn't tried yet.
     untried: VecDeque<EndpointId>,
 }
@@ -115,6 +124,7 @@ impl Endpoints {
             connections: SlotMap::with_key(),
             lanes: alloc::vec![LaneState::default(); config.lanes as usize],
             current: None,
+            cluster: None,
             untried: VecDeque::new(),
         };
         machine.learn(addresses);
@@ -131,6 +141,7 @@ impl Endpoints {
             Event::Draining(id) => self.draining(now, id, actions),
             Event::Lost { connection, graceful } => self.lost(now, connection, graceful, actions),
             Event::Active(id) => self.active(id),
+            Event::Identified(id, cluster) => self.identified(now, id, cluster, actions),
             Event::ProbeAnswered(id, health) => self.probe_answered(now, id, health, actions),
             Event::ProbeLost(id) => self.probe_lost(now, id, actions),
             Event::Doubt(id) => self.doubt(now, id, actions),

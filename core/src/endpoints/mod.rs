@@ -29,6 +29,9 @@
 //! A worker may want further connections to the member in use ([`pool`](crate::pool) has what for). They are probed as its
 //! first one is and closed when they fall silent, but only that one speaks for the member. When it is withdrawn so are they.
 //!
+//! Endpoints of two clusters are never used together: the first one that is used decides, and whoever says that he is of another
+//! cluster is hidden. When all who answer say so, that cluster is followed: it has taken the place of the former one.
+//!
 //! Only connections that take new calls, or are about to, speak for their endpoint. Former ones stay for
 //! their open calls and are closed when they fall silent, but moving everyone for them would be wrong:
 //! they may be left from an earlier life of the member. Those that drain can't even be probed, as no call

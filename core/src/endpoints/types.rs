@@ -54,6 +54,8 @@ pub struct Config {
     /// A connection that its peer ends gracefully earlier than this counts as failed, so that a peer
     /// which accepts and says goodbye isn't dialled in a loop.
     pub graceful_age_min: Duration,
+    /// How long an endpoint may stay without answer before it has no say any more in which cluster is the right one.
+    pub say: Duration,
     /// Most endpoints that are kept; a longer list is cut.
     pub endpoints_max: usize,
 }
@@ -71,6 +73,8 @@ impl Default for Config {
             // Short: a member in use may fail while the others are still hidden but well again.
             backoff_max: Duration::from_secs(1),
             graceful_age_min: Duration::from_secs(1),
+            // A member that is started again is back earlier.
+            say: Duration::from_secs(10),
             endpoints_max: 1024,
         }
     }
@@ -124,6 +128,8 @@ pub enum FailureCause {
     Refusing,
     /// A probe stayed without answer and nothing else came either: frozen, or a black hole.
     Silent,
+    /// It answers, but it isn't what it should be: a member of another cluster than the one in use.
+    Foreign,
 }
 
 /// What happened.
@@ -151,6 +157,9 @@ pub enum Event {
     Active(ConnectionId),
     /// The answer to [`Action::Probe`].
     ProbeAnswered(ConnectionId, Health),
+    /// What is at the other end of a connection has told the id of its cluster, which isn't 0. Comes before the answer to
+    /// the first probe, if it is told at all.
+    Identified(ConnectionId, u64),
     /// There will be no answer to [`Action::Probe`], though the connection hasn't ended: the member reset the stream, or
     /// the probe found no way. That says nothing of the member.
     ProbeLost(ConnectionId),
@@ -176,6 +185,8 @@ pub enum CloseCause {
     Silent,
     /// Its member has no leader and another one has.
     LeaderLost,
+    /// It leads to another cluster than the one in use.
+    Foreign,
 }
 
 /// What must happen.
@@ -242,6 +253,24 @@ pub enum Action {
     LeaderLost(EndpointId),
     /// The endpoint in use is fit again. For logs and metrics.
     LeaderRegained(EndpointId),
+    /// The endpoint answers as a member of another cluster than the one in use; it stays hidden for as long as it does. Comes
+    /// once for each change. For logs and metrics.
+    Foreign {
+        /// Which one.
+        endpoint: EndpointId,
+        /// Its cluster.
+        cluster: u64,
+        /// The cluster in use.
+        ours: u64,
+    },
+    /// All endpoints that have a say answer as members of another cluster than the one in use before: that is followed now.
+    /// For logs and metrics.
+    Followed {
+        /// The cluster in use from now on.
+        cluster: u64,
+        /// The one before.
+        former: u64,
+    },
 }
 
 /// The list that actions are pushed to, in the order in which they must be carried out.

@@ -128,6 +128,9 @@ pub enum Event {
     UpstreamEnded(UpstreamId, Status),
     /// The connection of an upstream stream takes no new calls any more, and calls go to another one.
     UpstreamSuperseded(UpstreamId),
+    /// The store has another history, with this number ([`History`](crate::history::History)): the revisions that were seen
+    /// are none of it. Changes nothing if the number isn't higher than the last one.
+    History(u64),
     /// [`Router::next_timeout`](super::Router::next_timeout) has come.
     Timeout,
 }

@@ -52,7 +52,7 @@ mod types;
 mod writes;
 
 pub use cache::Cache;
-pub use reply::revision_of;
+pub use reply::header_of;
 pub use types::{
     Action, Actions, Admission, Answer, CheckId, Config, Event, Header, ReadOutcome, ReadTicket, Reason,
     Resolution, Scope, Stats, Status, WaiterId, WatchId, WriteOutcome, WriteTicket,

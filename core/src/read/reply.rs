@@ -26,15 +26,15 @@ pub(super) fn read_header(response: &[u8]) -> Result<(Header, usize), Malformed>
     Ok((header::read_header(response, at)?, at.1))
 }
 
-/// The revision in the header of a response of any kind, of which the beginning is enough.
+/// The header of a response of any kind, of which the beginning is enough, if there is a revision in it.
 #[must_use]
-pub fn revision_of(response: &[u8]) -> Option<i64> {
+pub fn header_of(response: &[u8]) -> Option<Header> {
     let (header, _) = read_header(response).ok()?;
-    Some(header.revision).filter(|revision| *revision > 0)
+    Some(header).filter(|header| header.revision > 0)
 }
 
 /// The answer with this header in front of the rest of a response.
-pub(super) fn answer(header: Header, body: &Bytes) -> Answer {
+pub(super) fn answer(header: Header, history: u64, body: &Bytes) -> Answer {
     let mut head = Head::new();
     head.push(HEADER);
     head.push(0);
@@ -51,6 +51,7 @@ pub(super) fn answer(header: Header, body: &Bytes) -> Answer {
         head: Bytes::copy_from_slice(&head.bytes[..head.len]),
         body: body.clone(),
         revision: header.revision,
+        history,
     }
 }
 
@@ -116,7 +117,7 @@ mod tests {
                 raft_term,
                 ..header
             };
-            let answer = answer(header, &Bytes::copy_from_slice(&message[rest..]));
+            let answer = answer(header, 0, &Bytes::copy_from_slice(&message[rest..]));
             let whole = [&answer.head[..], &answer.body[..]].concat();
             let length = u32::try_from(whole.len() - 5).expect("short");
             assert_eq!(whole[0], 0);

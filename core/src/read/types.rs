@@ -124,6 +124,8 @@ pub struct Answer {
     pub body: Bytes,
     /// The revision in the header: exactly the state that the answer shows, unless the request named a revision itself.
     pub revision: i64,
+    /// The number of the history that this revision is of.
+    pub history: u64,
 }
 
 /// Why a read was not looked up.
@@ -256,6 +258,10 @@ pub enum Event {
     Unsure,
     /// The answer to [`Action::Check`]: the header of the response, or the status.
     Checked(CheckId, Result<Header, Status>),
+    /// The store has another history, with this number ([`History`](crate::history::History)): nothing that is cached or
+    /// under way is of it. Must come before what is told of the new one, [`Cache::admit_read`](super::Cache::admit_read)
+    /// included. Changes nothing if the number isn't higher than the last one.
+    History(u64),
     /// Whether the members in use can be trusted in what they say of progress
     /// ([`trusts_progress`](crate::watch::trusts_progress)). If not, progress is ignored and linearizable reads are
     /// forwarded.
@@ -362,6 +368,8 @@ pub struct Stats {
     pub evicted: u64,
     /// Times that all was dropped, total: the watch was lost or started, or auth may have changed.
     pub flushes: u64,
+    /// Times that the store turned out to have another history, total.
+    pub histories: u64,
     /// Times that the cluster asked for credentials, total.
     pub denied: u64,
 }

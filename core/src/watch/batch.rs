@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::types::Header;
 use super::wire::response::{EventAt, read_events};
+use crate::history::is_plausible;
 use crate::range::KeyRange;
 use crate::time::Instant;
 use crate::wire::read::Malformed;
@@ -56,7 +57,7 @@ impl Batch {
             ordered &= events.last().is_none_or(|last| last.revision <= event.revision);
             events.push(event);
         })?;
-        if !ordered {
+        if !ordered || events.last().is_some_and(|last| !is_plausible(last.revision)) {
             return Err(Malformed::Implausible);
         }
         events.retain(|event| event.revision >= from);

@@ -200,6 +200,10 @@ pub enum Event {
     /// The cluster has compacted its history up to this revision. Whoever wants to watch from before it is told so, as by a
     /// server, also if the events are still here.
     Compacted(i64),
+    /// The store has another history, with this number ([`History`](crate::history::History)). All streams of clients end,
+    /// so that clients ask anew, and nothing that was known is known any more. Changes nothing if the number isn't higher
+    /// than the last one.
+    History(u64),
     /// [`Hub::next_timeout`](super::Hub::next_timeout) has come.
     Timeout,
 }
@@ -252,7 +256,8 @@ pub enum Action {
     /// End a Watch call. The id is gone.
     CloseUpstream(UpstreamId),
     /// Read this single key, linearizably, with `keys_only`, with these credentials and `hasleader: true`. Only the
-    /// header of the response matters, or the status.
+    /// header of the response matters, or the status. [`Event::History`] must come before an answer that tells of another
+    /// history, and an answer that was asked for in a former history counts as none.
     ReadRevision {
         /// For the answer.
         check: CheckId,
@@ -314,6 +319,10 @@ pub struct Stats {
     pub compacted: u64,
     /// Create requests refused and watchers cancelled for their credentials, total.
     pub denied: u64,
+    /// Times that the store turned out to have another history, total.
+    pub histories: u64,
+    /// Questions because a member knew less than what was known, or named another cluster, total.
+    pub doubts: u64,
     /// Nanoseconds that events delivered from history have waited in it, total.
     pub late_nanos: u64,
     /// Frames delivered from history, total: `late_nanos / late_frames` is their mean lag.

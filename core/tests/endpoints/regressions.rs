@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use etcd_proxy_core::class::Class;
 use etcd_proxy_core::endpoints::{
-    Action, CloseCause, Config, ConnectionId, Endpoints, Event, FailureCause, Health, Lane,
+    Action, CloseCause, Config, ConnectionId, EndpointId, Endpoints, Event, FailureCause, Health, Lane,
 };
 use etcd_proxy_core::time::Instant;
 
@@ -362,4 +362,161 @@ fn waits_of_zero_do_not_spin() {
         }
         assert!(hand.machine.next_timeout() > Some(before));
     }
+}
+
+const OURS: u64 = 7;
+const OTHER: u64 = 8;
+
+impl Hand {
+    /// The candidate answers, and says of which cluster it is; whether it is used then.
+    fn says(&mut self, candidate: ConnectionId, cluster: u64) -> bool {
+        self.tell(Event::Connected(candidate));
+        self.tell(Event::Identified(candidate, cluster));
+        self.tell(Event::ProbeAnswered(candidate, Health::Fit));
+        self.asked(Lane::Worker(0)).pop().is_some()
+    }
+
+    /// The next candidate, whenever it is tried.
+    fn next_candidate(&mut self) -> ConnectionId {
+        for _ in 0..100 {
+            if let Some(candidate) = self.asked(Lane::Candidate).pop() {
+                return candidate;
+            }
+            self.timeout();
+        }
+        panic!("nobody is tried");
+    }
+
+    /// The candidates that the last event asked for.
+    fn candidates(&self) -> Vec<(ConnectionId, EndpointId)> {
+        let candidate = |action: &Action| match action {
+            Action::Connect {
+                connection,
+                endpoint,
+                lane: Lane::Candidate,
+            } => Some((*connection, *endpoint)),
+            _ => None,
+        };
+        self.actions.iter().filter_map(candidate).collect()
+    }
+
+    fn is_told(&self, is_it: impl Fn(&Action) -> bool) -> bool {
+        self.actions.iter().any(is_it)
+    }
+}
+
+/// Half of the starts were with the other cluster, and a watch mixed both: now the first one that is used decides.
+#[test]
+fn endpoints_of_two_clusters_are_never_used_together() {
+    let mut hand = Hand::start(Config::default(), 2);
+    let ours = hand.candidates()[0].1;
+    let first = hand.one(Lane::Candidate);
+    assert!(hand.says(first, OURS));
+    let worker = hand.one(Lane::Worker(0));
+    hand.tell(Event::Connected(worker));
+    hand.tell(Event::Lost {
+        connection: worker,
+        graceful: false,
+    });
+    // The other one is asked, again and again. It is not used, and that is said once.
+    let (mut told, mut asked) = (0, 0);
+    while asked < 5 {
+        for (candidate, endpoint) in hand.candidates() {
+            if endpoint == ours {
+                hand.tell(Event::ConnectFailed(candidate));
+            } else {
+                asked += 1;
+                assert!(!hand.says(candidate, OTHER), "it is another cluster's");
+                assert_eq!(hand.hidden().expect("it is hidden").0, FailureCause::Foreign);
+                told += usize::from(hand.is_told(|action| matches!(action, Action::Foreign { .. })));
+            }
+        }
+        if hand.candidates().is_empty() {
+            hand.timeout();
+        }
+    }
+    assert_eq!(
+        (told, hand.machine.foreign(), hand.machine.current()),
+        (1, 1, None)
+    );
+    // When the first one is back it is used, and the other one stays where it is.
+    for _ in 0..1_000 {
+        for (candidate, endpoint) in hand.candidates() {
+            let is_used = hand.says(candidate, if endpoint == ours { OURS } else { OTHER });
+            assert_eq!(is_used, endpoint == ours);
+            if is_used {
+                return;
+            }
+        }
+        if hand.candidates().is_empty() {
+            hand.timeout();
+        }
+    }
+    panic!("it isn't used again");
+}
+
+/// The member of the endpoint in use is replaced while the connection stays, as behind a load balancer.
+#[test]
+fn one_that_becomes_another_clusters_is_left() {
+    let mut hand = Hand::start(Config::default(), 1);
+    let first = hand.one(Lane::Candidate);
+    assert!(hand.says(first, OURS));
+    let worker = hand.one(Lane::Worker(0));
+    hand.tell(Event::Connected(worker));
+    hand.tell(Event::Identified(worker, OTHER));
+    assert!(hand.is_told(|action| *action == Action::Close(worker, CloseCause::Foreign)));
+    assert_eq!(hand.machine.current(), None);
+    // It is the only one, so it is followed.
+    let again = hand.next_candidate();
+    assert!(hand.says(again, OTHER));
+    assert!(hand.machine.current().is_some());
+}
+
+/// A cluster that was set up anew at the same addresses is followed as soon as all who answer say so.
+#[test]
+fn another_cluster_is_followed_when_all_say_so() {
+    let mut hand = Hand::start(Config::default(), 1);
+    let first = hand.one(Lane::Candidate);
+    assert!(hand.says(first, OURS));
+    let worker = hand.one(Lane::Worker(0));
+    hand.tell(Event::Connected(worker));
+    hand.tell(Event::Lost {
+        connection: worker,
+        graceful: false,
+    });
+    let again = hand.next_candidate();
+    assert!(hand.says(again, OTHER));
+    assert_eq!(hand.machine.foreign(), 0);
+}
+
+/// Silence is no vote, until it lasts.
+#[test]
+fn who_is_silent_for_long_has_no_say() {
+    let config = Config::default();
+    let mut hand = Hand::start(config, 2);
+    let ours = hand.candidates()[0].1;
+    let first = hand.one(Lane::Candidate);
+    assert!(hand.says(first, OURS));
+    let worker = hand.one(Lane::Worker(0));
+    hand.tell(Event::Connected(worker));
+    hand.tell(Event::Lost {
+        connection: worker,
+        graceful: false,
+    });
+    let lost_at = hand.now;
+    // The one in use doesn't come back; the other one answers again and again.
+    for _ in 0..1_000 {
+        for (candidate, endpoint) in hand.candidates() {
+            if endpoint == ours {
+                hand.tell(Event::ConnectFailed(candidate));
+            } else if hand.says(candidate, OTHER) {
+                assert!(hand.now >= lost_at + config.say, "too early");
+                return;
+            }
+        }
+        if hand.candidates().is_empty() {
+            hand.timeout();
+        }
+    }
+    panic!("it is never followed");
 }

@@ -240,7 +240,9 @@ impl Sim {
             Action::Hidden { .. }
             | Action::Restored(_)
             | Action::LeaderLost(_)
-            | Action::LeaderRegained(_) => {}
+            | Action::LeaderRegained(_)
+            | Action::Foreign { .. }
+            | Action::Followed { .. } => {}
         }
     }
 

@@ -28,6 +28,7 @@ impl Counts {
         stats.invalidated += more.invalidated;
         stats.evicted += more.evicted;
         stats.flushes += more.flushes;
+        stats.histories += more.histories;
         stats.denied += more.denied;
         for (count, more) in stats.bypasses.iter_mut().zip(more.bypasses) {
             *count += more;

@@ -7,7 +7,7 @@ use etcd_proxy_core::read::Status;
 use etcd_proxy_proto::etcdserverpb::RangeResponse;
 
 use crate::cluster::{CLUSTER_ID, Change, TERM, before, has_key};
-use crate::world::{Own, World};
+use crate::world::{Own, Reader, World};
 
 /// What the world keeps for the rules.
 #[derive(Debug, Default)]
@@ -95,8 +95,20 @@ impl World {
         header.revision
     }
 
+    /// What had been shown when a read came, if that is still of the history that the store has.
+    fn floor_of(&self, reader: &Reader) -> i64 {
+        if reader.known.history == self.history.known().history {
+            reader.floor
+        } else {
+            0
+        }
+    }
+
     /// A member has answered this very read.
     pub(crate) fn check_forwarded(&self, reader: usize) {
+        if self.readers[reader].era < self.era {
+            return;
+        }
         if let Some(Ok(response)) = &self.readers[reader].response {
             let revision = self.check_truth(reader, response);
             let reader = &self.readers[reader];
@@ -106,13 +118,25 @@ impl World {
 
     /// The cache has answered.
     pub(crate) fn check_served(&self, reader: usize, response: &RangeResponse) {
+        if self.readers[reader].era < self.era {
+            // It came before the store went back.
+            return;
+        }
+        if self.is_unnoticed() && self.readers[reader].request.serializable {
+            // As old as it may be, and no older. A linearizable one is of the store that is there.
+            assert!(
+                self.back_at >= before(self.now, self.config.staleness_max),
+                "of a former history"
+            );
+            return;
+        }
         let revision = self.check_truth(reader, response);
         let reader = &self.readers[reader];
         let request = &reader.request;
         assert!(
-            !self.is_floor_told || revision >= reader.floor,
+            !self.is_floor_told || revision >= self.floor_of(reader),
             "{request:?}: {revision} is older than {}",
-            reader.floor
+            self.floor_of(reader)
         );
         // Auth: as far as the proxy can know, nobody needs credentials.
         assert!(
@@ -155,7 +179,8 @@ impl World {
     /// What is being written isn't cached, and what was written is seen: also if nobody tells the floor, as long as
     /// no member is behind.
     fn check_own_writes(&self, came: u64, key: &[u8], end: &[u8], revision: i64) {
-        for own in self.own.iter().filter(|own| overlaps(own, key, end)) {
+        let kept = self.own.iter().filter(|own| !own.is_lost);
+        for own in kept.filter(|own| overlaps(own, key, end)) {
             assert!(own.ticket.is_none(), "it is being written");
             if let Some(written) = own.revision
                 && own.over < came
@@ -169,6 +194,13 @@ impl World {
     /// It was answered with another one's answer, which was sent at this step.
     pub(crate) fn check_shared(&self, reader: usize, result: &Result<RangeResponse, Status>, sent: u64) {
         let one = &self.readers[reader];
+        if one.era < self.era {
+            return;
+        }
+        if sent < self.back_step {
+            assert!(one.request.serializable, "it was sent before the store went back");
+            return;
+        }
         assert!(
             sent > one.doubt,
             "it was sent before it was known that auth may be on"
@@ -180,7 +212,7 @@ impl World {
         let revision = self.check_truth(reader, response);
         if one.request.serializable {
             assert!(
-                !self.is_floor_told || revision >= one.floor,
+                !self.is_floor_told || revision >= self.floor_of(one),
                 "older than what was shown"
             );
             let oldest = before(one.came_at, self.config.staleness_max);

@@ -24,6 +24,7 @@ struct Sim {
     world: World,
     has_faults: bool,
     is_over: bool,
+    goes_back: bool,
     /// What is read mostly.
     hot: Vec<RangeRequest>,
     /// How often somebody reads, in microseconds, and how many at a time.
@@ -110,11 +111,13 @@ pub(crate) fn run(seed: u64, is_loud: bool) -> (u64, Counts) {
     if has_faults {
         world.faults = faults(&mut rng);
     }
+    let goes_back = has_faults && world.back_rng.u8(..3) == 0;
     let hot = (0..rng.usize(1..6)).map(|_| random_read(&mut rng)).collect();
     let sim = Sim {
         world,
         has_faults,
         is_over: false,
+        goes_back,
         hot,
         pace: one(&mut rng, &[100, 1000, 20_000]),
         crowd: one(&mut rng, &[1, 5, 20]),
@@ -135,7 +138,10 @@ impl Sim {
         let until = self.world.now + Duration::from_micros(self.pace) * steps + ms(100);
         while let Some(what) = self.world.next(until) {
             match what {
-                What::Act => self.act(),
+                What::Act => {
+                    self.go_back();
+                    self.act();
+                }
                 What::Fault => self.fault(),
                 _ => self.undo(),
             }
@@ -158,6 +164,20 @@ impl Sim {
         let crowd = self.world.rng.usize(1..=self.crowd);
         for _ in 0..crowd {
             self.read();
+        }
+    }
+
+    /// The store goes back now and then, in a third of the programs.
+    fn go_back(&mut self) {
+        let world = &mut self.world;
+        if !self.goes_back || self.is_over || world.is_unnoticed() || world.back_rng.u8(..100) > 0 {
+            return;
+        }
+        let states = &world.cluster.states;
+        let index = world.back_rng.usize(..states.len());
+        // Whether credentials are asked for is told by what comes, not by what was.
+        if states[index..].iter().all(|state| !state.auth) {
+            world.go_back(index);
         }
     }
 
@@ -210,6 +230,10 @@ impl Sim {
     }
 
     fn write(&mut self) {
+        if self.world.is_unnoticed() {
+            // Nobody can tell a store that has gone back and has come as far again.
+            return;
+        }
         let count = one(&mut self.world.rng, &[1, 1, 1, 3]);
         let changes: Vec<Change> = (0..count).map(|_| self.change()).collect();
         if self.world.rng.bool() {

@@ -11,7 +11,6 @@ use etcd_proxy_proto::etcdserverpb::{
 use etcd_proxy_proto::mvccpb::{Event, event::EventType};
 use prost::Message;
 
-use crate::server::CLUSTER;
 use crate::store::{Store, matches, revision_of};
 
 /// A watcher that was asked for.
@@ -19,7 +18,7 @@ use crate::store::{Store, matches, revision_of};
 pub(crate) struct Wanted {
     pub(crate) request: WatchCreateRequest,
     /// The store's revision when it was asked for.
-    asked_at: i64,
+    pub(crate) asked_at: i64,
     /// The first revision that it may, and then must, see. Unknown up to `created_at` + 1 until the first event.
     next: i64,
     created_at: i64,
@@ -30,6 +29,8 @@ pub(crate) struct Wanted {
 
 #[derive(Debug)]
 pub(crate) struct Client {
+    /// The history in which its stream was opened: it sees no other one.
+    pub(crate) era: usize,
     pub(crate) id: ClientId,
     pub(crate) caller: Caller,
     /// Sent by the hub, not yet taken.
@@ -39,7 +40,7 @@ pub(crate) struct Client {
     /// Create requests without answer.
     pub(crate) creating: VecDeque<Wanted>,
     pub(crate) watching: BTreeMap<i64, Wanted>,
-    revision: i64,
+    pub(crate) revision: i64,
     pub(crate) events: usize,
     pub(crate) manual_progress: Vec<i64>,
     pub(crate) notified: usize,
@@ -49,8 +50,9 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(id: ClientId, caller: Caller) -> Self {
+    pub(crate) fn new(era: usize, id: ClientId, caller: Caller) -> Self {
         Self {
+            era,
             id,
             caller,
             outbox: VecDeque::new(),
@@ -95,8 +97,8 @@ impl Client {
         self.outbox.iter().map(Frame::len).sum()
     }
 
-    /// Looks at a frame as it is put into the outbox.
-    pub(crate) fn see(&mut self, store: &Store, frame: &Frame) {
+    /// Looks at a frame as it is put into the outbox. `goes_back` tells whether the store ever does.
+    pub(crate) fn see(&mut self, store: &Store, goes_back: bool, frame: &Frame) {
         let mut bytes = frame.head.to_vec();
         bytes.extend_from_slice(&frame.tail);
         assert_eq!(bytes[0], 0, "not compressed");
@@ -104,18 +106,24 @@ impl Client {
         assert_eq!(length as usize, bytes.len() - 5, "the prefix tells the length");
         let response = WatchResponse::decode(&bytes[5..]).expect("the hub writes what can be read");
         let header = response.header.expect("every response has a header");
+        if goes_back && response.created && response.canceled {
+            // The header is that of the member that refuses, whichever store that has: nothing is promised with it.
+            self.look(store, goes_back, &response);
+            self.frames.push(response);
+            return;
+        }
         assert!(header.revision <= store.revision, "the store isn't that far");
         let knows_nothing = response.canceled && header == ResponseHeader::default();
         if response.compact_revision == 0 && !knows_nothing {
-            assert_eq!(header.cluster_id, CLUSTER, "{response:?}");
+            assert_eq!(header.cluster_id, store.cluster, "{response:?}");
             assert!(header.revision >= self.revision, "headers went back");
             self.revision = header.revision;
         }
-        self.look(store, &response);
+        self.look(store, goes_back, &response);
         self.frames.push(response);
     }
 
-    fn look(&mut self, store: &Store, response: &WatchResponse) {
+    fn look(&mut self, store: &Store, goes_back: bool, response: &WatchResponse) {
         let revision = response.header.map_or(0, |header| header.revision);
         if response.created {
             let mut wanted = self.creating.pop_front().expect("created once, when asked for");
@@ -148,7 +156,8 @@ impl Client {
             let wanted = self.watching.remove(&response.watch_id);
             let wanted = wanted.expect("it is a watcher's");
             if response.compact_revision > 0 {
-                assert!(response.compact_revision <= store.compacted);
+                // The store that is there may be compacted further; whoever is told looks again, as when his watch ends.
+                assert!(goes_back || response.compact_revision <= store.compacted);
                 assert!(
                     wanted.next < response.compact_revision,
                     "nothing that it needs is gone: {wanted:?}, {response:?}"

@@ -36,6 +36,8 @@ fn many_seeds() {
         notified,
         fragments,
         ended,
+        restored,
+        histories,
     } = counts;
     let counted = [
         lagged as usize,
@@ -48,6 +50,8 @@ fn many_seeds() {
         notified,
         fragments,
         ended,
+        restored,
+        histories as usize,
     ];
     assert!(
         counted.iter().all(|count| *count > 100),

@@ -15,8 +15,6 @@ use crate::store::{Store, matches, revision_of};
 /// Distinct revisions in one response that catches up (etcd: 1000).
 const BATCH_MAX: usize = 4;
 
-pub(crate) const CLUSTER: u64 = 77;
-
 #[derive(Debug)]
 struct ServerWatcher {
     request: WatchCreateRequest,
@@ -27,6 +25,7 @@ struct ServerWatcher {
 /// One Watch call, on a member.
 #[derive(Debug)]
 pub(crate) struct Stream {
+    cluster: u64,
     pub(crate) member: usize,
     pub(crate) kind: UpstreamKind,
     pub(crate) credentials: Option<Bytes>,
@@ -40,8 +39,9 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(member: usize, kind: UpstreamKind, credentials: Option<Bytes>) -> Self {
+    pub(crate) fn new(cluster: u64, member: usize, kind: UpstreamKind, credentials: Option<Bytes>) -> Self {
         Self {
+            cluster,
             member,
             kind,
             credentials,
@@ -60,7 +60,7 @@ impl Stream {
 
     fn header(&self, revision: i64) -> Option<ResponseHeader> {
         Some(ResponseHeader {
-            cluster_id: CLUSTER,
+            cluster_id: self.cluster,
             member_id: self.member as u64 + 1,
             revision,
             raft_term: 3,

@@ -6,6 +6,7 @@ use etcd_proxy_core::watch::{Config, Event, Stats, Status, UpstreamKind};
 use etcd_proxy_proto::etcdserverpb::WatchCreateRequest;
 
 use crate::client::Client;
+use crate::store::Store;
 use crate::world::World;
 
 const KEYS: [&str; 6] = ["a", "b", "b1", "b2", "c", "d"];
@@ -36,6 +37,9 @@ pub(crate) struct Counts {
     pub(crate) notified: usize,
     pub(crate) fragments: usize,
     pub(crate) ended: usize,
+    /// Stores that went back, and how often that was noticed.
+    pub(crate) restored: usize,
+    pub(crate) histories: u64,
 }
 
 impl Counts {
@@ -50,6 +54,8 @@ impl Counts {
         self.notified += other.notified;
         self.fragments += other.fragments;
         self.ended += other.ended;
+        self.restored += other.restored;
+        self.histories += other.histories;
     }
 
     fn client(&mut self, client: &Client) {
@@ -93,11 +99,59 @@ pub(crate) fn run(seed: u64, is_told: bool) -> (u64, Counts) {
     world.is_told = is_told;
     let steps = world.rng.usize(100..1500);
     let faults = world.rng.u8(..4) > 0;
+    // Of its own, so that what other seeds do stays the same.
+    let mut backwards = Backwards::new(seed);
     for _ in 0..steps {
         step(&mut world, faults);
+        backwards.step(&mut world);
         check_bounds(&world);
     }
     finish(world)
+}
+
+/// The store goes back now and then, in half of the programs.
+struct Backwards {
+    rng: fastrand::Rng,
+    is_on: bool,
+    kept: Option<Store>,
+}
+
+impl Backwards {
+    fn new(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x4157_0247);
+        let is_on = rng.bool();
+        Self {
+            rng,
+            is_on,
+            kept: None,
+        }
+    }
+
+    fn step(&mut self, world: &mut World) {
+        if !self.is_on || self.rng.u8(..100) > 0 {
+            return;
+        }
+        if self.rng.bool() {
+            self.kept = Some(world.store.clone());
+            return;
+        }
+        let seen = world.history.known().revision;
+        let mut store = self.kept.clone().unwrap_or_else(Store::new);
+        let is_other = self.rng.bool();
+        if is_other {
+            store.cluster = 100 + world.former.len() as u64;
+            // Its revisions may be higher.
+            for _ in 0..self.rng.u32(..20) {
+                store.write(&[("a", Some("other"))]);
+            }
+        }
+        // What nobody has seen is missed by nobody.
+        if is_other || store.revision < seen {
+            // Whoever takes a snapshot of another cluster gets one of that.
+            self.kept = None;
+            world.restore(store);
+        }
+    }
 }
 
 fn step(world: &mut World, faults: bool) {
@@ -238,6 +292,11 @@ fn fault(world: &mut World) {
 }
 
 fn write(world: &mut World) {
+    let is_unnoticed = world.history.known().revision > world.store.revision;
+    if is_unnoticed && world.history.cluster_id() == world.store.cluster {
+        // Nobody can tell a store that has gone back and has come as far again.
+        return;
+    }
     let mut keys = KEYS;
     world.rng.shuffle(&mut keys);
     let count = if world.rng.bool() {
@@ -327,6 +386,11 @@ fn finish(mut world: World) -> (u64, Counts) {
     world.run(Duration::from_secs(3));
     for client in &world.clients {
         assert!(client.creating.is_empty(), "unanswered: {:?}", client.creating);
+        let is_former = client.era < world.former.len();
+        assert!(
+            client.watching.is_empty() || !is_former,
+            "a watch of a former history stays open: {client:?}"
+        );
         for wanted in client.watching.values() {
             assert!(
                 wanted.is_complete(&world.store),
@@ -341,6 +405,9 @@ fn finish(mut world: World) -> (u64, Counts) {
         assert_eq!(world.server_watchers(UpstreamKind::CatchUp), 0);
         for client in 0..world.clients.len() {
             let asker = &world.clients[client];
+            if asker.era < world.former.len() {
+                continue;
+            }
             let reachable = |start: i64| start <= world.store.revision;
             let answers = !asker.watching.is_empty()
                 && asker
@@ -369,6 +436,8 @@ fn finish(mut world: World) -> (u64, Counts) {
         catch_ups: stats.catch_ups,
         resumes: stats.resumes,
         ended: world.ended.len(),
+        restored: world.former.len(),
+        histories: stats.histories,
         ..Counts::default()
     };
     for client in world

@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 
 use etcd_proxy_proto::mvccpb::{Event, KeyValue, event::EventType};
 
+/// What a cluster is called, if it isn't another one.
+pub(crate) const CLUSTER: u64 = 77;
+
 /// All that ever happened. Revision 1 is the empty store.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Store {
+    pub(crate) cluster: u64,
     pub(crate) revision: i64,
     pub(crate) compacted: i64,
     /// With previous pairs, in the order of revisions.
@@ -17,6 +21,7 @@ pub(crate) struct Store {
 impl Store {
     pub(crate) fn new() -> Self {
         Self {
+            cluster: CLUSTER,
             revision: 1,
             compacted: 0,
             log: Vec::new(),

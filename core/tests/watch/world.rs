@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
+use etcd_proxy_core::history::{History, Known, Shows, Verdict};
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_core::watch::{
     Action, Actions, Caller, CheckId, ClientId, Config, Event, Header, Hub, Status, UpstreamId, UpstreamKind,
@@ -13,7 +14,7 @@ use fastrand::Rng;
 use prost::Message;
 
 use crate::client::Client;
-use crate::server::{CLUSTER, Stream};
+use crate::server::Stream;
 use crate::store::{Store, revision_of};
 
 #[derive(Debug)]
@@ -43,8 +44,12 @@ pub(crate) struct World {
     /// What each member has applied.
     pub(crate) members: Vec<i64>,
     pub(crate) streams: BTreeMap<UpstreamId, Stream>,
-    asked: VecDeque<(CheckId, Check)>,
-    answers: VecDeque<(CheckId, Result<Header, Status>)>,
+    /// What the proxy knows of the store's history.
+    pub(crate) history: History,
+    /// What the store was before it went back, each time.
+    pub(crate) former: Vec<Store>,
+    asked: VecDeque<(CheckId, Check, Known)>,
+    answers: VecDeque<(CheckId, Result<Header, Status>, Known, bool)>,
     pub(crate) clients: Vec<Client>,
     /// Clients whose streams the hub ended.
     pub(crate) ended: Vec<(Client, Status)>,
@@ -79,6 +84,8 @@ impl World {
             store: Store::new(),
             members: vec![1; members],
             streams: BTreeMap::new(),
+            history: History::new(),
+            former: Vec::new(),
             asked: VecDeque::new(),
             answers: VecDeque::new(),
             clients: Vec::new(),
@@ -106,7 +113,7 @@ impl World {
         };
         let mut actions = Actions::new();
         let id = self.hub.open(self.now, caller.clone(), &mut actions);
-        self.clients.push(Client::new(id, caller));
+        self.clients.push(Client::new(self.former.len(), id, caller));
         self.carry_out(actions);
         self.clients.len() - 1
     }
@@ -117,7 +124,9 @@ impl World {
     }
 
     pub(crate) fn create(&mut self, client: usize, request: WatchCreateRequest) {
-        let message = self.clients[client].create(&self.store, request);
+        let client_at = &mut self.clients[client];
+        let store = self.former.get(client_at.era).unwrap_or(&self.store);
+        let message = client_at.create(store, request);
         self.send(client, message);
     }
 
@@ -141,7 +150,36 @@ impl World {
         }
         let mut actions = Actions::new();
         self.hub.handle(self.now, event, &mut actions);
+        // Before anything goes out.
+        self.history.raise(self.hub.history(), self.hub.revision());
         self.carry_out(actions);
+    }
+
+    /// The store goes back to what it was: its members start again with that. Whoever was told nothing before has seen
+    /// nothing of the former one, so those clients leave.
+    pub(crate) fn restore(&mut self, store: Store) {
+        while let Some(at) = self.clients.iter().position(|client| client.revision == 0) {
+            self.close(at);
+        }
+        for client in &mut self.clients {
+            // The answer may be of what is there now.
+            for wanted in &mut client.creating {
+                wanted.asked_at = wanted.asked_at.min(store.revision);
+            }
+        }
+        self.former.push(self.store.clone());
+        self.restart(store);
+    }
+
+    /// All members start again, with this.
+    pub(crate) fn restart(&mut self, store: Store) {
+        for applied in &mut self.members {
+            *applied = store.revision;
+        }
+        self.store = store;
+        for id in self.stream_ids() {
+            self.end_stream(id, 14, "etcdserver: server stopped");
+        }
     }
 
     fn carry_out(&mut self, actions: Actions) {
@@ -152,7 +190,9 @@ impl World {
                     let client = self.clients.iter_mut().find(|client| client.id == id);
                     let client = client.expect("nothing is delivered to those who are gone");
                     let before = client.outbox_bytes();
-                    client.see(&self.store, &frame);
+                    // Whoever came before the store went back is told nothing of what it is now.
+                    let store = self.former.get(client.era).unwrap_or(&self.store);
+                    client.see(store, !self.former.is_empty(), &frame);
                     let response = client.frames.last().expect("just seen");
                     let token = client.caller.credentials.clone().unwrap_or_default();
                     if let Some(cut_off) = self.cut_off.get(&token)
@@ -184,6 +224,7 @@ impl World {
                     let is_right = match status.message.as_ref() {
                         "etcdserver: no leader" => client.caller.require_leader,
                         "etcdserver: request timed out" => !client.creating.is_empty(),
+                        "the store has gone back to another history" => !self.former.is_empty(),
                         message if message.ends_with("not valid any more") => {
                             client.caller.credentials.is_some()
                         }
@@ -210,7 +251,7 @@ impl World {
                 } => {
                     self.opened += 1;
                     let member = self.rng.usize(..self.members.len());
-                    let stream = Stream::new(member, kind, credentials);
+                    let stream = Stream::new(self.store.cluster, member, kind, credentials);
                     assert!(self.streams.insert(upstream, stream).is_none());
                 }
                 Action::SendUpstream(id, message) => {
@@ -253,10 +294,10 @@ impl World {
     }
 
     fn ask(&mut self, id: CheckId, check: Check) {
-        let is_new = self.asked.iter().all(|(asked, _)| *asked != id)
-            && self.answers.iter().all(|(asked, _)| *asked != id);
+        let is_new = self.asked.iter().all(|(asked, ..)| *asked != id)
+            && self.answers.iter().all(|(asked, ..)| *asked != id);
         assert!(is_new, "a question is on its way once at a time");
-        self.asked.push_back((id, check));
+        self.asked.push_back((id, check, self.history.known()));
     }
 
     fn note(&mut self, action: &Action) {
@@ -279,7 +320,7 @@ impl World {
 
     /// The cluster answers one question, but the hub doesn't hear it yet.
     pub(crate) fn answer_check(&mut self) -> bool {
-        let Some((id, check)) = self.asked.pop_front() else {
+        let Some((id, check, asked)) = self.asked.pop_front() else {
             return false;
         };
         let refusal = match &check {
@@ -304,20 +345,33 @@ impl World {
             ))
         } else {
             Ok(Header {
-                cluster_id: CLUSTER,
+                cluster_id: self.store.cluster,
                 member_id: 1,
                 revision: self.store.revision,
                 raft_term: 3,
             })
         };
-        self.answers.push_back((id, answer));
+        let is_newest = matches!(check, Check::Revision(_));
+        self.answers.push_back((id, answer, asked, is_newest));
         true
     }
 
     pub(crate) fn hear_answer(&mut self) -> bool {
-        let Some((id, answer)) = self.answers.pop_front() else {
+        let Some((id, mut answer, asked, is_newest)) = self.answers.pop_front() else {
             return false;
         };
+        if let Ok(header) = &answer {
+            let shows = Shows {
+                cluster_id: header.cluster_id,
+                revision: header.revision,
+                is_newest,
+            };
+            match self.history.answered(asked, shows) {
+                Verdict::Another => self.tell(Event::History(self.history.known().history)),
+                Verdict::Stale => answer = Err(Status::new(14, "of a former history")),
+                Verdict::Same | Verdict::Suspicious => {}
+            }
+        }
         self.tell(Event::Answered(id, answer));
         true
     }

@@ -172,9 +172,13 @@ pub(super) async fn refreshed<R: Runtime>(
         only_head: false,
     };
     let request = head.again(connection, call.deadline);
+    let asked = part.known();
     let fresh = attempt(call, connection, request, &payload, client);
     match rt::timeout_at::<R, _>(Instant::now() + REFRESH_PATIENCE, fresh).await {
-        Ok(Ok(fresh)) if reply(&fresh, false).code == 0 => fresh,
+        Ok(Ok(fresh)) if reply(&fresh, false).code == 0 => {
+            part.refreshed(asked, &reply(&fresh, false));
+            fresh
+        }
         _ => answer,
     }
 }

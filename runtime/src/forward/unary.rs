@@ -35,16 +35,17 @@ pub(super) async fn forward<R: Runtime>(
     let reads = call.client.worker.reads.clone();
     let role = Role::of(&request, call.method);
     let (parts, mut body) = request.into_parts();
+    let path = parts.uri.path();
     let limit = MessageLimit::new(call.client.worker.limits.request_bytes_max);
     let mut expiry = Expiry::<R>::new(call.deadline);
     let payload = match expiry.bound(collect::<R>(&mut body, limit)).await {
         Err(Expired) => return answer::refuse(respond, Status::deadline_exceeded()),
         Ok(Ok(payload)) => payload,
         Ok(Err(Incomplete::Open { data, limit })) => {
-            let request = Request::from_parts(parts, body);
             let message = message_of(&data);
             call.class = call.method.class.class(message.as_deref());
-            let part = Part::of(&reads, role, message.as_ref());
+            let part = Part::of(&reads, role, path, message.as_ref());
+            let request = Request::from_parts(parts, body);
             stream::forward_begun::<R>(call, request, data, limit, respond).await;
             return part.unseen();
         }
@@ -59,9 +60,9 @@ pub(super) async fn forward<R: Runtime>(
                 respond: &mut respond,
                 expiry: &mut expiry,
             };
-            let floor = reads.shown();
+            let asked = reads.known();
             match cached::look_up(&reads, &message, &mut client).await {
-                Ok(Looked::Forward(ticket)) => Part::read(&reads, ticket, floor),
+                Ok(Looked::Forward(ticket)) => Part::read(&reads, ticket, asked, path, &message),
                 Ok(Looked::Answer(data)) => return cached::deliver(data, &parts.headers, respond).await,
                 Ok(Looked::Refused(status)) => return cached::refuse(&status, &parts.headers, respond),
                 Err(Unanswered::Expired) => return answer::refuse(respond, Status::deadline_exceeded()),
@@ -69,7 +70,7 @@ pub(super) async fn forward<R: Runtime>(
                 Err(_) => return,
             }
         }
-        (role, message) => Part::of(&reads, role, message.as_ref()),
+        (role, message) => Part::of(&reads, role, path, message.as_ref()),
     };
     let head = Head::new(parts);
     let mut attempts = Attempts::new(call.method.repeatable);

@@ -5,6 +5,7 @@ mod read;
 mod watch;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use etcd_proxy_core::lease::Router;
 use etcd_proxy_core::read::Cache;
@@ -23,11 +24,23 @@ pub(crate) struct Metrics {
     watch: Arc<WatchHub>,
     lease: Arc<LeaseRouter>,
     reads: Arc<ReadCache>,
+    /// Endpoints of another cluster.
+    foreign: Arc<AtomicUsize>,
 }
 
 impl Metrics {
-    pub(crate) fn new(watch: Arc<WatchHub>, lease: Arc<LeaseRouter>, reads: Arc<ReadCache>) -> Self {
-        Self { watch, lease, reads }
+    pub(crate) fn new(
+        watch: Arc<WatchHub>,
+        lease: Arc<LeaseRouter>,
+        reads: Arc<ReadCache>,
+        foreign: Arc<AtomicUsize>,
+    ) -> Self {
+        Self {
+            watch,
+            lease,
+            reads,
+            foreign,
+        }
     }
 
     /// All of them, as they are now.
@@ -42,6 +55,11 @@ impl Metrics {
         let stats = self.reads.look(Cache::stats);
         let confirmed = stats.confirmed_at.map(|then| self.reads.since(then));
         families.extend(read::families(&stats, confirmed));
+        families.push(gauge(
+            "etcd_proxy_endpoints_foreign".to_owned(),
+            "Endpoints that are not used because they are members of another cluster than the one in use.",
+            self.foreign.load(Ordering::Relaxed) as f64,
+        ));
         let mut text = Vec::new();
         TextEncoder::new().encode(&families, &mut text)?;
         String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
@@ -133,7 +151,12 @@ mod tests {
         let watch = Arc::new(WatchHub::new(hub, "watch", shown.clone(), vec![watch_worker]));
         let (lease_worker, _lease_mailbox) = mpsc::unbounded_channel();
         let router = Router::new(etcd_proxy_core::lease::Config::default(), 1);
-        let lease = LeaseRouter::new(router, "lease", shown.clone(), vec![lease_worker]);
+        let lease = Arc::new(LeaseRouter::new(
+            router,
+            "lease",
+            shown.clone(),
+            vec![lease_worker],
+        ));
         let (read_worker, _read_mailbox) = mpsc::unbounded_channel();
         let config = etcd_proxy_core::read::Config::default();
         let scope = config.scope.clone();
@@ -142,9 +165,10 @@ mod tests {
             scope,
             shown,
             watch.clone(),
+            lease.clone(),
             vec![read_worker],
         );
-        let metrics = Metrics::new(watch, Arc::new(lease), Arc::new(reads));
+        let metrics = Metrics::new(watch, lease, Arc::new(reads), Arc::default());
         let text = metrics.text().unwrap();
         for line in [
             "# TYPE etcd_proxy_watch_client_watchers gauge",

@@ -75,6 +75,16 @@ pub(super) fn families(stats: &Stats) -> Vec<MetricFamily> {
             stats.denied,
         ),
         (
+            "histories_total",
+            "Times that the store turned out to have another history, and all watches ended.",
+            stats.histories,
+        ),
+        (
+            "doubts_total",
+            "Questions because a member knew less than others, or is one of another cluster.",
+            stats.doubts,
+        ),
+        (
             "late_frames_total",
             "Responses sent from history.",
             stats.late_frames,

@@ -14,15 +14,17 @@
 
 mod part;
 mod role;
+mod shown;
 mod source;
 
-use core::sync::atomic::{AtomicI64, Ordering};
 use core::task::{Context, Poll, Waker};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use etcd_proxy_core::history::{Known, Shows, Verdict};
+use etcd_proxy_core::lease;
 use etcd_proxy_core::range::KeyRange;
 use etcd_proxy_core::read::{
     Action, Actions, Admission, Answer, Cache, CheckId, Event, ReadOutcome, ReadTicket, Resolution, Scope,
@@ -34,30 +36,15 @@ use tokio::sync::mpsc;
 
 pub(crate) use part::{Part, Reply};
 pub(crate) use role::Role;
+pub(crate) use shown::Shown;
 
 use self::source::{Control, Orders};
+use crate::lease::LeaseRouter;
 use crate::machine::{self, Machine, Shared};
 use crate::rt::{self, Runtime};
 use crate::server::Worker;
 use crate::upstream::{CHECK_PATIENCE, Question, Wish, trusts_progress};
 use crate::watch::WatchHub;
-
-/// The highest revision that anybody was shown by this process, in a reply or a watch event, or is about to be.
-#[derive(Debug, Default)]
-pub(crate) struct Shown(AtomicI64);
-
-impl Shown {
-    /// To be called before the revision goes out.
-    pub(crate) fn raise(&self, revision: i64) {
-        if self.0.load(Ordering::SeqCst) < revision {
-            self.0.fetch_max(revision, Ordering::SeqCst);
-        }
-    }
-
-    fn get(&self) -> i64 {
-        self.0.load(Ordering::SeqCst)
-    }
-}
 
 /// An order of the cache's to one of the workers. There are never more of them than one watch and the few checks that
 /// the cache has open, so their mailboxes need no bound of their own.
@@ -107,6 +94,7 @@ pub(crate) struct ReadCache {
     /// What is watched.
     scope: Scope,
     hub: Arc<WatchHub>,
+    router: Arc<LeaseRouter>,
 }
 
 #[derive(Debug)]
@@ -162,6 +150,7 @@ impl ReadCache {
         scope: Scope,
         shown: Arc<Shown>,
         hub: Arc<WatchHub>,
+        router: Arc<LeaseRouter>,
         workers: Vec<mpsc::UnboundedSender<Order>>,
     ) -> Self {
         let shared = Shared::new(State {
@@ -178,6 +167,7 @@ impl ReadCache {
             shown,
             scope,
             hub,
+            router,
         }
     }
 
@@ -193,9 +183,12 @@ impl ReadCache {
 
     /// A read without credentials: an encoded `RangeRequest`.
     pub(crate) fn read(self: &Arc<Self>, request: &Bytes) -> Admitted {
-        let floor = self.shown.get();
+        let known = self.shown.known();
         let admission = self.shared.with(|state, now, after| {
-            let admission = state.at_work(|cache, actions| cache.admit_read(now, request, floor, actions));
+            let admission = state.at_work(|cache, actions| {
+                bring_to(cache, now, known, actions);
+                cache.admit_read(now, request, known.revision, actions)
+            });
             if let Some(Admission::Wait(waiter)) = &admission {
                 state.waiting.insert(*waiter, Slot::Open(None));
             }
@@ -204,7 +197,7 @@ impl ReadCache {
         });
         match admission {
             Some(Admission::Hit(answer)) => {
-                self.shown.raise(answer.revision);
+                self.shown.raise(answer.history, answer.revision);
                 Admitted::Answer(answer)
             }
             Some(Admission::Forward(ticket)) => Admitted::Forward(Some(ticket)),
@@ -236,8 +229,11 @@ impl ReadCache {
             .with(|state, _, _| state.at_work(|cache, _| cache.complete_write(ticket, outcome)));
     }
 
-    /// History up to this revision is gone.
-    fn compacted(&self, revision: i64) {
+    /// Revisions up to this one are gone, of the history that this was known of.
+    fn compacted(&self, asked: Known, revision: i64) {
+        if self.shown.known().history != asked.history {
+            return;
+        }
         let event = watch::Event::Compacted(revision);
         self.hub.tell(|hub, now, actions| hub.handle(now, event, actions));
         self.shared
@@ -246,18 +242,37 @@ impl ReadCache {
 
     /// Tells the cache what has happened.
     pub(crate) fn tell(&self, event: Event) {
-        self.shared
-            .with(|state, now, after| state.handle(now, event, after));
+        let known = self.shown.known();
+        self.shared.with(|state, now, after| {
+            state.at_work(|cache, actions| bring_to(cache, now, known, actions));
+            state.handle(now, event, after);
+        });
     }
 
-    /// What clients have been shown.
-    pub(crate) fn shown(&self) -> i64 {
-        self.shown.get()
+    /// What clients have been shown, and of which history: to be kept with each question.
+    pub(crate) fn known(&self) -> Known {
+        self.shown.known()
     }
 
-    /// Tells what a reply that is about to go out shows.
-    pub(crate) fn show(&self, revision: i64) {
-        self.shown.raise(revision);
+    /// Whether an answer is of another history, or of a member that lags.
+    pub(crate) fn is_doubtful(&self, asked: Known, shows: Shows) -> bool {
+        self.shown.is_doubtful(asked, shows)
+    }
+
+    /// Takes in what an answer shows, to a question that was asked when this was known. To be called before it goes out, or
+    /// anything follows from it.
+    pub(crate) fn judge(&self, asked: Known, shows: Shows) -> Verdict {
+        let verdict = self.shown.answered(asked, shows);
+        if verdict == Verdict::Another {
+            let history = self.shown.known().history;
+            let event = watch::Event::History(history);
+            self.hub.tell(|hub, now, actions| hub.handle(now, event, actions));
+            let event = lease::Event::History(history);
+            self.router
+                .tell(|router, now, actions| router.handle(now, event, actions));
+            self.tell(Event::History(history));
+        }
+        verdict
     }
 
     /// Looks at the machine.
@@ -347,6 +362,13 @@ impl State {
     }
 }
 
+/// The cache learns of another history before anything that is of it.
+fn bring_to(cache: &mut Cache, now: time::Instant, known: Known, actions: &mut Actions) {
+    if cache.history() < known.history {
+        cache.handle(now, Event::History(known.history), actions);
+    }
+}
+
 /// A read that waits for the cache. Given up when it is dropped.
 pub(crate) struct Waiting {
     cache: Arc<ReadCache>,
@@ -375,7 +397,7 @@ impl Waiting {
         });
         resolution.map(|resolution| match resolution {
             Some(Resolution::Answer(answer)) => {
-                self.cache.shown.raise(answer.revision);
+                self.cache.shown.raise(answer.history, answer.revision);
                 Admitted::Answer(answer)
             }
             Some(Resolution::Shared(shared)) => Admitted::Shared(shared),

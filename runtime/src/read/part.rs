@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use etcd_proxy_core::grpc::{self, MESSAGE_PREFIX_LEN};
+use etcd_proxy_core::history::{Known, Shows, Verdict, shows_newest};
 use etcd_proxy_core::range::KeyRange;
 use etcd_proxy_core::read::{
-    Event, ReadOutcome, ReadTicket, Write, WriteOutcome, WriteTicket, revision_of, written,
+    Event, ReadOutcome, ReadTicket, Write, WriteOutcome, WriteTicket, header_of, written,
 };
 use etcd_proxy_core::watch::Status;
 use etcd_proxy_proto::etcdserverpb::CompactionRequest;
@@ -19,8 +20,12 @@ use super::{ReadCache, Role};
 pub(crate) struct Part {
     cache: Arc<ReadCache>,
     kind: Option<Kind>,
-    /// Clients had been shown this revision before the call came, if the call is a read.
-    floor: i64,
+    /// What was known before the call came: what clients had been shown, and of which history.
+    asked: Known,
+    /// Whether the call is a read that may be asked again, so that it is shown nothing older.
+    has_floor: bool,
+    /// Whether its answer has all that was committed before.
+    is_newest: bool,
 }
 
 enum Kind {
@@ -54,56 +59,78 @@ impl Reply<'_> {
 impl Part {
     /// The part of a call that is forwarded, other than a read's that the cache has admitted. `request` is its message, if
     /// there is one that can be read.
-    pub(crate) fn of(cache: &Arc<ReadCache>, role: Role, request: Option<&Bytes>) -> Self {
+    pub(crate) fn of(cache: &Arc<ReadCache>, role: Role, path: &str, request: Option<&Bytes>) -> Self {
+        let asked = cache.known();
         let kind = match role {
             Role::Compact => compacted(request).map(Kind::Compact).or(Some(Kind::Shows)),
-            _ if cache.is_off() => None,
+            Role::None => None,
+            _ if cache.is_off() => Some(Kind::Shows),
             Role::Write(write) => cache.admit_write(&ranges(write, request)).map(Kind::Write),
             Role::Auth => {
                 cache.tell(Event::Unsure);
                 Some(Kind::Auth)
             }
             Role::Read | Role::Shows => Some(Kind::Shows),
-            Role::None => None,
         };
         Self {
             cache: cache.clone(),
             kind,
-            floor: match request {
-                Some(_) if role == Role::Read => cache.shown(),
-                _ => 0,
-            },
+            asked,
+            has_floor: role == Role::Read && request.is_some(),
+            is_newest: request.is_some_and(|request| shows_newest(path, request)),
         }
     }
 
-    /// The part of a read that is forwarded, with the ticket that it has, and the floor that it came with.
-    pub(crate) fn read(cache: &Arc<ReadCache>, ticket: Option<ReadTicket>, floor: i64) -> Self {
+    /// The part of a read that is forwarded, with the ticket that it has, and what was known when it came.
+    pub(crate) fn read(
+        cache: &Arc<ReadCache>,
+        ticket: Option<ReadTicket>,
+        asked: Known,
+        path: &str,
+        request: &Bytes,
+    ) -> Self {
         Self {
             cache: cache.clone(),
             kind: Some(ticket.map_or(Kind::Shows, Kind::Read)),
-            floor,
+            asked,
+            has_floor: true,
+            is_newest: shows_newest(path, request),
         }
     }
 
-    /// Whether this is the answer to a read that shows an older state than clients have seen: the member in use is behind
-    /// the one before.
+    /// Whether this is the answer to a read that shows an older state than clients have seen, or another cluster's: the member
+    /// in use is behind the one before, or isn't one of the same store.
     pub(crate) fn is_old(&self, reply: &Reply<'_>) -> bool {
-        let revision = || revision_of(&reply.message()?);
-        reply.code == 0 && revision().is_some_and(|revision| revision < self.floor)
+        let shows = shows(reply.message().as_ref(), false);
+        reply.code == 0 && shows.is_some_and(|shows| self.cache.is_doubtful(self.asked, shows))
+    }
+
+    /// What is known now, for the question that is asked because an answer was old.
+    pub(crate) fn known(&self) -> Known {
+        self.cache.known()
+    }
+
+    /// The answer to that, which has all that was committed when it was asked.
+    pub(crate) fn refreshed(&self, asked: Known, reply: &Reply<'_>) {
+        if let Some(shows) = shows(reply.message().as_ref(), true).filter(|_| reply.code == 0) {
+            let _ = self.cache.judge(asked, shows);
+        }
     }
 
     /// Whether an answer can be too old.
     pub(crate) const fn has_floor(&self) -> bool {
-        self.floor > 0
+        self.has_floor && self.asked.revision > 0
     }
 
     /// The call is about to be answered with this.
     pub(crate) fn answered(mut self, reply: &Reply<'_>) {
         let Some(kind) = self.kind.take() else { return };
         let message = reply.message();
-        let revision = message.as_ref().and_then(|message| revision_of(message));
-        match revision {
-            Some(revision) => self.cache.show(revision),
+        let shows = shows(message.as_ref(), self.is_newest);
+        let revision = shows.map(|shows| shows.revision);
+        let mut is_stale = false;
+        match shows {
+            Some(shows) => is_stale = self.cache.judge(self.asked, shows) == Verdict::Stale,
             // It is compressed: it shows something, and nobody knows how old that is.
             None if message.is_none() && !reply.data.is_empty() => self.cache.tell(Event::Unsure),
             // There are answers without a revision.
@@ -114,7 +141,7 @@ impl Part {
             Kind::Write(ticket) => self
                 .cache
                 .complete_write(ticket, WriteOutcome::of(reply.code, revision)),
-            Kind::Compact(to) if reply.code == 0 => self.cache.compacted(to),
+            Kind::Compact(to) if reply.code == 0 && !is_stale => self.cache.compacted(self.asked, to),
             Kind::Auth => self.cache.tell(Event::Unsure),
             Kind::Compact(_) | Kind::Shows => {}
         }
@@ -159,6 +186,16 @@ impl Drop for Part {
             Some(Kind::Compact(_) | Kind::Shows) | None => {}
         }
     }
+}
+
+/// What an answer shows, if it has a revision.
+fn shows(message: Option<&Bytes>, is_newest: bool) -> Option<Shows> {
+    let header = header_of(message?)?;
+    Some(Shows {
+        cluster_id: header.cluster_id,
+        revision: header.revision,
+        is_newest,
+    })
 }
 
 /// The revision that a request compacts to.

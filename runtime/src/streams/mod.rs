@@ -67,6 +67,9 @@ pub(crate) trait Multiplexer: Debug + Send + Sized + 'static {
     /// The highest revision that a client was shown so far, or a higher one that the store has reached.
     fn shown(&self) -> i64;
 
+    /// The number of the history that this revision is of.
+    fn history(&self) -> u64;
+
     /// When [`Happened::Timeout`] must come next.
     fn next_timeout(&self) -> Option<Instant>;
 

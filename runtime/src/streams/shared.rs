@@ -223,7 +223,7 @@ impl<M: Multiplexer> State<M> {
     fn carry_out(&mut self, now: time::Instant, after: &mut After<M>) {
         let mut actions = core::mem::take(&mut self.actions);
         // Before anything goes out.
-        self.shown.raise(self.machine.shown());
+        self.shown.raise(self.machine.history(), self.machine.shown());
         for action in actions.drain(..) {
             after
                 .wakers

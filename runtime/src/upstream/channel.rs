@@ -11,8 +11,9 @@ use std::time::Instant;
 use bytes::{Buf as _, Bytes};
 use etcd_proxy_core::endpoints::{ConnectionId, Health};
 use etcd_proxy_core::watch;
-use etcd_proxy_proto::etcdserverpb::StatusRequest;
+use etcd_proxy_proto::etcdserverpb::kv_client::KvClient;
 use etcd_proxy_proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use etcd_proxy_proto::etcdserverpb::{StatusRequest, TxnRequest};
 use etcd_proxy_proto::health::HealthCheckRequest;
 use etcd_proxy_proto::health::health_client::HealthClient;
 use h2::{RecvStream, SendStream};
@@ -184,6 +185,34 @@ pub(crate) async fn probe<R: Runtime>(
     rt::timeout_at::<R, _>(Instant::now() + patience, aside)
         .await
         .unwrap_or(Found::Nothing)
+}
+
+/// How long a member may take to say of which cluster it is.
+const IDENTITY_PATIENCE: Duration = Duration::from_millis(500);
+
+/// The id of the cluster that the member of a connection is of. It is asked once; `None` if it doesn't say, or not now.
+pub(crate) async fn cluster_of<R: Runtime>(connection: &Arc<Connection>) -> Option<u64> {
+    let learn = || async {
+        if connection.is_full() {
+            return Err(());
+        }
+        let channel = Channel::new(connection.clone());
+        let origin = channel.origin();
+        let mut client = KvClient::with_origin(channel, origin);
+        // Of all answers with a header this is the one that etcd asks nobody's name for.
+        match client.txn(TxnRequest::default()).await {
+            Ok(response) => {
+                let header = response.into_inner().header;
+                let cluster = header.map(|header| header.cluster_id);
+                Ok(cluster.filter(|cluster| *cluster != 0))
+            }
+            Err(status) if status.source().is_some() => Err(()),
+            Err(_) => Ok(None),
+        }
+    };
+    let learned = connection.cluster.get_or_try_init(learn);
+    let learned = rt::timeout_at::<R, _>(Instant::now() + IDENTITY_PATIENCE, learned).await;
+    learned.ok()?.ok().copied().flatten()
 }
 
 /// Whether the member of a connection tells the truth about the progress of watches, by its version. It is asked once;

@@ -108,6 +108,8 @@ pub(crate) struct Connection {
     reads: ReadCount,
     /// What was learned of the member in how far it can be trusted, once that was asked for.
     pub(super) trusts_progress: OnceCell<bool>,
+    /// The id of the cluster that its member is of, if it says so.
+    pub(super) cluster: OnceCell<Option<u64>>,
 }
 
 /// The connection takes no new calls; nothing of the call was sent.
@@ -163,6 +165,7 @@ impl Connection {
             shared,
             reads,
             trusts_progress: OnceCell::new(),
+            cluster: OnceCell::new(),
         };
         Ok((Arc::new(connection), driver))
     }

@@ -2,11 +2,12 @@
 
 use core::time::Duration;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use etcd_proxy_core::endpoints::{
-    Action, Actions, Config, ConnectionId, EndpointId, Endpoints, Event, Lane as For,
+    Action, Actions, Config, ConnectionId, EndpointId, Endpoints, Event, FailureCause, Lane as For,
 };
 use etcd_proxy_core::retry::Failure;
 use etcd_proxy_core::time;
@@ -120,6 +121,7 @@ pub(crate) struct Control {
     connections: HashMap<ConnectionId, Known>,
     /// When the lanes' further connections are looked after; they have some.
     tidy_at: Option<Instant>,
+    foreign: Arc<AtomicUsize>,
 }
 
 impl Control {
@@ -157,6 +159,7 @@ impl Control {
             connecting: HashMap::new(),
             connections: HashMap::new(),
             tidy_at: None,
+            foreign: Arc::default(),
         }
     }
 
@@ -240,6 +243,12 @@ impl Control {
         for action in actions.drain(..) {
             self.carry_out::<R>(action);
         }
+        self.foreign.store(self.machine.foreign(), Ordering::Relaxed);
+    }
+
+    /// The number of endpoints that are hidden for being of another cluster, as it is at any time.
+    pub(crate) fn foreign(&self) -> Arc<AtomicUsize> {
+        self.foreign.clone()
     }
 
     fn connected<R: Runtime>(&mut self, connection: Arc<Connection>, actions: &mut Actions) {
@@ -297,7 +306,15 @@ impl Control {
                     let (settings, reports) = (self.settings.clone(), self.reports.clone());
                     let patience = self.probe_timeout;
                     rt::spawn::<R>(async move {
-                        let event = match channel::probe::<R>(connection, settings, patience).await {
+                        let found = channel::probe::<R>(connection.clone(), settings, patience).await;
+                        if matches!(found, Found::Answer(_))
+                            && let Some(cluster) = channel::cluster_of::<R>(&connection).await
+                        {
+                            let event = Event::Identified(id, cluster);
+                            let _ = reports.send(Report::Event(event)).await;
+                        }
+                        drop(connection);
+                        let event = match found {
                             Found::Answer(health) => Event::ProbeAnswered(id, health),
                             Found::Refusing => Event::Draining(id),
                             Found::Nothing => Event::ProbeLost(id),
@@ -341,6 +358,26 @@ impl Control {
             }
             Action::NotJoined { worker, class } => self.lanes[worker as usize].not_joined(class),
             Action::Chosen(endpoint) => tracing::info!(endpoint = self.name(endpoint), "using endpoint"),
+            // It was said why, and nothing has changed.
+            Action::Hidden {
+                cause: FailureCause::Foreign,
+                ..
+            } => {}
+            Action::Foreign {
+                endpoint,
+                cluster,
+                ours,
+            } => tracing::error!(
+                endpoint = self.name(endpoint),
+                cluster_id = format!("{cluster:x}"),
+                cluster_id_in_use = format!("{ours:x}"),
+                "endpoint is a member of another cluster; it is not used"
+            ),
+            Action::Followed { cluster, former } => tracing::error!(
+                cluster_id = format!("{cluster:x}"),
+                former_cluster_id = format!("{former:x}"),
+                "all endpoints are members of another cluster than before; it is used from now on"
+            ),
             Action::Hidden {
                 endpoint,
                 cause,

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use etcd_proxy_core::grpc::Code;
+use etcd_proxy_core::history::{Shows, Verdict};
 use etcd_proxy_core::watch::{Header, Status};
 use etcd_proxy_proto::etcdserverpb::kv_client::KvClient;
 use etcd_proxy_proto::etcdserverpb::{RangeRequest, ResponseHeader, TxnRequest};
@@ -26,15 +27,18 @@ pub(crate) const CHECK_PATIENCE: Duration = Duration::from_millis(2500);
 /// A revision that no store reaches: a server looks at the permission first, then at the revision, then at keys.
 const NO_REVISION: i64 = i64::MAX - 1;
 
+/// What an answer of a former history counts as.
+const FORMER_HISTORY: Status = Status::new(UNAVAILABLE, "the answer is of a former history of the store");
+
 /// A question.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Question {
     asked: Asked,
     credentials: Option<Bytes>,
     require_leader: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Asked {
     Range(RangeRequest),
     Txn(TxnRequest),
@@ -82,11 +86,52 @@ impl Question {
         }
     }
 
-    /// Asks the member in use.
+    /// Asks the member in use. If its answer may be of another history, a question follows that shows what is newest.
     ///
     /// # Errors
-    /// The member's status, or UNAVAILABLE when there is no answer in time.
+    /// The member's status, or UNAVAILABLE when there is no answer in time, or when the store has got another history meanwhile
+    /// and the answer may be of the former one.
     pub(crate) async fn ask<R: Runtime>(self, worker: &Worker) -> Result<Header, Status> {
+        let again = self.newest();
+        let (header, verdict) = self.ask_once::<R>(worker).await?;
+        match (verdict, again) {
+            (Verdict::Suspicious, Some(newest)) => {
+                // As long as nobody knows better, the answer tells nothing.
+                let (_, verdict) = newest.ask_once::<R>(worker).await?;
+                if verdict == Verdict::Same {
+                    Ok(header)
+                } else {
+                    Err(FORMER_HISTORY)
+                }
+            }
+            (Verdict::Stale, _) => Err(FORMER_HISTORY),
+            _ => Ok(header),
+        }
+    }
+
+    /// The same question for what is newest, if this one asks for a revision that needn't be.
+    fn newest(&self) -> Option<Self> {
+        match &self.asked {
+            Asked::Range(range) if range.serializable && range.revision == 0 => {
+                Some(Self::revision(self.credentials.clone(), range.key.clone(), true))
+            }
+            Asked::Range(_) | Asked::Txn(_) => None,
+        }
+    }
+
+    async fn ask_once<R: Runtime>(self, worker: &Worker) -> Result<(Header, Verdict), Status> {
+        let asked = worker.reads.known();
+        let is_newest = matches!(&self.asked, Asked::Range(range) if !range.serializable);
+        let header = self.answer::<R>(worker).await?;
+        let shows = Shows {
+            cluster_id: header.cluster_id,
+            revision: header.revision,
+            is_newest,
+        };
+        Ok((header, worker.reads.judge(asked, shows)))
+    }
+
+    async fn answer<R: Runtime>(self, worker: &Worker) -> Result<Header, Status> {
         let until = Instant::now() + CHECK_PATIENCE;
         let answer = rt::timeout_at::<R, _>(until, async {
             let taken = worker.lane.connection::<R>(Wish::of_proxy(), until).await;

@@ -18,7 +18,11 @@ impl Check {
     /// Asks, and tells the hub the answer.
     pub(super) async fn run<R: Runtime>(self, hub: &WatchHub, worker: &Worker) {
         let answer = self.question.ask::<R>(worker).await;
-        let event = Event::Answered(self.id, answer);
-        hub.tell(|hub, now, actions| hub.handle(now, event, actions));
+        let history = worker.reads.known().history;
+        hub.tell(|hub, now, actions| {
+            // Another one may be about to be told by whoever has noticed.
+            hub.handle(now, Event::History(history), actions);
+            hub.handle(now, Event::Answered(self.id, answer), actions);
+        });
     }
 }

@@ -57,6 +57,10 @@ impl Multiplexer for Hub {
         self.revision()
     }
 
+    fn history(&self) -> u64 {
+        self.history()
+    }
+
     fn next_timeout(&self) -> Option<time::Instant> {
         self.next_timeout()
     }

@@ -1,6 +1,7 @@
-//! Members that die, freeze, lose their peers or vanish behind the network, under load.
+//! Members that die, freeze, lose their peers or vanish behind the network, under load; stores that go back.
 
 mod former;
+mod history;
 mod load;
 mod members;
 mod outage;
@@ -14,5 +15,6 @@ fn main() {
     trials.extend(outage::trials());
     trials.extend(poison::trials());
     trials.extend(former::trials());
+    trials.extend(history::trials());
     suite::main(1, trials, || ());
 }

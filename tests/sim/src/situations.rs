@@ -34,6 +34,7 @@ situations! {
     FiveMembers = "world: five members",
     TwoProxies = "world: two proxies",
     ThreeLanes = "world: three lanes",
+    AnswerDoubted = "an answer of a member that lags",
     AuthOn = "world: auth on",
     DirectClient = "world: a client without proxy",
 
@@ -272,7 +273,7 @@ impl Counts {
     pub(crate) fn note_close(&mut self, cause: CloseCause) {
         self.add(match cause {
             CloseCause::ConnectTimeout => Situation::ClosedConnectTimeout,
-            CloseCause::LeaderLost => Situation::ClosedLeaderLost,
+            CloseCause::Foreign | CloseCause::LeaderLost => Situation::ClosedLeaderLost,
             CloseCause::Silent => Situation::ClosedSilent,
             CloseCause::Unneeded => Situation::ClosedUnneeded,
         });

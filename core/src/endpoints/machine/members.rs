@@ -30,6 +30,9 @@ impl Endpoints {
         endpoint.failures = endpoint.failures.saturating_add(1);
         endpoint.hidden = true;
         endpoint.health = None;
+        if cause != FailureCause::Foreign {
+            endpoint.silent_since.get_or_insert(now);
+        }
         let wait = backoff(&self.config, endpoint.failures);
         let retry_in = jittered(wait, BACKOFF_JITTER_PERCENT, &mut self.rng);
         self.timers.set(Timer::Retry(id), now + retry_in);
@@ -67,6 +70,9 @@ impl Endpoints {
                     restored_at: None,
                     hidden: false,
                     health: None,
+                    cluster: None,
+                    is_foreign: false,
+                    silent_since: None,
                     candidate: None,
                 });
             }

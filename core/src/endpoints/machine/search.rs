@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::{Connection, Current, Endpoints, Timer};
-use crate::endpoints::types::{Action, Actions, CloseCause, EndpointId, Health, Lane};
+use crate::endpoints::types::{Action, Actions, CloseCause, EndpointId, FailureCause, Health, Lane};
 use crate::time::Instant;
 
 impl Endpoints {
@@ -85,6 +85,7 @@ impl Endpoints {
             endpoint: id,
             fit: health == Health::Fit,
         });
+        self.cluster = self.cluster.or(self.endpoints[id].cluster);
         self.search_over();
         if health == Health::Unfit {
             self.timers
@@ -113,6 +114,11 @@ impl Endpoints {
         health: Health,
         actions: &mut Actions,
     ) {
+        self.endpoints[id].silent_since = None;
+        if !self.may_be_used(now, id, actions) {
+            self.fail(now, id, FailureCause::Foreign, actions);
+            return self.next_candidate(now, actions);
+        }
         let endpoint = &mut self.endpoints[id];
         endpoint.health = Some(health);
         if core::mem::take(&mut endpoint.hidden) {

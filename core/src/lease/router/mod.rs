@@ -46,8 +46,9 @@ pub struct Router {
     sent: u64,
     /// Groups that the end of this event looks after.
     stirred: Vec<GroupId>,
-    /// The highest revision in a header of an answer.
+    /// The highest revision in a header of an answer, in the history with this number.
     revision: i64,
+    history: u64,
     stats: Stats,
 }
 
@@ -84,6 +85,7 @@ impl Router {
             sent: 0,
             stirred: Vec::new(),
             revision: 0,
+            history: 0,
             stats: Stats::default(),
         }
     }
@@ -107,6 +109,12 @@ impl Router {
             Event::UpstreamSent(id, message) => self.upstream_sent(now, id, &message, actions),
             Event::UpstreamEnded(id, status) => self.upstream_ended(now, id, &status, actions),
             Event::UpstreamSuperseded(id) => self.upstream_superseded(now, id, actions),
+            Event::History(number) => {
+                if number > self.history {
+                    self.history = number;
+                    self.revision = 0;
+                }
+            }
             Event::Timeout => {
                 while let Some(timer) = self.timers.pop_due(now) {
                     match timer {
@@ -131,6 +139,12 @@ impl Router {
     #[must_use]
     pub const fn revision(&self) -> i64 {
         self.revision
+    }
+
+    /// The number of the history that this revision is of.
+    #[must_use]
+    pub const fn history(&self) -> u64 {
+        self.history
     }
 
     /// Counters and gauges.

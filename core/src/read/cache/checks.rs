@@ -118,8 +118,11 @@ impl Cache {
             return;
         };
         match result {
+            Ok(header) if !self.learn(header) => {
+                self.checks_not_before = now + self.config.check_retry;
+                self.check_failed(now, linearizable, check.waiters, actions);
+            }
             Ok(header) => {
-                self.learn(now, header, actions);
                 self.prove(check.auth_epoch, linearizable);
                 if linearizable {
                     // Those who wait for the next one would have gone with this one if they had come in time.

@@ -87,12 +87,17 @@ impl Cache {
                 }
             }
             ReadOutcome::Answered(response) => {
-                let header = reply::read_header(&response).ok();
-                if let Some((header, body)) = header {
-                    self.succeeded(now, &flight, header, actions);
-                    self.admit(&flight, header, &response[body..]);
+                let mut revision = i64::MIN;
+                if let Ok((header, body)) = reply::read_header(&response) {
+                    if flight.history != self.history {
+                        // Nothing follows from it for what comes later. Those who wait for it came before.
+                        revision = header.revision;
+                    } else if self.learn(header) {
+                        revision = header.revision;
+                        self.succeeded(now, &flight, header, actions);
+                        self.admit(&flight, header, &response[body..]);
+                    }
                 }
-                let revision = header.map_or(i64::MIN, |(header, _)| header.revision);
                 for id in core::mem::take(&mut waiting) {
                     // Those who wait for the answer to a linearizable read came before it was sent, or may be shown
                     // something old, but not older than what they have seen.
@@ -114,9 +119,11 @@ impl Cache {
 
     /// The cluster has answered a read without credentials.
     fn succeeded(&mut self, now: Instant, flight: &Flight, header: Header, actions: &mut Actions) {
-        self.learn(now, header, actions);
         self.prove(flight.auth_epoch, !flight.serializable);
-        self.confirm(now, flight.began_at, header.revision, false, actions);
+        // From a member that lags, or of a store that has gone back, it tells nothing of the watch.
+        if header.revision >= flight.began {
+            self.confirm(now, flight.began_at, header.revision, false, actions);
+        }
     }
 
     /// Caches an answer, if nothing can have made it wrong.
@@ -212,6 +219,7 @@ impl Cache {
                 flight.serializable == serializable
                     && *flight.ident == *self.ident
                     && flight.auth_epoch == self.auth_epoch
+                    && flight.history == self.history
                     && now - flight.began_at <= self.config.staleness_max
             };
             self.flight_table.find(read.hash, is_it).copied()
@@ -294,6 +302,7 @@ impl Cache {
             },
             touched: 0,
             auth_epoch: self.auth_epoch,
+            history: self.history,
             is_fallback,
             joined: Vec::new(),
             next: Vec::new(),

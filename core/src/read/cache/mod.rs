@@ -3,6 +3,7 @@
 mod auth;
 mod checks;
 mod flights;
+mod histories;
 mod reads;
 mod state;
 mod watching;
@@ -59,6 +60,8 @@ pub struct Cache {
     header: Header,
     /// The highest revision known to be compacted.
     compacted: i64,
+    /// The number of the history that all of this is of.
+    history: u64,
 
     auth: Auth,
     /// Changes whenever auth may have been switched on: what began before proves nothing.
@@ -131,6 +134,7 @@ impl Cache {
             trusts_progress: config.trusts_progress,
             header: Header::default(),
             compacted: 0,
+            history: 0,
             auth: Auth::Off,
             auth_epoch: 0,
             wants_proof: false,
@@ -165,6 +169,7 @@ impl Cache {
         match event {
             Event::Unsure => self.unsure(now, actions),
             Event::Checked(id, result) => self.checked(now, id, result, actions),
+            Event::History(number) => self.another_history(now, number, actions),
             Event::LinearizableTrusted(is_trusted) => self.trusts_progress = is_trusted,
             Event::Timeout => self.timeout(now, actions),
             Event::WatchChanged {
@@ -301,17 +306,6 @@ impl Cache {
             if self.waits_for_cache(id) {
                 self.miss(now, id, false, actions);
             }
-        }
-    }
-
-    /// Learns who answers.
-    fn learn(&mut self, now: Instant, header: Header, actions: &mut Actions) {
-        if self.header.cluster_id != 0 && header.cluster_id != self.header.cluster_id {
-            // Another cluster has taken its place: nothing that was known is known of it.
-            self.header = header;
-            self.flush(now, actions);
-        } else if header.raft_term >= self.header.raft_term {
-            self.header = header;
         }
     }
 

@@ -145,7 +145,7 @@ impl Cache {
         if read.serializable && !is_recent(began) && !self.confirmed.is_some_and(is_recent) {
             return Found::Stale;
         }
-        let answer = reply::answer(self.header_at(shown), &entry.body);
+        let answer = reply::answer(self.header_at(shown), self.history, &entry.body);
         self.store.count_hit(id);
         Found::Answer(answer)
     }

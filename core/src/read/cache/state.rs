@@ -60,6 +60,8 @@ pub(super) struct Flight {
     pub(super) touched: i64,
     /// The state of auth that it was sent in.
     pub(super) auth_epoch: u64,
+    /// The number of the history that it was sent in.
+    pub(super) history: u64,
     /// Whether it is one of those that gave up waiting for the cache.
     pub(super) is_fallback: bool,
     /// Reads that wait for its answer.

@@ -54,7 +54,7 @@ impl Cache {
         }
     }
 
-    fn forget_watch(&mut self, watch: Watch) {
+    pub(super) fn forget_watch(&mut self, watch: Watch) {
         self.watch = watch;
         self.confirmed = None;
         self.pending.clear();

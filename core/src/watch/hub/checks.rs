@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::Hub;
 use super::state::{Check, CheckState, Credentials, Question, Timer, WatcherId};
+use crate::history::is_plausible;
 use crate::range::KeyRange;
 use crate::time::Instant;
 use crate::watch::types::{Action, Actions, CheckId, Header, Status};
@@ -53,21 +54,37 @@ impl Hub {
 
     /// Has watchers wait for the answer to a question that is asked from now on.
     pub(super) fn wonder_all(&mut self, question: Question, watchers: &[WatcherId], actions: &mut Actions) {
+        let id = self.check(question);
+        self.checks[id].next.extend_from_slice(watchers);
+        self.send_questions(actions);
+    }
+
+    /// Asks a question from now on because it is in doubt whether the store is still the same.
+    pub(super) fn wonder_about_store(&mut self, question: Question, actions: &mut Actions) {
+        let id = self.check(question);
+        if !core::mem::replace(&mut self.checks[id].store_next, true) {
+            self.stats.doubts += 1;
+        }
+        self.send_questions(actions);
+    }
+
+    /// The check of a question. A new one is asked when its turn comes.
+    fn check(&mut self, question: Question) -> CheckId {
         let known = self.by_question.get(&question).copied();
-        let id = known.unwrap_or_else(|| {
+        known.unwrap_or_else(|| {
             let id = self.checks.insert(Check {
                 question: question.clone(),
                 state: CheckState::Queued,
                 failures: 0,
                 waiting: Vec::new(),
                 next: Vec::new(),
+                store: false,
+                store_next: false,
             });
             self.turns.push(&question, id);
             self.by_question.insert(question, id);
             id
-        });
-        self.checks[id].next.extend_from_slice(watchers);
-        self.send_questions(actions);
+        })
     }
 
     /// Has a question asked for all who wait for the next time, or forgets it if nobody does.
@@ -75,7 +92,7 @@ impl Hub {
         let Some(check) = self.checks.get_mut(id) else {
             return;
         };
-        if check.next.is_empty() {
+        if check.next.is_empty() && !check.store_next {
             self.forget_check(id);
         } else {
             check.state = CheckState::Queued;
@@ -97,12 +114,13 @@ impl Hub {
             let check = &mut self.checks[id];
             let watchers = &self.watchers;
             check.next.retain(|watcher| watchers.contains_key(*watcher));
-            if check.next.is_empty() {
+            if check.next.is_empty() && !check.store_next {
                 self.forget_check(id);
                 continue;
             }
             check.state = CheckState::Sent;
             check.waiting = core::mem::take(&mut check.next);
+            check.store = core::mem::take(&mut check.store_next);
             self.turns.begin(&check.question);
             actions.push(match &check.question {
                 Question::Revision(credentials, key) => Action::ReadRevision {
@@ -137,10 +155,19 @@ impl Hub {
         };
         self.turns.end(&check.question);
         let waiting = core::mem::take(&mut check.waiting);
-        let verdict = Verdict::of(&check.question, answer);
+        let was_about_store = core::mem::take(&mut check.store);
         let question = check.question.clone();
+        let verdict = match Verdict::of(&question, answer) {
+            // A header for those who may read nothing is as good, if it is that of the member that refuses them.
+            Verdict::Reached(header) if self.is_foreign(header) && question != Question::Header => {
+                Verdict::Unknown(OTHER_CLUSTER)
+            }
+            verdict => verdict,
+        };
+        let check = &mut self.checks[id];
         if let Verdict::Unknown(status) = verdict {
             check.state = CheckState::Resting;
+            check.store_next |= was_about_store;
             check.next.splice(0..0, waiting.iter().copied());
             let failures = check.failures;
             check.failures = failures.saturating_add(1);
@@ -153,7 +180,9 @@ impl Hub {
         check.failures = 0;
         // First the next time, for what now happens may make more wait for it.
         self.ask(id, actions);
-        if let Verdict::Reached(header) = verdict {
+        if let Verdict::Reached(header) = verdict
+            && !self.is_foreign(header)
+        {
             self.saw(header);
         }
         for watcher in waiting {
@@ -161,6 +190,9 @@ impl Hub {
         }
     }
 }
+
+/// What an answer with another cluster's id counts as.
+const OTHER_CLUSTER: Status = Status::new(UNAVAILABLE, "the member is one of another cluster");
 
 /// What an answer says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -181,7 +213,7 @@ impl Verdict {
     /// Reads the answer to a question: refusals are those that a server also refuses to create a watcher with.
     fn of(question: &Question, answer: Result<Header, Status>) -> Self {
         match (question, answer) {
-            (Question::Revision(..) | Question::Header, Ok(header)) if header.revision > 0 => {
+            (Question::Revision(..) | Question::Header, Ok(header)) if is_plausible(header.revision) => {
                 Self::Reached(header)
             }
             (Question::Revision(..) | Question::Header, Ok(_)) => {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::Hub;
 use super::checks::{INVALID_ARGUMENT, PERMISSION_DENIED, UNAUTHENTICATED, is_denial};
 use super::state::{NO_WATCHER, SourceId, SourceState, WatcherId};
+use crate::history::is_plausible;
 use crate::time::Instant;
 use crate::watch::batch::Batch;
 use crate::watch::types::{Actions, Status, UpstreamId, UpstreamKind};
@@ -22,13 +23,24 @@ impl Hub {
         message: &Bytes,
         actions: &mut Actions,
     ) {
-        let Some(upstream) = self.upstreams.get_mut(id).filter(|upstream| upstream.is_open) else {
+        if self.upstreams.get(id).is_none_or(|upstream| !upstream.is_open) {
             return;
-        };
-        let Ok(response) = Response::read(message) else {
+        }
+        let response = Response::read(message).ok();
+        // Some have no revision in their header: those that tell of compaction.
+        let revision = |response: &Response| response.header.revision;
+        let is_sane = |response: &Response| revision(response) == 0 || is_plausible(revision(response));
+        let Some(response) = response.filter(is_sane) else {
             self.reset(now, id, actions);
             return;
         };
+        if self.is_foreign(response.header) {
+            // Nothing of another cluster's is for watchers of this one.
+            self.suspect_stream(id, actions);
+            self.reset(now, id, actions);
+            return;
+        }
+        let upstream = &mut self.upstreams[id];
         upstream.failures = 0;
         if response.created {
             self.source_created(now, id, &response, actions);
@@ -96,6 +108,11 @@ impl Hub {
         if is_refused {
             self.source_canceled(now, source_id, response, actions);
             return;
+        }
+        let source = &self.sources[source_id];
+        if response.header.revision > 0 && response.header.revision < source.known {
+            // Its member lags, or the store isn't the one that the source watched.
+            self.suspect_stream(id, actions);
         }
         let source = &mut self.sources[source_id];
         if source.asked_from == 0 && response.header.revision >= source.next {

@@ -5,6 +5,7 @@ mod catch_up;
 mod checks;
 mod clients;
 mod doubts;
+mod histories;
 mod ingest;
 mod progress;
 mod sources;
@@ -70,6 +71,8 @@ pub struct Hub {
     header: Header,
     /// What is older is compacted, as far as was heard.
     compact_revision: i64,
+    /// The number of the history that all of this is of.
+    history: u64,
     stats: Stats,
 }
 
@@ -116,6 +119,7 @@ impl Hub {
             stirred: Stirred::default(),
             header: Header::default(),
             compact_revision: 0,
+            history: 0,
             stats: Stats::default(),
         }
     }
@@ -141,6 +145,7 @@ impl Hub {
             Event::UpstreamSuperseded(id) => self.upstream_superseded(now, id, actions),
             Event::Answered(id, answer) => self.answered(now, id, answer, actions),
             Event::Compacted(revision) => self.compact_revision = self.compact_revision.max(revision),
+            Event::History(number) => self.another_history(number, actions),
             Event::Timeout => {
                 while let Some(timer) = self.timers.pop_due(now) {
                     self.timeout(now, timer, actions);

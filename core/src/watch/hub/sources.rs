@@ -78,6 +78,7 @@ impl Hub {
             state: SourceState::Resting,
             next,
             asked_from: next,
+            known: 0,
             floor: next,
             prev_floor: next,
             prev_asked,

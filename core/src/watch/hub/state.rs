@@ -145,6 +145,8 @@ pub(super) struct Source {
     pub(super) next: i64,
     /// The start revision of the last create request; 0 for what follows.
     pub(super) asked_from: i64,
+    /// The revision of the store that was known when that was sent: what a member that doesn't lag has reached.
+    pub(super) known: i64,
     /// From here on history is whole.
     pub(super) floor: i64,
     /// From here on history has previous pairs.
@@ -302,6 +304,10 @@ pub(super) struct Check {
     pub(super) waiting: Vec<WatcherId>,
     /// Those who came later: that answer may be older than they are.
     pub(super) next: Vec<WatcherId>,
+    /// Whether it is asked, and is to be asked again, because the store may not be the same any more. That waits for the
+    /// answer as a watcher does.
+    pub(super) store: bool,
+    pub(super) store_next: bool,
 }
 
 /// How far a question is.

@@ -151,6 +151,7 @@ impl Hub {
             } else {
                 source.next
             };
+            source.known = self.header.revision;
             let message = request::create(&source.range, source.asked_from, source.prev_asked, wire_id);
             actions.push(Action::SendUpstream(id, message));
         }

@@ -118,6 +118,8 @@ impl Oracle {
                 assert_eq!(self.current.replace((*id, false)), Some((*id, true)));
                 assert!(matches!(event, Event::ProbeAnswered(_, Health::Unfit)));
             }
+            // Nobody tells of clusters here; see the regressions.
+            Action::Foreign { .. } | Action::Followed { .. } => panic!("of which cluster?"),
             Action::LeaderRegained(id) => {
                 assert_eq!(self.current.replace((*id, true)), Some((*id, false)));
                 assert!(matches!(event, Event::ProbeAnswered(_, Health::Fit)));
@@ -199,7 +201,7 @@ impl Oracle {
                 assert!(dialing && batch.everyone_moves, "closed without a cause");
                 return;
             }
-            CloseCause::LeaderLost => panic!("closed without a cause"),
+            CloseCause::LeaderLost | CloseCause::Foreign => panic!("closed without a cause"),
         };
         if view.lane == Lane::Candidate || in_lane {
             batch.blamed.push((view.endpoint, failure));

@@ -135,6 +135,8 @@ impl Oracle {
     fn take_in(&mut self, now: Instant, event: &Event, machine: &Endpoints, batch: &mut Batch) {
         match event {
             Event::Start => self.started = true,
+            // Nobody tells of clusters here; see the regressions.
+            Event::Identified(..) => {}
             Event::Connected(id) => {
                 if let Some(view) = self.views.get_mut(id) {
                     view.opened_at = Some(now);
@@ -401,6 +403,7 @@ fn connection_of(event: &Event) -> Option<ConnectionId> {
         | Event::Doubt(id)
         | Event::Draining(id)
         | Event::Lost { connection: id, .. }
+        | Event::Identified(id, _)
         | Event::ProbeAnswered(id, _)
         | Event::ProbeLost(id) => Some(*id),
         Event::Replace(_) | Event::Start | Event::Timeout | Event::Wanted(..) => None,

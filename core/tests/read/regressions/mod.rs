@@ -2,6 +2,7 @@
 
 mod admission;
 mod crowd;
+mod history;
 mod rows;
 mod sharing;
 mod waiting;

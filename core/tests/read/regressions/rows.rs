@@ -163,7 +163,7 @@ fn row_7_watch_then_read() {
     world.faults.watch_latency = 60_000_000;
     let revision = world.write_elsewhere(&[put("a", "2")]);
     // Another watch is quicker.
-    world.floor = revision;
+    world.history.raise(0, revision);
     let reader = world.read(serializable("a", ""));
     world.run(world.config.wait_max + TRIP);
     let response = world.readers[reader]

@@ -1,5 +1,6 @@
 //! The cache in a world of naive members and clients. Every action becomes something that happens later.
 
+mod back;
 pub(crate) mod reads;
 mod watch;
 mod writes;
@@ -9,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use bytes::Bytes;
+use etcd_proxy_core::history::{History, Known};
 use etcd_proxy_core::read::{
     Action, Actions, Cache, CheckId, Config, Event, Header, Resolution, Status, WaiterId, WatchId,
 };
@@ -40,6 +42,8 @@ pub(crate) enum What {
     CheckArrive(CheckId, bool, u64),
     CheckReply(CheckId, Result<Header, Status>, Option<u64>),
     Fault,
+    /// The hub notices that the store has gone back.
+    HubNotices,
     ProgressArrive(u64),
     ReadArrive(usize),
     ReadReply(usize, Result<Bytes, Status>),
@@ -109,8 +113,16 @@ pub(crate) struct World {
     pub(crate) flying: BTreeSet<usize>,
     pub(crate) own: Vec<Own>,
     pub(crate) stream: Stream,
-    /// The highest revision shown to anybody.
-    pub(crate) floor: i64,
+    /// What is known of the store, with the highest revision shown to anybody.
+    pub(crate) history: History,
+    /// What was known when checks were sent.
+    checks_asked: BTreeMap<CheckId, Known>,
+    /// When the store last went back, and the step of that; and how often it has.
+    pub(crate) back_at: Instant,
+    pub(crate) back_step: u64,
+    pub(crate) era: u64,
+    /// Of its own, so that what other seeds do stays the same.
+    pub(crate) back_rng: Rng,
     /// Whether the cache is told of it. If not, all rules but that one must still hold.
     pub(crate) is_floor_told: bool,
     pub(crate) told: Told,
@@ -138,7 +150,12 @@ impl World {
             flying: BTreeSet::new(),
             own: Vec::new(),
             stream: Stream::default(),
-            floor: 0,
+            history: History::new(),
+            checks_asked: BTreeMap::new(),
+            back_at: Instant::ZERO,
+            back_step: 0,
+            era: 0,
+            back_rng: Rng::with_seed(seed ^ 0x4157_0247),
             is_floor_told: true,
             told: Told::default(),
             sent: 0,
@@ -197,6 +214,7 @@ impl World {
                 Action::AskProgress(watch) => self.ask_progress(watch),
                 Action::Check { check, linearizable } => {
                     self.told.checks += 1;
+                    self.checks_asked.insert(check, self.history.known());
                     self.step += 1;
                     let (after, step) = (self.latency(), self.step);
                     self.later(after, What::CheckArrive(check, linearizable, step));
@@ -305,8 +323,11 @@ impl World {
                 if matches!(&result, Err(status) if status.code == 3) {
                     self.doubt();
                 }
+                let asked = self.checks_asked.remove(&id).expect("it was asked once");
+                let result = self.judged_check(asked, proof.is_some(), result);
                 self.tell(Event::Checked(id, result));
             }
+            What::HubNotices => self.notice(),
             What::ProgressArrive(generation) => self.progress_arrives(generation),
             What::ReadArrive(reader) => self.read_arrives(reader),
             What::ReadReply(reader, result) => self.read_replied(reader, result),

@@ -1,6 +1,7 @@
 //! Clients that read, and the members that answer them.
 
 use bytes::Bytes;
+use etcd_proxy_core::history::Known;
 use etcd_proxy_core::read::{Actions, Admission, Answer, ReadOutcome, ReadTicket, Status, WaiterId};
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_proto::etcdserverpb::{RangeRequest, RangeResponse};
@@ -25,6 +26,9 @@ pub(crate) struct Reader {
     pub(crate) step: u64,
     /// When its request was sent to a member.
     pub(crate) sent: u64,
+    /// How often the store had gone back when it came, and what was known.
+    pub(crate) era: u64,
+    pub(crate) known: Known,
     /// What had been shown when it came, and what the cluster had come to.
     pub(crate) floor: i64,
     pub(crate) committed: i64,
@@ -52,7 +56,9 @@ impl World {
             came_at: self.now,
             step: self.step,
             sent: 0,
-            floor: self.floor,
+            era: self.era,
+            known: self.history.known(),
+            floor: self.history.known().revision,
             committed: self.cluster.last().revision,
             came_in: self.cluster.states.len() - 1,
             doubt: self.told.doubt,
@@ -61,7 +67,11 @@ impl World {
             response: None,
             is_cached: false,
         });
-        let floor = if self.is_floor_told { self.floor } else { 0 };
+        let floor = if self.is_floor_told {
+            self.history.known().revision
+        } else {
+            0
+        };
         let mut actions = Actions::new();
         let admission = self.cache.admit_read(self.now, &encoded, floor, &mut actions);
         self.note(&admission);
@@ -151,7 +161,9 @@ impl World {
             _ => {}
         }
         if let Ok(response) = &decoded {
-            self.show(response.header.as_ref().expect("there is one").revision);
+            let is_newest = !self.readers[reader].request.serializable;
+            let revision = response.header.as_ref().expect("there is one").revision;
+            let _ = self.judge(self.readers[reader].known, revision, is_newest);
         }
         self.told.replied(&result, self.readers[reader].sent);
         self.readers[reader].response = Some(decoded);
@@ -170,7 +182,8 @@ impl World {
 
     /// The proxy shows this revision to somebody.
     pub(super) fn show(&mut self, revision: i64) {
-        self.floor = self.floor.max(revision);
+        let history = self.history.known().history;
+        self.history.raise(history, revision);
     }
 
     pub(super) fn serve(&mut self, reader: usize, answer: &Answer) {
@@ -182,7 +195,7 @@ impl World {
         assert_eq!(header.revision, answer.revision);
         self.check_served(reader, &response);
         self.told.hits += 1;
-        self.show(answer.revision);
+        self.history.raise(answer.history, answer.revision);
         self.answered(reader, Ok(response));
     }
 

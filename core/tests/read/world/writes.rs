@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use etcd_proxy_core::history::Known;
 use etcd_proxy_core::read::{Write, WriteOutcome, WriteTicket, written};
 use etcd_proxy_proto::etcdserverpb::request_op::Request;
 use etcd_proxy_proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RequestOp, TxnRequest};
@@ -21,6 +22,9 @@ pub(crate) struct Own {
     pub(crate) revision: Option<i64>,
     /// When it was over.
     pub(crate) over: u64,
+    /// The store has gone back since it began.
+    pub(crate) is_lost: bool,
+    known: Known,
 }
 
 fn operation(change: &Change) -> RequestOp {
@@ -82,6 +86,8 @@ impl World {
             ticket: Some(ticket),
             revision: None,
             over: 0,
+            is_lost: false,
+            known: self.history.known(),
         });
         let after = self.latency();
         if self.rng.u64(..1000) < self.faults.writes_lost {
@@ -106,7 +112,8 @@ impl World {
     }
 
     pub(super) fn write_arrives(&mut self, own: usize) {
-        let is_refused = self.faults.is_down || self.cluster.last().auth || self.rng.u8(..20) == 0;
+        let is_refused =
+            self.is_unnoticed() || self.faults.is_down || self.cluster.last().auth || self.rng.u8(..20) == 0;
         let revision = if is_refused {
             None
         } else {
@@ -127,7 +134,7 @@ impl World {
         self.own[own].over = self.step;
         let outcome = match revision {
             Some(revision) => {
-                self.show(revision);
+                let _ = self.judge(self.own[own].known, revision, true);
                 WriteOutcome::Committed(revision)
             }
             None => WriteOutcome::Rejected,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use etcd_proxy_core::endpoints::Event;
 use etcd_proxy_core::grpc::{self, DEADLINE_GRACE};
+use etcd_proxy_core::history::{Known, shows_newest};
 use etcd_proxy_core::method::Method;
 use etcd_proxy_core::retry::{Attempts, Failure, Ruling, no_endpoint};
 use etcd_proxy_core::time::Instant;
@@ -14,6 +15,7 @@ use fastrand::Rng;
 use super::Proxy;
 use super::aside::{Search, said};
 use super::connections::ConnId;
+use super::watch::header_of;
 use crate::delivery::{Alarm, Answer, CallTag, Delivery, Frame, Reason, Report, Request, StreamNo};
 use crate::io::{Io, Note};
 use crate::net::{LinkId, Side};
@@ -47,6 +49,8 @@ pub(super) struct Call {
     state: State,
     /// Number of its last wait.
     pub(super) wait: u32,
+    /// What was known of the store when it came.
+    known: Known,
     /// When it last began to wait for a connection.
     waits_since: Instant,
     /// It is the one that the calls of its client follow that must stay on one member.
@@ -62,6 +66,7 @@ impl Call {
         stream: StreamNo,
         worker: u32,
         request: Rc<Request>,
+        known: Known,
     ) -> Self {
         let method = Method::of_path(request.path);
         Self {
@@ -76,6 +81,7 @@ impl Call {
             failed_on: None,
             state: State::Waiting,
             wait: 0,
+            known,
             waits_since: now,
             pinned_now: false,
             search: None,
@@ -323,6 +329,10 @@ impl Proxy {
 
     pub(super) fn deliver(&mut self, io: &mut Io, id: u64, answer: Answer) {
         if let Some(call) = self.take_call(id) {
+            if let Ok(message) = &answer {
+                let is_newest = shows_newest(call.request.path, &call.request.message);
+                self.judge(io, call.known, header_of(message), is_newest);
+            }
             io.send(call.client, Side::Acceptor, Frame::Answer(call.stream, answer));
         }
     }

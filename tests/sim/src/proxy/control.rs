@@ -253,6 +253,8 @@ impl Proxy {
             Action::Restored(_) => io.count(Situation::Restored),
             Action::LeaderLost(_) => io.count(Situation::LeaderLost),
             Action::LeaderRegained(_) => io.count(Situation::LeaderRegained),
+            // Members are all of one cluster, and nobody asks which.
+            Action::Foreign { .. } | Action::Followed { .. } => unreachable!("of which cluster?"),
         }
     }
 

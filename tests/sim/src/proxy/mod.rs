@@ -269,7 +269,7 @@ impl Proxy {
         self.next_call += 1;
         let id = self.next_call;
         client.calls.insert(stream, id);
-        let call = Call::new(io.now, link, stream, client.worker, request);
+        let call = Call::new(io.now, link, stream, client.worker, request, self.watch.known());
         if let Some(at) = call.expires_at() {
             io.at(at, Delivery::Alarm(self.index, id, Alarm::Expiry));
         }

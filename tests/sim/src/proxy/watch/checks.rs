@@ -4,12 +4,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use etcd_proxy_core::watch::{CheckId, Event, Header};
+use etcd_proxy_core::history::{Known, shows_newest};
+use etcd_proxy_core::watch::{CheckId, Event};
 use etcd_proxy_model::status::Status;
-use etcd_proxy_proto::etcdserverpb::{RangeRequest, ResponseHeader, TxnRequest};
+use etcd_proxy_proto::etcdserverpb::{RangeRequest, TxnRequest};
 use prost::Message as _;
 
-use super::{UNAVAILABLE, for_hub};
+use super::{UNAVAILABLE, for_hub, header_of};
 use crate::delivery::{Answer, CallTag, Delivery, Frame, Request, StreamNo, WatchAlarm};
 use crate::io::Io;
 use crate::net::Side;
@@ -30,14 +31,9 @@ pub(super) struct Check {
     worker: u32,
     /// Number of its deadline.
     wait: u32,
+    /// What was known of the store when it was asked.
+    known: Known,
     at: Option<(ConnId, StreamNo)>,
-}
-
-/// The part of a response that matters.
-#[derive(Clone, PartialEq, prost::Message)]
-struct OnlyHeader {
-    #[prost(message, optional, tag = "1")]
-    header: Option<ResponseHeader>,
 }
 
 fn question(credentials: Option<Bytes>) -> Request {
@@ -105,6 +101,7 @@ impl Proxy {
             request: Rc::new(request),
             worker: io.rng.u32(..self.config.endpoints.lanes),
             wait: self.watch.wait(),
+            known: self.watch.known(),
             at: None,
         };
         let alarm = WatchAlarm::CheckDeadline(check.wait);
@@ -153,20 +150,17 @@ impl Proxy {
 
     /// A question is answered, or will never be.
     pub(in crate::proxy) fn check_answered(&mut self, io: &mut Io, id: CheckId, answer: Answer) {
-        if self.watch.checks.remove(&id).is_none() {
+        let Some(check) = self.watch.checks.remove(&id) else {
             return;
-        }
+        };
         let answer = answer.and_then(|message| {
             let undecodable = Status::new(13, "undecodable");
-            let response = OnlyHeader::decode(message).map_err(|_| undecodable)?;
-            let header = response.header.unwrap_or_default();
-            Ok(Header {
-                cluster_id: header.cluster_id,
-                member_id: header.member_id,
-                revision: header.revision,
-                raft_term: header.raft_term,
-            })
+            header_of(&message).ok_or(undecodable)
         });
+        if let Ok(header) = &answer {
+            let is_newest = shows_newest(check.request.path, &check.request.message);
+            self.judge(io, check.known, Some(*header), is_newest);
+        }
         self.tell(io, Event::Answered(id, answer.map_err(for_hub)));
     }
 

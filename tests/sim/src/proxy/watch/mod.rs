@@ -1,17 +1,20 @@
 //! The watch hub of a proxy, and what carries its actions out.
 
 mod checks;
+mod history;
 mod outlets;
 mod upstreams;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use etcd_proxy_core::history::History;
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_core::watch::{Action, Actions, CheckId, ClientId, Config, Event, Hub, Stats, UpstreamId};
 use etcd_proxy_model::status::Status;
 
 use self::checks::Check;
+pub(super) use self::history::header_of;
 use self::upstreams::Upstream;
 pub(super) use self::upstreams::of_reset;
 use super::Proxy;
@@ -29,6 +32,8 @@ const UNAVAILABLE: u8 = 14;
 #[derive(Debug)]
 pub(super) struct Watching {
     hub: Hub,
+    /// What the proxy knows of the store's history.
+    history: History,
     config: Config,
     /// What the hub hasn't been told yet: what is told while its actions are carried out comes after them.
     events: VecDeque<Event>,
@@ -64,6 +69,7 @@ impl Watching {
     pub(super) fn new(config: Config, proxy: usize, seed: u64) -> Self {
         Self {
             hub: Hub::new(config, seed),
+            history: History::new(),
             config,
             events: VecDeque::new(),
             is_telling: false,
@@ -140,6 +146,9 @@ impl Proxy {
                 .remark(io.now, format_args!("hub {}: {event:?}", self.index));
             let mut actions = Actions::new();
             self.watch.hub.handle(io.now, event, &mut actions);
+            // Before anything goes out.
+            let hub = &self.watch.hub;
+            self.watch.history.raise(hub.history(), hub.revision());
             self.carry_out_watch(io, actions);
         }
         self.watch.is_telling = false;

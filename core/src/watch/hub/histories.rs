@@ -1,0 +1,81 @@
+//! A store that isn't the one that was seen: what makes the hub doubt it, and what it does when it is so.
+
+use alloc::collections::VecDeque;
+
+use super::Hub;
+use super::checks::UNAVAILABLE;
+use super::state::Question;
+use super::turns::Turns;
+use crate::timer::TimerQueue;
+use crate::watch::index::RangeIndex;
+use crate::watch::types::{Action, Actions, Header, Status, UpstreamId};
+
+/// How streams of clients end when the store has another history. Clients take it for the loss of a member, and watch again.
+const ANOTHER_HISTORY: Status = Status::new(UNAVAILABLE, "the store has gone back to another history");
+
+impl Hub {
+    /// The number of the history that the hub is in.
+    #[must_use]
+    pub const fn history(&self) -> u64 {
+        self.history
+    }
+
+    /// Whether a header names another cluster than those before.
+    pub(super) const fn is_foreign(&self, header: Header) -> bool {
+        let known = self.header.cluster_id;
+        known != 0 && header.cluster_id != 0 && header.cluster_id != known
+    }
+
+    /// What a stream's member says is about another store, or an older one. Only the newest revision can tell, read with the
+    /// right of somebody who watches there.
+    pub(super) fn suspect_stream(&mut self, id: UpstreamId, actions: &mut Actions) {
+        let upstream = &self.upstreams[id];
+        let credentials = upstream.credentials.clone();
+        let Some(source) = upstream.sources.first() else {
+            return;
+        };
+        let question = Question::revision(credentials, &self.sources[*source].range);
+        self.wonder_about_store(question, actions);
+    }
+
+    /// Forgets all there is, as nothing of it is of the store any more: the hub is as it was in the beginning.
+    pub(super) fn another_history(&mut self, number: u64, actions: &mut Actions) {
+        if number <= self.history {
+            return;
+        }
+        self.history = number;
+        self.stats.histories += 1;
+        for id in self.clients.keys() {
+            actions.push(Action::EndClient(id, ANOTHER_HISTORY));
+        }
+        for (id, upstream) in &self.upstreams {
+            if upstream.is_open {
+                actions.push(Action::CloseUpstream(id));
+            }
+        }
+        // Ids of what was there find nothing: they are generational.
+        self.clients.clear();
+        self.watchers.clear();
+        self.checks.clear();
+        self.sources.clear();
+        self.upstreams.clear();
+        self.by_question.clear();
+        self.turns = Turns::default();
+        self.index = RangeIndex::default();
+        self.catch_ups.clear();
+        self.by_credentials.clear();
+        self.leader_clients.clear();
+        self.notified.clear();
+        self.wishing.clear();
+        self.due.clear();
+        self.batches = VecDeque::new();
+        self.stirred = super::Stirred::default();
+        self.timers = TimerQueue::default();
+        self.is_armed = false;
+        self.header = Header::default();
+        self.compact_revision = 0;
+        self.stats.behind = 0;
+        self.stats.outbox_bytes = 0;
+        self.stats.history_bytes = 0;
+    }
+}
