@@ -43,10 +43,8 @@
 //! [`Config::staleness_max`] after they were read, and only to serializable reads.
 
 mod cache;
-mod interval;
 mod reply;
 mod request;
-mod slab;
 mod store;
 mod types;
 mod writes;

@@ -2,8 +2,8 @@
 
 use alloc::vec::Vec;
 
-use super::interval::Span;
 use super::types::Reason;
+use crate::interval::Span;
 use crate::wire::read::{Malformed, Reader};
 
 /// What a request says of how its answer may be found.
@@ -98,7 +98,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::read::interval::Last;
+    use crate::interval::Last;
 
     fn ident(request: &[u8]) -> Result<(Vec<u8>, Terms), Reason> {
         let mut ident = alloc::vec![7];

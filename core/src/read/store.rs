@@ -14,9 +14,9 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use hashbrown::HashTable;
 
-use super::interval::{Intervals, Link, Node, Span};
 use super::request;
-use super::slab::{NONE, Slab};
+use crate::interval::{Intervals, Link, Node, Span};
+use crate::slab::{NONE, Slab};
 use crate::time::Instant;
 
 /// A cached answer.

@@ -1,97 +1,92 @@
 //! Which upstream watcher serves a range.
 
 use alloc::collections::BTreeMap;
-use core::ops::Bound;
 
-use bytes::Bytes;
-
+use crate::interval::{Intervals, Link, Node, Span};
 use crate::range::KeyRange;
+use crate::slab::Slab;
 
-/// Values by their ranges. Finds the value of exactly a range, or one whose range covers it, in O(log n).
-///
-/// Ranges that no other one covers are held apart, by their first key. None of them covers another, so their ends are
-/// in the same order as their beginnings, and of those that begin early enough the last one reaches farthest.
+/// Values by their ranges. Finds the value of exactly a range, or one whose range covers it, adds and removes one, each in
+/// O(log n) steps whatever the ranges are: a wide range that comes and goes costs no more for all that it covers.
 #[derive(Debug)]
 pub(super) struct RangeIndex<V> {
-    all: BTreeMap<KeyRange, V>,
-    widest: BTreeMap<Bytes, KeyRange>,
+    all: BTreeMap<KeyRange, u32>,
+    /// By the numbers in `all`.
+    entries: Slab<Entry<V>>,
+    /// Those of more than one key: a single key covers only itself.
+    wide: Intervals,
 }
 
-impl<V> Default for RangeIndex<V> {
-    fn default() -> Self {
-        Self {
-            all: BTreeMap::new(),
-            widest: BTreeMap::new(),
-        }
+#[derive(Debug)]
+struct Entry<V> {
+    range: KeyRange,
+    value: V,
+    link: Link,
+}
+
+impl<V> Node for Entry<V> {
+    fn span(&self) -> Span<'_> {
+        Span::of_range(&self.range).expect("nobody watches an empty range")
+    }
+
+    fn link(&self) -> &Link {
+        &self.link
+    }
+
+    fn link_mut(&mut self) -> &mut Link {
+        &mut self.link
     }
 }
 
 impl<V: Copy> RangeIndex<V> {
+    /// An empty one. The seed is for its balance.
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            all: BTreeMap::new(),
+            entries: Slab::default(),
+            wide: Intervals::new(seed),
+        }
+    }
+
     /// The value of exactly this range.
     pub(super) fn exact(&self, range: &KeyRange) -> Option<V> {
-        self.all.get(range).copied()
+        self.all.get(range).map(|id| self.entries[*id].value)
     }
 
     /// The value of a range that covers this one.
     pub(super) fn covering(&self, range: &KeyRange) -> Option<V> {
-        let (_, wide) = self.widest.range(..=range.key().clone()).next_back()?;
-        if wide.covers(range) {
-            self.exact(wide)
-        } else {
-            None
-        }
+        let wide = self.wide.covering(&self.entries, Span::of_range(range)?);
+        wide.map(|id| self.entries[id].value)
     }
 
-    /// Adds a value. The range must not be there yet.
+    /// Adds a value. The range must not be there yet, nor be empty.
     pub(super) fn insert(&mut self, range: KeyRange, value: V) {
-        self.widen(&range);
-        self.all.insert(range, value);
+        let is_wide = !range.is_single();
+        let id = self.entries.insert(Entry {
+            range: range.clone(),
+            value,
+            link: Link::default(),
+        });
+        if is_wide {
+            self.wide.insert(&mut self.entries, id);
+        }
+        self.all.insert(range, id);
     }
 
     /// Removes the value of exactly this range.
     pub(super) fn remove(&mut self, range: &KeyRange) {
-        if self.all.remove(range).is_none() || self.widest.get(range.key()) != Some(range) {
+        let Some(id) = self.all.remove(range) else {
             return;
+        };
+        if !range.is_single() {
+            self.wide.remove(&mut self.entries, id);
         }
-        self.widest.remove(range.key());
-        // What it covered begins inside it.
-        let inside: alloc::vec::Vec<KeyRange> = self
-            .all
-            .range((
-                Bound::Included(KeyRange::new(range.key().clone(), Bytes::new())),
-                Bound::Unbounded,
-            ))
-            .map(|(covered, _)| covered)
-            .take_while(|covered| range.contains(covered.key()))
-            .filter(|covered| range.covers(covered))
-            .cloned()
-            .collect();
-        for covered in inside {
-            self.widen(&covered);
-        }
+        self.entries.remove(id);
     }
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.all.len()
-    }
-
-    /// Makes a range one of the widest, if no other one covers it.
-    fn widen(&mut self, range: &KeyRange) {
-        let before = self.widest.range(..=range.key().clone()).next_back();
-        if before.is_some_and(|(_, wide)| wide.covers(range)) {
-            return;
-        }
-        while let Some((key, _)) = self
-            .widest
-            .range(range.key().clone()..)
-            .next()
-            .filter(|(_, wide)| range.covers(wide))
-        {
-            let key = key.clone();
-            self.widest.remove(&key);
-        }
-        self.widest.insert(range.key().clone(), range.clone());
     }
 }
 
@@ -99,6 +94,7 @@ impl<V: Copy> RangeIndex<V> {
 mod tests {
     use alloc::vec::Vec;
 
+    use bytes::Bytes;
     use fastrand::Rng;
 
     use super::*;
@@ -122,7 +118,7 @@ mod tests {
     fn covering_ranges_are_found_whenever_there_are_some() {
         for seed in 0..300 {
             let mut rng = Rng::with_seed(seed);
-            let mut index = RangeIndex::default();
+            let mut index = RangeIndex::new(seed);
             let mut naive: Vec<KeyRange> = Vec::new();
             for number in 0..60 {
                 if rng.bool() && !naive.is_empty() {
@@ -136,7 +132,9 @@ mod tests {
                     }
                 }
                 let asked = random_range(&mut rng);
-                let exists = naive.iter().any(|range| range.covers(&asked));
+                // A single key is found as it is.
+                let covers = |range: &&KeyRange| range.covers(&asked) && !range.is_single();
+                let exists = naive.iter().any(|range| covers(&range));
                 assert_eq!(index.covering(&asked).is_some(), exists, "{asked:?} in {naive:?}");
                 assert_eq!(index.exact(&asked).is_some(), naive.contains(&asked));
                 assert_eq!(index.len(), naive.len());

@@ -69,6 +69,9 @@ pub struct Config {
     pub trusts_progress: bool,
     /// How often the position of all live sources is asked for, so that idle ones don't fall behind compaction.
     pub position_interval: Duration,
+    /// Watchers and sources that are looked at in one event, but for those that it has news for. What is left to do is done in
+    /// the next ones, between which others have their turn.
+    pub steps_max: u64,
     /// When an unanswered question for progress is repeated.
     pub progress_retry: Duration,
     /// How long a client's progress request is kept when it can't be answered.
@@ -101,6 +104,7 @@ impl Default for Config {
             linger: Duration::from_secs(5),
             trusts_progress: true,
             position_interval: Duration::from_secs(30),
+            steps_max: 64,
             progress_retry: Duration::from_millis(100),
             progress_timeout: Duration::from_secs(5),
             progress_notify_interval: Duration::from_secs(600),
@@ -323,6 +327,9 @@ pub struct Stats {
     pub histories: u64,
     /// Questions because a member knew less than what was known, or named another cluster, total.
     pub doubts: u64,
+    /// Watchers and sources that were looked at, total, without those that were just given an event. What one event costs is bounded
+    /// by it.
+    pub steps: u64,
     /// Nanoseconds that events delivered from history have waited in it, total.
     pub late_nanos: u64,
     /// Frames delivered from history, total: `late_nanos / late_frames` is their mean lag.

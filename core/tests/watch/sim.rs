@@ -85,6 +85,7 @@ fn config(world: &mut fastrand::Rng) -> Config {
         inline_bytes_max: world.choice([0, 60, 2048]).expect("not empty"),
         create_timeout: ms(world.choice([900, 10_000]).expect("not empty")),
         linger: ms(200),
+        steps_max: world.choice([1, 2, 5, 64]).expect("not empty"),
         position_interval: ms(700),
         progress_notify_interval: ms(500),
         trusts_progress: world.u8(..8) > 0,

@@ -68,6 +68,8 @@ pub(crate) struct World {
     pub(crate) reads: usize,
     pub(crate) probes: usize,
     pub(crate) opened: usize,
+    /// The most steps that the hub has done in one event.
+    pub(crate) most_steps: u64,
     /// Everything the hub did, for comparing runs.
     pub(crate) trace: u64,
     /// Print everything.
@@ -99,6 +101,7 @@ impl World {
             reads: 0,
             probes: 0,
             opened: 0,
+            most_steps: 0,
             trace: 0,
             is_told: false,
         }
@@ -149,7 +152,9 @@ impl World {
             }
         }
         let mut actions = Actions::new();
+        let before = self.hub.stats().steps;
         self.hub.handle(self.now, event, &mut actions);
+        self.most_steps = self.most_steps.max(self.hub.stats().steps - before);
         // Before anything goes out.
         self.history.raise(self.hub.history(), self.hub.revision());
         self.carry_out(actions);
@@ -524,6 +529,16 @@ impl World {
         self.now = end;
     }
 
+    /// The hub does what was too much for the events that brought it.
+    pub(crate) fn finish_work(&mut self) -> bool {
+        let mut more = false;
+        while self.hub.next_timeout().is_some_and(|at| at <= self.now) {
+            self.tell(Event::Timeout);
+            more = true;
+        }
+        more
+    }
+
     /// Everybody does what there is to do, without time passing, but for stopped clients.
     pub(crate) fn settle(&mut self) {
         let mut more = true;
@@ -552,6 +567,7 @@ impl World {
                     more = true;
                 }
             }
+            more |= self.finish_work();
         }
     }
 

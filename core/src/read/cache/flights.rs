@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::Cache;
 use super::state::{Flight, Place, Read, Waiter, enlist};
-use crate::read::interval::Link;
+use crate::interval::Link;
 use crate::read::reply;
 use crate::read::request::identify;
 use crate::read::types::{

@@ -18,11 +18,11 @@ use siphasher::sip::SipHasher13;
 use slotmap::SlotMap;
 
 use self::state::{Auth, Check, Flight, Pending, Place, Timer, Waiter, Watch, WriteSpan};
-use super::interval::Intervals;
-use super::slab::Slab;
 use super::store::Store;
 use super::types::{Action, Actions, Config, Event, Header, Reason, Resolution, Scope, Stats, WaiterId};
 use crate::backoff::WAIT_MIN;
+use crate::interval::Intervals;
+use crate::slab::Slab;
 use crate::time::Instant;
 use crate::timer::TimerQueue;
 

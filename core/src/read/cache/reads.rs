@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::Cache;
 use super::state::{Auth, Place, Read, Waiter, enlist};
-use crate::read::interval::Span;
+use crate::interval::Span;
 use crate::read::reply;
 use crate::read::request::{self, identify};
 use crate::read::types::{Actions, Admission, Answer, Reason, Resolution, Scope, WaiterId};

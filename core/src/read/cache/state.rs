@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use slotmap::SlotMap;
 
+use crate::interval::{Link, Node, Span};
 use crate::range::KeyRange;
-use crate::read::interval::{Link, Node, Span};
 use crate::read::request;
 use crate::read::types::{CheckId, WaiterId, WatchId};
 use crate::time::Instant;

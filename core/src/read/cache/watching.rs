@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::Cache;
 use super::state::{Timer, Watch};
-use crate::read::interval::Span;
+use crate::interval::Span;
 use crate::read::types::{Action, Actions, Scope, WatchId};
 use crate::time::Instant;
 

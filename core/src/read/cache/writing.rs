@@ -4,8 +4,8 @@ use alloc::vec::Vec;
 
 use super::Cache;
 use super::state::WriteSpan;
+use crate::interval::{Link, Span};
 use crate::range::KeyRange;
-use crate::read::interval::{Link, Span};
 use crate::read::types::{WriteOutcome, WriteTicket};
 
 impl Cache {

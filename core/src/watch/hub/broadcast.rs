@@ -17,6 +17,9 @@ use crate::watch::wire::write;
 /// Watch ids below this have their frames of a batch kept for the next one with the same id.
 const FRAMES_MAX: usize = 256;
 
+/// So many events are looked at for one watcher in the time that other steps take.
+const EVENTS_PER_STEP: u64 = 16;
+
 /// What was encoded of a batch for one range. Equal frames are the same.
 #[derive(Debug, Default)]
 struct Encoded {
@@ -124,9 +127,10 @@ impl Hub {
         let watcher = &mut self.watchers[id];
         watcher.next = watcher.next.max(first);
         let is_slow = watcher.doubt == Doubt::None;
-        self.stats.lagged += u64::from(is_slow);
+        let client = watcher.client;
+        self.stats.lagged += u64::from(is_slow && self.clients.contains_key(client));
         if watcher.live == Some(source) {
-            self.stats.behind += 1;
+            self.count_behind(client, true);
         }
         if is_slow {
             self.line_up(id);
@@ -224,6 +228,7 @@ impl Hub {
     ) {
         let range = self.watchers[id].range.clone();
         let before = self.stats.events_out;
+        self.stats.steps += batch.len() as u64 / EVENTS_PER_STEP;
         self.give_rest(id, batch, Some(&range), actions);
         let watcher = &mut self.watchers[id];
         watcher.next = watcher.next.max(batch.last().saturating_add(1));

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use super::Hub;
 use super::state::{Doubt, Place, Source, SourceId, Watcher, WatcherId};
+use super::work::Work;
 use crate::range::KeyRange;
 use crate::time::Instant;
 use crate::watch::types::{Actions, ClientId, UpstreamKind};
@@ -42,7 +43,7 @@ impl Hub {
             match source
                 .history
                 .from(watcher.next)
-                .filter(|_| watcher.next < source.next)
+                .filter(|_| watcher.next < self.position(source))
             {
                 Some(batch) => {
                     let batch = Arc::clone(batch);
@@ -60,8 +61,10 @@ impl Hub {
     pub(super) fn line_up(&mut self, id: WatcherId) {
         let watcher = &mut self.watchers[id];
         watcher.place = Place::Lagging;
-        if !core::mem::replace(&mut watcher.is_in_line, true) {
-            self.clients[watcher.client].lagging.push_back(id);
+        if let Some(client) = self.clients.get_mut(watcher.client)
+            && !core::mem::replace(&mut watcher.is_in_line, true)
+        {
+            client.lagging.push_back(id);
         }
     }
 
@@ -69,17 +72,21 @@ impl Hub {
     fn step_in(&mut self, id: WatcherId, source_id: SourceId) {
         let range = self.watchers[id].range.clone();
         self.stop_waiting(&range, id);
-        let source = &mut self.sources[source_id];
-        let next = source.next;
-        let port = source.port(&range);
+        let next = self.note_position(source_id);
+        let port = self.sources[source_id].port(&range);
         port.push(id);
         let at = port.len() - 1;
         let watcher = &mut self.watchers[id];
         watcher.next = watcher.next.max(next);
         watcher.place = Place::InStep(source_id, at);
         if watcher.live == Some(source_id) {
-            self.stats.behind -= 1;
-            self.stirred.progress = true;
+            if watcher.is_owed {
+                self.due.insert(id);
+                self.stirred.owed.insert(id);
+            }
+            let client = watcher.client;
+            self.count_behind(client, false);
+            self.stir_wish(client);
         }
     }
 
@@ -115,7 +122,9 @@ impl Hub {
             return;
         }
         let waiting = core::mem::take(&mut catch_up.waiting);
-        let watchers = || waiting.iter().map(|id| &self.watchers[*id]);
+        // Those whose client is gone are forgotten anyway.
+        let is_there = |watcher: &&Watcher| self.clients.contains_key(watcher.client);
+        let watchers = || waiting.iter().map(|id| &self.watchers[*id]).filter(is_there);
         let Some(first) = watchers().min_by_key(|watcher| watcher.next) else {
             if catch_up.source.is_none() {
                 self.catch_ups.remove(range);
@@ -155,6 +164,7 @@ impl Hub {
         if let Some(catch_up) = self.catch_ups.get_mut(range) {
             catch_up.source = Some(source);
         }
+        self.stats.steps += waiting.len() as u64;
         for id in waiting {
             self.advance(now, id, actions);
         }
@@ -217,25 +227,39 @@ impl Hub {
     }
 
     /// A catch-up source has come further: those whose next revision the live source has go over to it.
-    pub(super) fn merge(&mut self, now: Instant, id: SourceId, actions: &mut Actions) {
-        let Some(source) = self.sources.get(id) else {
+    pub(super) fn merge(&mut self, id: SourceId) {
+        let source = self.sources.get_mut(id);
+        let Some(source) = source.filter(|source| source.kind == UpstreamKind::CatchUp) else {
             return;
         };
-        if source.kind != UpstreamKind::CatchUp {
-            return;
+        let is_merging = source.merge_before.is_some();
+        source.merge_before = Some(source.whole.len());
+        if !is_merging {
+            self.begin(Work::Merge(id));
         }
-        let next = source.next;
-        let arrived = |id: &&WatcherId| {
-            let watcher = &self.watchers[**id];
-            let live = watcher.live.and_then(|live| self.sources.get(live));
-            live.is_some_and(|live| watcher.next.max(next) >= live.floor_for(watcher.variant))
+    }
+
+    /// Has the next watcher of a catch-up source go over to its live source, if that has what it needs. Whether there may be
+    /// another one.
+    pub(super) fn merge_one(&mut self, now: Instant, id: SourceId, actions: &mut Actions) -> bool {
+        let Some(source) = self.sources.get_mut(id) else {
+            return false;
         };
-        let arrived: Vec<WatcherId> = source.whole.iter().filter(arrived).copied().collect();
-        for id in arrived {
-            self.leave_port(id, actions);
-            self.advance(now, id, actions);
+        // Who leaves is replaced by the last one, which was looked at before.
+        let before = source.merge_before.unwrap_or_default().min(source.whole.len());
+        source.merge_before = before.checked_sub(1);
+        let Some(at) = source.merge_before else {
+            return false;
+        };
+        let watcher_id = source.whole[at];
+        let next = self.note_position(id);
+        let watcher = &self.watchers[watcher_id];
+        let live = watcher.live.and_then(|live| self.sources.get(live));
+        if live.is_some_and(|live| watcher.next.max(next) >= live.floor_for(watcher.variant)) {
+            self.leave_port(watcher_id, actions);
+            self.advance(now, watcher_id, actions);
         }
-        self.end_catch_up_if_unheard(id, actions);
+        true
     }
 
     /// A source of a server that has compacted what it was to go on with: those of its watchers who need that are
@@ -261,10 +285,12 @@ impl Hub {
                 Place::InStep(..) => watcher.next.max(next),
                 Place::Starting(_) | Place::Lagging | Place::Waiting => watcher.next,
             };
-            reached < compacted
+            // Those whose client is gone are forgotten anyway.
+            reached < compacted && self.clients.contains_key(watcher.client)
         };
         concerned.retain(is_lost);
         self.stats.compacted += concerned.len() as u64;
+        self.stats.steps += concerned.len() as u64;
         // All of them, before the source moves: those who leave it take its position with them.
         let mut disowned = BTreeSet::new();
         for watcher in concerned {
@@ -273,7 +299,9 @@ impl Hub {
         }
         // A catch-up ends with the last who needs it.
         let Some(source) = self.sources.get_mut(id) else {
-            self.disown_all(now, disowned, actions);
+            for id in disowned {
+                self.disown(id, actions);
+            }
             return;
         };
         // Those who are left go on with what the server has, and nobody may think that it has what came before.
@@ -287,8 +315,10 @@ impl Hub {
             // It had no reason to.
             self.rest(now, id);
         }
-        self.disown_all(now, disowned, actions);
-        self.merge(now, id, actions);
+        for id in disowned {
+            self.disown(id, actions);
+        }
+        self.merge(id);
     }
 }
 

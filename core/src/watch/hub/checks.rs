@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::Hub;
 use super::state::{Check, CheckState, Credentials, Question, Timer, WatcherId};
+use super::work::Work;
 use crate::history::is_plausible;
 use crate::range::KeyRange;
 use crate::time::Instant;
@@ -48,24 +49,24 @@ impl Question {
 
 impl Hub {
     /// Has a watcher wait for the answer to a question that is asked from now on.
-    pub(super) fn wonder(&mut self, question: Question, watcher: WatcherId, actions: &mut Actions) {
-        self.wonder_all(question, &[watcher], actions);
+    pub(super) fn wonder(&mut self, question: Question, watcher: WatcherId) {
+        self.wonder_all(question, &[watcher]);
     }
 
     /// Has watchers wait for the answer to a question that is asked from now on.
-    pub(super) fn wonder_all(&mut self, question: Question, watchers: &[WatcherId], actions: &mut Actions) {
+    pub(super) fn wonder_all(&mut self, question: Question, watchers: &[WatcherId]) {
         let id = self.check(question);
         self.checks[id].next.extend_from_slice(watchers);
-        self.send_questions(actions);
+        self.send_questions();
     }
 
     /// Asks a question from now on because it is in doubt whether the store is still the same.
-    pub(super) fn wonder_about_store(&mut self, question: Question, actions: &mut Actions) {
+    pub(super) fn wonder_about_store(&mut self, question: Question) {
         let id = self.check(question);
         if !core::mem::replace(&mut self.checks[id].store_next, true) {
             self.stats.doubts += 1;
         }
-        self.send_questions(actions);
+        self.send_questions();
     }
 
     /// The check of a question. A new one is asked when its turn comes.
@@ -76,6 +77,7 @@ impl Hub {
                 question: question.clone(),
                 state: CheckState::Queued,
                 failures: 0,
+                losses: 0,
                 waiting: Vec::new(),
                 next: Vec::new(),
                 store: false,
@@ -88,7 +90,7 @@ impl Hub {
     }
 
     /// Has a question asked for all who wait for the next time, or forgets it if nobody does.
-    pub(super) fn ask(&mut self, id: CheckId, actions: &mut Actions) {
+    pub(super) fn ask(&mut self, id: CheckId) {
         let Some(check) = self.checks.get_mut(id) else {
             return;
         };
@@ -98,7 +100,7 @@ impl Hub {
             check.state = CheckState::Queued;
             self.turns.push(&check.question, id);
         }
-        self.send_questions(actions);
+        self.send_questions();
     }
 
     fn forget_check(&mut self, id: CheckId) {
@@ -108,35 +110,50 @@ impl Hub {
         }
     }
 
-    /// Sends the questions whose turn has come.
-    fn send_questions(&mut self, actions: &mut Actions) {
-        while let Some(id) = self.turns.next() {
-            let check = &mut self.checks[id];
-            let watchers = &self.watchers;
-            check.next.retain(|watcher| watchers.contains_key(*watcher));
-            if check.next.is_empty() && !check.store_next {
-                self.forget_check(id);
-                continue;
-            }
-            check.state = CheckState::Sent;
-            check.waiting = core::mem::take(&mut check.next);
-            check.store = core::mem::take(&mut check.store_next);
-            self.turns.begin(&check.question);
-            actions.push(match &check.question {
-                Question::Revision(credentials, key) => Action::ReadRevision {
-                    check: id,
-                    credentials: credentials.clone(),
-                    key: key.clone(),
-                },
-                Question::Header => Action::ReadHeader(id),
-                Question::Permission(credentials, range) => Action::AskPermission {
-                    check: id,
-                    credentials: credentials.clone(),
-                    key: range.key().clone(),
-                    range_end: range.end().clone(),
-                },
-            });
+    /// Begins to send the questions whose turn has come.
+    fn send_questions(&mut self) {
+        if !core::mem::replace(&mut self.is_asking, true) {
+            self.begin(Work::Ask);
         }
+    }
+
+    /// Sends the question whose turn has come, or forgets it if nobody waits for the answer. Whether there was one.
+    pub(super) fn send_next_question(&mut self, actions: &mut Actions) -> bool {
+        let Some(id) = self.turns.next() else {
+            self.is_asking = false;
+            return false;
+        };
+        let check = &mut self.checks[id];
+        // Those who are gone needn't be looked for, as long as somebody waits.
+        while let Some(last) = check.next.last()
+            && !self.watchers.contains_key(*last)
+        {
+            check.next.pop();
+        }
+        if check.next.is_empty() && !check.store_next {
+            self.forget_check(id);
+            return true;
+        }
+        check.state = CheckState::Sent;
+        check.losses = self.losses;
+        check.waiting = core::mem::take(&mut check.next);
+        check.store = core::mem::take(&mut check.store_next);
+        self.turns.begin(&check.question);
+        actions.push(match &check.question {
+            Question::Revision(credentials, key) => Action::ReadRevision {
+                check: id,
+                credentials: credentials.clone(),
+                key: key.clone(),
+            },
+            Question::Header => Action::ReadHeader(id),
+            Question::Permission(credentials, range) => Action::AskPermission {
+                check: id,
+                credentials: credentials.clone(),
+                key: range.key().clone(),
+                range_end: range.end().clone(),
+            },
+        });
+        true
     }
 
     pub(super) fn answered(
@@ -156,7 +173,7 @@ impl Hub {
         self.turns.end(&check.question);
         let waiting = core::mem::take(&mut check.waiting);
         let was_about_store = core::mem::take(&mut check.store);
-        let question = check.question.clone();
+        let (question, losses) = (check.question.clone(), check.losses);
         let verdict = match Verdict::of(&question, answer) {
             // A header for those who may read nothing is as good, if it is that of the member that refuses them.
             Verdict::Reached(header) if self.is_foreign(header) && question != Question::Header => {
@@ -173,21 +190,24 @@ impl Hub {
             check.failures = failures.saturating_add(1);
             let wait = self.backoff(failures);
             self.timers.set(Timer::Check(id), now + wait);
-            self.check_failed(now, &waiting, &status, actions);
-            self.send_questions(actions);
+            self.check_failed(&waiting, &status, actions);
+            self.send_questions();
             return;
         }
         check.failures = 0;
         // First the next time, for what now happens may make more wait for it.
-        self.ask(id, actions);
-        if let Verdict::Reached(header) = verdict
-            && !self.is_foreign(header)
+        self.ask(id);
+        if let Verdict::Reached(header) = &verdict
+            && !self.is_foreign(*header)
         {
-            self.saw(header);
+            self.saw(*header);
         }
-        for watcher in waiting {
-            self.learn(now, watcher, &verdict, &question, actions);
-        }
+        self.begin(Work::Learn {
+            waiting: waiting.into_iter(),
+            verdict,
+            question,
+            losses,
+        });
     }
 }
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::Hub;
 use super::state::{Client, Place, Step, Timer, WatcherId};
+use super::work::Work;
 use crate::time::Instant;
 use crate::watch::types::{Action, Actions, Caller, ClientId, Frame, Header, Status};
 use crate::watch::wire::request::Request;
@@ -22,6 +23,12 @@ impl Hub {
             creating: 0,
             queued: 0,
             lagging: VecDeque::new(),
+            is_draining: false,
+            is_stepping: false,
+            behind: 0,
+            doubted: 0,
+            shares: BTreeMap::new(),
+            starts: BTreeMap::new(),
             paused: false,
             revision: 0,
             progress: None,
@@ -41,36 +48,29 @@ impl Hub {
         }
         match Request::read(message) {
             Ok(Request::Create(create)) => self.create(now, id, create, actions),
-            Ok(Request::Cancel(wire_id)) => self.cancel_request(now, id, wire_id, actions),
+            Ok(Request::Cancel(wire_id)) => self.cancel_request(id, wire_id, actions),
             Ok(Request::Progress) => self.progress_request(now, id, actions),
             Ok(Request::Unset) => {}
-            Err(malformed) => self.end_client(now, id, malformed.status(), actions),
+            Err(malformed) => self.end_client(id, malformed.status(), actions),
         }
         self.pause(id, actions);
     }
 
     /// A watcher that is there is cancelled at once; one that is about to be created, in its turn.
-    fn cancel_request(&mut self, now: Instant, id: ClientId, wire_id: i64, actions: &mut Actions) {
+    fn cancel_request(&mut self, id: ClientId, wire_id: i64, actions: &mut Actions) {
         let client = &mut self.clients[id];
         if let Some(watcher) = client.watchers.get(&wire_id) {
             let watcher = *watcher;
-            self.canceled(now, watcher, 0, "", actions);
+            self.canceled(watcher, 0, "", actions);
         } else if client.creating > 0 {
             client.steps.push_back(Step::Cancel(wire_id));
         }
     }
 
     /// Tells a client that its watcher is gone, and forgets it. `compacted` is 0 if that isn't the reason.
-    pub(super) fn canceled(
-        &mut self,
-        now: Instant,
-        id: WatcherId,
-        compacted: i64,
-        reason: &str,
-        actions: &mut Actions,
-    ) {
+    pub(super) fn canceled(&mut self, id: WatcherId, compacted: i64, reason: &str, actions: &mut Actions) {
         self.tell_canceled(id, compacted, reason, actions);
-        self.remove_watcher(now, id, actions);
+        self.remove_watcher(id, actions);
     }
 
     /// Tells a client that its watcher is gone. It must be forgotten then.
@@ -110,9 +110,10 @@ impl Hub {
         actions.push(Action::Deliver(id, frame));
     }
 
-    /// Whether events for the client have to wait.
+    /// Whether events for the client have to wait, or it is gone and its watchers are yet to be forgotten.
     pub(super) fn is_full(&self, id: ClientId) -> bool {
-        self.clients[id].queued >= self.outbox_limit()
+        let client = self.clients.get(id);
+        client.is_none_or(|client| client.queued >= self.outbox_limit())
     }
 
     /// How many bytes may wait for a client before it is full.
@@ -126,7 +127,7 @@ impl Hub {
         }
     }
 
-    pub(super) fn client_took(&mut self, now: Instant, id: ClientId, bytes: usize, actions: &mut Actions) {
+    pub(super) fn client_took(&mut self, id: ClientId, bytes: usize, actions: &mut Actions) {
         let Some(client) = self.clients.get_mut(id) else {
             return;
         };
@@ -136,21 +137,35 @@ impl Hub {
         if self.clients[id].queued > self.outbox_limit() / 2 {
             return;
         }
-        for _ in 0..self.clients[id].lagging.len() {
-            let Some(watcher) = self.clients[id].lagging.pop_front() else {
-                break;
-            };
-            if let Some(state) = self.watchers.get_mut(watcher) {
-                state.is_in_line = false;
-                if matches!(state.place, Place::Lagging) {
-                    self.advance(now, watcher, actions);
-                }
-            }
-            if self.is_full(id) {
-                break;
+        let client = &mut self.clients[id];
+        if client.lagging.is_empty() {
+            self.resume(id, actions);
+        } else if !core::mem::replace(&mut client.is_draining, true) {
+            self.begin(Work::Drain(id));
+        }
+    }
+
+    /// Has the next watcher in line go on, as long as its client has room. Whether there may be another one.
+    pub(super) fn drain_one(&mut self, now: Instant, id: ClientId, actions: &mut Actions) -> bool {
+        let Some(client) = self.clients.get_mut(id) else {
+            return false;
+        };
+        let Some(watcher) = client.lagging.pop_front() else {
+            client.is_draining = false;
+            self.resume(id, actions);
+            return false;
+        };
+        if let Some(state) = self.watchers.get_mut(watcher) {
+            state.is_in_line = false;
+            if matches!(state.place, Place::Lagging) {
+                self.advance(now, watcher, actions);
             }
         }
-        self.resume(id, actions);
+        if self.is_full(id) {
+            self.clients[id].is_draining = false;
+            return false;
+        }
+        true
     }
 
     /// Reads no more requests of a client that doesn't take its answers, or waits for too many.
@@ -179,28 +194,26 @@ impl Hub {
         }
     }
 
-    pub(super) fn end_client(&mut self, now: Instant, id: ClientId, status: Status, actions: &mut Actions) {
-        actions.push(Action::EndClient(id, status));
-        self.client_gone(now, id, actions);
+    pub(super) fn end_client(&mut self, id: ClientId, status: Status, actions: &mut Actions) {
+        if self.clients.contains_key(id) {
+            actions.push(Action::EndClient(id, status));
+            self.client_gone(id, actions);
+        }
     }
 
-    pub(super) fn client_gone(&mut self, now: Instant, id: ClientId, actions: &mut Actions) {
+    /// Forgets a client. Its watchers get nothing any more, and are forgotten one by one.
+    pub(super) fn client_gone(&mut self, id: ClientId, actions: &mut Actions) {
         let Some(client) = self.clients.remove(id) else {
             return;
         };
         self.stats.outbox_bytes -= client.queued;
         // Others may wait for them.
         self.stirred.ranges.extend(client.deferred);
-        let starting = client.steps.iter().filter_map(|step| match step {
-            Step::Create(watcher) => Some(*watcher),
-            Step::Cancel(_) => None,
-        });
-        // All of them first: none may be moved to another source meanwhile.
-        let mut sources = BTreeSet::new();
-        for watcher in client.watchers.into_values().chain(starting) {
-            sources.extend(self.forget_watcher(watcher, actions));
+        let created = client.watchers.into_values();
+        let starting = client.steps.into_iter();
+        if created.len() + starting.len() > 0 {
+            self.begin(Work::Forget { created, starting });
         }
-        self.disown_all(now, sources, actions);
         self.wishing.remove(&id);
         self.timers.cancel(Timer::Progress(id));
         if self.leader_clients.remove(&id) && self.leader_clients.is_empty() {

@@ -28,14 +28,14 @@ impl Hub {
 
     /// What a stream's member says is about another store, or an older one. Only the newest revision can tell, read with the
     /// right of somebody who watches there.
-    pub(super) fn suspect_stream(&mut self, id: UpstreamId, actions: &mut Actions) {
+    pub(super) fn suspect_stream(&mut self, id: UpstreamId) {
         let upstream = &self.upstreams[id];
         let credentials = upstream.credentials.clone();
         let Some(source) = upstream.sources.first() else {
             return;
         };
         let question = Question::revision(credentials, &self.sources[*source].range);
-        self.wonder_about_store(question, actions);
+        self.wonder_about_store(question);
     }
 
     /// Forgets all there is, as nothing of it is of the store any more: the hub is as it was in the beginning.
@@ -61,13 +61,18 @@ impl Hub {
         self.upstreams.clear();
         self.by_question.clear();
         self.turns = Turns::default();
-        self.index = RangeIndex::default();
+        self.index = RangeIndex::new(self.rng.u64(..));
         self.catch_ups.clear();
         self.by_credentials.clear();
         self.leader_clients.clear();
         self.notified.clear();
         self.wishing.clear();
         self.due.clear();
+        self.backlog.clear();
+        self.is_asking = false;
+        self.is_notifying = false;
+        self.telling = None;
+        self.ending = 0;
         self.batches = VecDeque::new();
         self.stirred = super::Stirred::default();
         self.timers = TimerQueue::default();

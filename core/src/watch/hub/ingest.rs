@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::Hub;
 use super::checks::{INVALID_ARGUMENT, PERMISSION_DENIED, UNAUTHENTICATED, is_denial};
-use super::state::{NO_WATCHER, SourceId, SourceState, WatcherId};
+use super::state::{Created, NO_WATCHER, SourceId, SourceState, WatcherId};
 use crate::history::is_plausible;
 use crate::time::Instant;
 use crate::watch::batch::Batch;
@@ -36,7 +36,7 @@ impl Hub {
         };
         if self.is_foreign(response.header) {
             // Nothing of another cluster's is for watchers of this one.
-            self.suspect_stream(id, actions);
+            self.suspect_stream(id);
             self.reset(now, id, actions);
             return;
         }
@@ -61,7 +61,7 @@ impl Hub {
         } else if response.has_events {
             self.source_events(now, source, message, &response, actions);
         } else {
-            self.source_progress(now, source, response.header.revision, actions);
+            self.source_progress(source, response.header.revision);
         }
     }
 
@@ -73,14 +73,14 @@ impl Hub {
         response: &Response,
         actions: &mut Actions,
     ) {
+        let from = self.note_position(id);
         let source = &mut self.sources[id];
         let header = (response.header, now);
         let upstream = source.upstream;
-        let from = source.next;
         match Batch::read(message, from, response.fragment, &mut source.held, header) {
             Ok(Some(batch)) => {
                 self.broadcast(id, batch, actions);
-                self.merge(now, id, actions);
+                self.merge(id);
                 self.end_catch_up_if_unheard(id, actions);
             }
             Ok(None) => {}
@@ -112,25 +112,26 @@ impl Hub {
         let source = &self.sources[source_id];
         if response.header.revision > 0 && response.header.revision < source.known {
             // Its member lags, or the store isn't the one that the source watched.
-            self.suspect_stream(id, actions);
+            self.suspect_stream(id);
         }
-        let source = &mut self.sources[source_id];
+        let source = &self.sources[source_id];
         if source.asked_from == 0 && response.header.revision >= source.next {
             // There is more than it was thought to follow. Now it is known to be there, and asked for.
             self.withdraw(source_id, actions);
             self.queue_source(source_id);
             return;
         }
-        source.state = SourceState::Running {
-            wire_id,
-            created: response.header.revision,
+        let is_catch_up = source.kind == UpstreamKind::CatchUp;
+        let created = Created {
+            // What the stream has told before says nothing of this one.
+            revision: response.header.revision.max(self.upstreams[id].told.revision),
             asked_before: self.asked,
         };
-        let kind = source.kind;
-        if kind == UpstreamKind::Live {
+        self.set_state(source_id, SourceState::Running { wire_id, created });
+        if !is_catch_up {
             self.doubts_begin(now, source_id);
         }
-        if kind == UpstreamKind::CatchUp || !self.wishing.is_empty() || !self.due.is_empty() {
+        if is_catch_up || !self.wishing.is_empty() || !self.due.is_empty() {
             // If nothing has happened to its keys, only this tells that it is caught up.
             self.ask_stream(now, id, actions);
         }
@@ -159,15 +160,17 @@ impl Hub {
         };
         let is_concerned = |watcher: &&WatcherId| {
             let watcher = &self.watchers[**watcher];
-            watcher.credentials == credentials && watcher.range == source.range
+            let is_there = self.clients.contains_key(watcher.client);
+            is_there && watcher.credentials == credentials && watcher.range == source.range
         };
         let concerned: Vec<WatcherId> = watchers.iter().filter(is_concerned).copied().collect();
         self.stats.denied += concerned.len() as u64;
+        self.stats.steps += watchers.len() as u64;
         for watcher in concerned {
-            self.deny(now, watcher, status, reason, actions);
+            self.deny(watcher, status, reason, actions);
         }
         // The last of them may have ended it.
-        if self.sources.contains_key(id) {
+        if self.sources.get(id).is_some_and(|source| !source.is_ending) {
             match self.hosts(id).into_iter().find(|host| *host != credentials) {
                 Some(host) => self.rehost(id, host, actions),
                 None => self.rest(now, id),

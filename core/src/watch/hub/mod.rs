@@ -8,11 +8,13 @@ mod doubts;
 mod histories;
 mod ingest;
 mod progress;
+mod shares;
 mod sources;
 mod starts;
 mod state;
 mod turns;
 mod upstreams;
+mod work;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -25,6 +27,7 @@ use self::state::{
     CatchUp, Check, Client, Credentials, Question, Source, SourceId, Timer, Upstream, Watcher, WatcherId,
 };
 use self::turns::Turns;
+use self::work::Work;
 use super::index::RangeIndex;
 use super::types::{
     Actions, Caller, CheckId, ClientId, Config, Event, Header, Stats, UpstreamId, UpstreamKind,
@@ -45,6 +48,10 @@ pub struct Hub {
     checks: SlotMap<CheckId, Check>,
     by_question: BTreeMap<Question, CheckId>,
     turns: Turns,
+    /// Questions are [about](work) to be sent.
+    is_asking: bool,
+    /// How many streams were lost so far.
+    losses: u64,
     sources: SlotMap<SourceId, Source>,
     /// Live sources by range.
     index: RangeIndex<SourceId>,
@@ -57,10 +64,22 @@ pub struct Hub {
     notified: BTreeSet<WatcherId>,
     /// Clients whose progress request isn't answered yet.
     wishing: BTreeSet<ClientId>,
-    /// Watchers that are to be told of progress when their position is far enough.
+    /// Those are [about](work) to be told.
+    is_notifying: bool,
+    /// Watchers that are in step, and are to be told of progress when their position is far enough.
     due: BTreeSet<WatcherId>,
+    /// Those who wait for progress are [about](work) to be looked at; and once more then.
+    telling: Option<bool>,
     /// Questions for progress, numbered.
     asked: u64,
+    /// Sources that were queued to be created, numbered.
+    queued: u64,
+    /// Sources that are on their way out.
+    ending: usize,
+    /// What is too much for one event.
+    backlog: VecDeque<Work>,
+    /// At this number of steps enough was done for one event.
+    tired_at: u64,
     /// Whether the timers that run as long as there are watchers are set.
     is_armed: bool,
     /// The batches of all histories, oldest first; some may be gone from theirs.
@@ -83,8 +102,10 @@ struct Stirred {
     upstreams: BTreeSet<UpstreamId>,
     /// Watchers that need their catch-up.
     ranges: BTreeSet<KeyRange>,
-    /// Whether a progress request may have become answerable.
-    progress: bool,
+    /// Watchers that are in step and are to be told of progress.
+    owed: BTreeSet<WatcherId>,
+    /// Clients whose progress request may have become answerable.
+    wishing: BTreeSet<ClientId>,
 }
 
 impl Hub {
@@ -92,6 +113,7 @@ impl Hub {
     #[must_use]
     pub fn new(mut config: Config, seed: u64) -> Self {
         config.outbox_bytes_max = config.outbox_bytes_max.max(1);
+        config.steps_max = config.steps_max.max(1);
         config.progress_retry = config.progress_retry.max(WAIT_MIN);
         config.position_interval = config.position_interval.max(WAIT_MIN);
         config.progress_notify_interval = config.progress_notify_interval.max(WAIT_MIN);
@@ -104,16 +126,24 @@ impl Hub {
             checks: SlotMap::with_key(),
             by_question: BTreeMap::new(),
             turns: Turns::default(),
+            is_asking: false,
+            losses: 0,
             sources: SlotMap::with_key(),
-            index: RangeIndex::default(),
+            index: RangeIndex::new(seed),
             catch_ups: BTreeMap::new(),
             upstreams: SlotMap::with_key(),
             by_credentials: BTreeMap::new(),
             leader_clients: BTreeSet::new(),
             notified: BTreeSet::new(),
             wishing: BTreeSet::new(),
+            is_notifying: false,
             due: BTreeSet::new(),
+            telling: None,
             asked: 0,
+            queued: 0,
+            ending: 0,
+            backlog: VecDeque::new(),
+            tired_at: 0,
             is_armed: false,
             batches: VecDeque::new(),
             stirred: Stirred::default(),
@@ -133,12 +163,13 @@ impl Hub {
 
     /// Takes in what happened and pushes what must happen. Events about what is gone change nothing.
     pub fn handle(&mut self, now: Instant, event: Event, actions: &mut Actions) {
+        self.tired_at = self.stats.steps + self.config.steps_max;
         match event {
             Event::ClientSent(id, message) => self.client_sent(now, id, &message, actions),
             // A server keeps such a stream open, and so does the hub. Nothing depends on it.
             Event::ClientHalfClosed(_) => {}
-            Event::ClientTook(id, bytes) => self.client_took(now, id, bytes, actions),
-            Event::ClientGone(id) => self.client_gone(now, id, actions),
+            Event::ClientTook(id, bytes) => self.client_took(id, bytes, actions),
+            Event::ClientGone(id) => self.client_gone(id, actions),
             Event::UpstreamSent(id, message) => self.upstream_sent(now, id, &message, actions),
             Event::ProgressTrusted(id, trusted) => self.trust_progress(now, id, trusted, actions),
             Event::UpstreamEnded(id, status) => self.upstream_ended(now, id, &status, actions),
@@ -147,7 +178,9 @@ impl Hub {
             Event::Compacted(revision) => self.compact_revision = self.compact_revision.max(revision),
             Event::History(number) => self.another_history(number, actions),
             Event::Timeout => {
-                while let Some(timer) = self.timers.pop_due(now) {
+                while !self.is_tired()
+                    && let Some(timer) = self.timers.pop_due(now)
+                {
                     self.timeout(now, timer, actions);
                 }
             }
@@ -164,7 +197,7 @@ impl Hub {
     /// Counters and gauges.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let catching_up = self.sources.len() - self.index.len();
+        let catching_up = self.sources.len() - self.index.len() - self.ending;
         Stats {
             clients: self.clients.len(),
             watchers: self.watchers.len(),
@@ -176,30 +209,35 @@ impl Hub {
     }
 
     fn timeout(&mut self, now: Instant, timer: Timer, actions: &mut Actions) {
+        // The end of the event does some work; it mustn't be too tired for any.
+        self.stats.steps += u64::from(timer != Timer::Work);
         match timer {
-            Timer::Create(id) => self.create_timed_out(now, id, actions),
-            Timer::Check(id) => self.ask(id, actions),
-            Timer::Doubt(id) => self.doubts_timed_out(now, id, actions),
+            Timer::Create(id) => self.create_timed_out(id, actions),
+            Timer::Check(id) => self.ask(id),
+            Timer::Doubt(id) => self.doubts_timed_out(id),
             Timer::Reopen(id) => self.reopen(now, id, actions),
             Timer::Linger(id) => self.close_if_idle(id, actions),
             Timer::Recreate(id) => self.queue_source(id),
             Timer::Ask(id) => self.ask_timer(now, id, actions),
             Timer::Positions => self.ask_positions(now, actions),
-            Timer::Notify => self.notify_all(now, actions),
+            Timer::Notify => self.notify_all(now),
             Timer::Progress(id) => self.forget_progress(id),
+            Timer::Work => {}
         }
     }
 
-    /// Does what the event has left for its end.
-    fn settle(&mut self, now: Instant, actions: &mut Actions) {
+    /// Does what belongs together, once all of it is known.
+    fn settle_stirred(&mut self, now: Instant, actions: &mut Actions) {
         // One at a time, the first kind first: what is done for one may stir others.
         loop {
             if let Some(range) = self.stirred.ranges.pop_first() {
                 self.start_catch_up(now, &range, actions);
-            } else if core::mem::take(&mut self.stirred.progress) {
-                self.answer_progress(now, actions);
+            } else if let Some(id) = self.stirred.owed.pop_first() {
+                self.tell_watcher(id, actions);
+            } else if let Some(id) = self.stirred.wishing.pop_first() {
+                self.tell_client(now, id, actions);
             } else if let Some(id) = self.stirred.upstreams.pop_first() {
-                self.send_creates(now, id, actions);
+                self.send_creates(now, id);
             } else {
                 break;
             }

@@ -1,12 +1,12 @@
 //! How far streams, sources and clients are.
 
-use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
 
 use super::Hub;
-use super::state::{Doubt, NO_WATCHER, Place, ProgressWish, SourceId, SourceState, Timer, WatcherId};
+use super::state::{Client, Doubt, NO_WATCHER, Place, ProgressWish, SourceId, Timer, Told, WatcherId};
+use super::work::{Work, next_of};
 use crate::time::Instant;
 use crate::watch::types::{Action, Actions, ClientId, Header, UpstreamId, UpstreamKind};
 use crate::watch::wire::{request, write};
@@ -150,30 +150,15 @@ impl Hub {
         upstream.is_asking = false;
         upstream.unanswered = 0;
         let mut asks_again = upstream.ask_again;
-        let sources: Vec<SourceId> = upstream.sources.iter().copied().collect();
-        let mut moved = Vec::new();
-        for source_id in sources {
-            let source = &mut self.sources[source_id];
-            if let SourceState::Running {
-                created,
-                asked_before,
-                ..
-            } = source.state
-                && source.next <= revision
-            {
-                if revision > created || question > asked_before {
-                    source.next = revision.saturating_add(1);
-                    moved.push(source_id);
-                } else {
-                    // The server answers now, so it won't be long until it answers a question that is new enough.
-                    asks_again = true;
-                }
-            }
+        if revision >= upstream.told.revision {
+            upstream.told = Told { revision, question };
         }
-        for source_id in moved {
-            self.merge(now, source_id, actions);
+        // The server answers now, so it won't be long until it answers a question that is new enough for all.
+        asks_again |= !upstream.told.covers(upstream.newest);
+        if upstream.kind == UpstreamKind::CatchUp && !core::mem::replace(&mut upstream.is_merging, true) {
+            self.begin(Work::MergeAll(id, None));
         }
-        self.stirred.progress = true;
+        self.tell_all();
         let lost = self.upstreams.get(id).map_or(0, |upstream| upstream.asked.len());
         if lost >= LOST_MAX {
             self.reset(now, id, actions);
@@ -183,44 +168,72 @@ impl Hub {
     }
 
     /// The server notifies one source of its progress, which it does only if that has had all.
-    pub(super) fn source_progress(
-        &mut self,
-        now: Instant,
-        id: SourceId,
-        revision: i64,
-        actions: &mut Actions,
-    ) {
+    pub(super) fn source_progress(&mut self, id: SourceId, revision: i64) {
         let source = &mut self.sources[id];
         if !self.upstreams[source.upstream].trusts_progress {
             return;
         }
         source.next = source.next.max(revision.saturating_add(1));
-        let told = source.members.intersection(&self.notified).copied();
-        let told: Vec<WatcherId> = told.collect();
-        for watcher in told {
-            self.make_due(watcher);
+        if !self.notified.is_empty() && !core::mem::replace(&mut source.is_notifying, true) {
+            self.begin(Work::Notify(Some(id), None));
         }
-        self.stirred.progress = true;
-        self.merge(now, id, actions);
+        self.tell_all();
+        self.merge(id);
     }
 
     /// The time has come to tell all who wish it.
-    pub(super) fn notify_all(&mut self, now: Instant, actions: &mut Actions) {
+    pub(super) fn notify_all(&mut self, now: Instant) {
         self.timers
             .set(Timer::Notify, now + self.config.progress_notify_interval);
-        for watcher in self.notified.clone() {
-            self.make_due(watcher);
+        if !core::mem::replace(&mut self.is_notifying, true) {
+            self.begin(Work::Notify(None, None));
         }
-        if !self.due.is_empty() {
-            self.ask_live_streams(now, actions);
-        }
-        self.stirred.progress = true;
     }
 
-    /// What a watcher has just been sent tells it more than a notification would.
+    /// Has the next watcher be told of progress: of those that follow one, of a source or of all. Whether there may be more.
+    pub(super) fn notify_next(
+        &mut self,
+        now: Instant,
+        source: Option<SourceId>,
+        after: &mut Option<WatcherId>,
+        actions: &mut Actions,
+    ) -> bool {
+        let next = match source {
+            None => next_of(&self.notified, *after),
+            Some(source) => {
+                let source = self.sources.get(source);
+                source.and_then(|source| next_of(&source.members, *after))
+            }
+        };
+        if let Some(next) = next {
+            *after = Some(next);
+            if source.is_none() || self.notified.contains(&next) {
+                self.make_due(next);
+            }
+            return true;
+        }
+        if let Some(source) = source {
+            if let Some(source) = self.sources.get_mut(source) {
+                source.is_notifying = false;
+            }
+        } else {
+            self.is_notifying = false;
+            if !self.due.is_empty() {
+                self.ask_live_streams(now, actions);
+            }
+        }
+        self.tell_all();
+        false
+    }
+
+    /// What a watcher has just been sent tells it more than a notification would. Who isn't in step is told when it is.
     fn make_due(&mut self, id: WatcherId) {
-        if !core::mem::replace(&mut self.watchers[id].active, false) {
-            self.due.insert(id);
+        let watcher = &mut self.watchers[id];
+        if !core::mem::replace(&mut watcher.active, false) {
+            watcher.is_owed = true;
+            if matches!(watcher.place, Place::InStep(source, _) if watcher.live == Some(source)) {
+                self.due.insert(id);
+            }
         }
     }
 
@@ -233,7 +246,7 @@ impl Hub {
         if watcher.doubt != Doubt::None {
             return None;
         }
-        let reached = self.sources[source].next.saturating_sub(1);
+        let reached = self.position(&self.sources[source]).saturating_sub(1);
         (watcher.live == Some(source) && reached >= watcher.start).then_some(reached)
     }
 
@@ -247,17 +260,12 @@ impl Hub {
         client.progress = Some(ProgressWish {
             asked: self.asked + 1,
         });
+        let streams: Vec<UpstreamId> = client.shares.keys().copied().collect();
         self.wishing.insert(id);
         self.timers.set(Timer::Progress(id), deadline);
-        for stream in self.streams_of(id) {
+        for stream in streams {
             self.ask_stream(now, stream, actions);
         }
-    }
-
-    fn streams_of(&self, id: ClientId) -> BTreeSet<UpstreamId> {
-        let watchers = self.clients[id].watchers.values();
-        let sources = watchers.filter_map(|watcher| self.watchers[*watcher].live);
-        sources.map(|source| self.sources[source].upstream).collect()
     }
 
     pub(super) fn forget_progress(&mut self, id: ClientId) {
@@ -267,70 +275,102 @@ impl Hub {
         }
     }
 
-    /// Answers what can be answered.
-    pub(super) fn answer_progress(&mut self, now: Instant, actions: &mut Actions) {
-        for id in self.due.clone() {
-            let watcher = &self.watchers[id];
-            let (client, wire_id) = (watcher.client, watcher.wire_id);
-            if watcher.active {
-                // Events came first, and said it.
-                self.due.remove(&id);
-            } else if let Some(revision) = self.reached(id)
-                && revision >= self.clients[client].revision
-            {
-                self.due.remove(&id);
-                if !self.is_full(client) {
-                    self.tell_progress(client, wire_id, revision, actions);
-                }
-            }
+    /// Looks after all who wait for progress: there is some.
+    fn tell_all(&mut self) {
+        if let Some(again) = &mut self.telling {
+            *again = true;
+        } else if !self.due.is_empty() || !self.wishing.is_empty() {
+            self.telling = Some(false);
+            self.begin(Work::TellWatchers(None));
         }
-        for id in self.wishing.clone() {
-            match self.progress_of(id) {
-                Some(revision) => {
-                    self.forget_progress(id);
-                    self.timers.cancel(Timer::Progress(id));
-                    self.tell_progress(id, NO_WATCHER, revision, actions);
-                }
-                None => {
-                    let behind: Vec<UpstreamId> = self
-                        .streams_of(id)
-                        .into_iter()
-                        .filter(|stream| self.is_stale(id, *stream))
-                        .collect();
-                    for stream in behind {
-                        self.ask_stream(now, stream, actions);
-                    }
-                }
+    }
+
+    /// All who wait for progress were looked at. Whether they have to be once more, since there was more progress meanwhile.
+    pub(super) fn tell_again(&mut self) -> bool {
+        let again = self.telling == Some(true);
+        self.telling = again.then_some(false);
+        again
+    }
+
+    /// A client's progress request may have become answerable.
+    pub(super) fn stir_wish(&mut self, id: ClientId) {
+        let client = self.clients.get(id);
+        if client.is_some_and(|client| client.progress.is_some()) {
+            self.stirred.wishing.insert(id);
+        }
+    }
+
+    /// Tells a watcher of progress, if it can be told.
+    pub(super) fn tell_watcher(&mut self, id: WatcherId, actions: &mut Actions) {
+        let Some(watcher) = self.watchers.get(id) else {
+            return;
+        };
+        let (client_id, wire_id) = (watcher.client, watcher.wire_id);
+        let client = self.clients.get(client_id);
+        let is_in_step = matches!(watcher.place, Place::InStep(source, _) if watcher.live == Some(source));
+        let told = if watcher.active {
+            // Events came first, and said it.
+            None
+        } else if let Some(client) = client.filter(|_| is_in_step) {
+            let told = self.reached(id).filter(|revision| *revision >= client.revision);
+            if told.is_none() {
+                return;
             }
+            told
+        } else {
+            // It is told when it is in step again.
+            self.due.remove(&id);
+            return;
+        };
+        self.due.remove(&id);
+        self.watchers[id].is_owed = false;
+        if let Some(revision) = told
+            && !self.is_full(client_id)
+        {
+            self.tell_progress(client_id, wire_id, revision, actions);
+        }
+    }
+
+    /// Answers a client's progress request, if it can be answered.
+    pub(super) fn tell_client(&mut self, now: Instant, id: ClientId, actions: &mut Actions) {
+        let Some(client) = self.clients.get(id) else {
+            return;
+        };
+        let Some(wish) = client.progress else { return };
+        if let Some(revision) = self.progress_of(client, wish) {
+            self.forget_progress(id);
+            self.timers.cancel(Timer::Progress(id));
+            self.tell_progress(id, NO_WATCHER, revision, actions);
+            return;
+        }
+        let streams = client.shares.keys().copied();
+        let stale = streams.filter(|stream| self.is_stale(wish, *stream));
+        for stream in stale.collect::<Vec<UpstreamId>>() {
+            self.ask_stream(now, stream, actions);
         }
     }
 
     /// Whether a stream hasn't been asked since a client wished to know.
-    fn is_stale(&self, id: ClientId, stream: UpstreamId) -> bool {
-        let wish = self.clients[id].progress;
-        wish.is_some_and(|wish| self.upstreams[stream].heard < wish.asked)
+    fn is_stale(&self, wish: ProgressWish, stream: UpstreamId) -> bool {
+        let upstream = self.upstreams.get(stream);
+        upstream.is_none_or(|upstream| upstream.heard < wish.asked)
     }
 
     /// The revision up to which all watchers of a client have been sent everything, if that is as new as it wished.
-    fn progress_of(&self, id: ClientId) -> Option<i64> {
-        let client = &self.clients[id];
-        if client.creating > 0 || client.watchers.is_empty() {
+    fn progress_of(&self, client: &Client, wish: ProgressWish) -> Option<i64> {
+        if client.creating > 0 || client.watchers.is_empty() || client.behind + client.doubted > 0 {
             return None;
         }
         let mut revision = i64::MAX;
-        for watcher in client.watchers.values() {
-            revision = revision.min(self.reached(*watcher)?);
-        }
-        for watcher in client.watchers.values() {
-            if self.watchers[*watcher].start > revision {
+        for (stream, share) in &client.shares {
+            let told = self.upstreams.get(*stream)?.told;
+            if share.running < share.sources || !told.covers(share.newest) || self.is_stale(wish, *stream) {
                 return None;
             }
+            revision = revision.min(told.revision);
         }
-        let is_new = self
-            .streams_of(id)
-            .iter()
-            .all(|stream| !self.is_stale(id, *stream));
-        (is_new && revision >= client.revision).then_some(revision)
+        let farthest = client.starts.last_key_value().map_or(0, |(start, _)| *start);
+        (revision >= client.revision && revision >= farthest).then_some(revision)
     }
 
     fn tell_progress(&mut self, id: ClientId, wire_id: i64, revision: i64, actions: &mut Actions) {

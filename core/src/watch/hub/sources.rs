@@ -4,7 +4,8 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use super::Hub;
-use super::state::{Credentials, Place, Port, Source, SourceId, SourceState, Timer, WatcherId};
+use super::state::{Credentials, Doubt, Place, Port, Source, SourceId, SourceState, Timer, WatcherId};
+use super::work::Work;
 use crate::range::KeyRange;
 use crate::time::Instant;
 use crate::watch::batch::History;
@@ -26,27 +27,16 @@ impl Hub {
                 range.clone(),
                 at,
                 wants_prev,
-                (credentials.clone(), None),
+                (credentials, None),
                 actions,
             );
             self.index.insert(range.clone(), source);
             source
         });
-        let watcher = &mut self.watchers[id];
-        watcher.live = Some(source);
-        watcher.place = Place::Lagging;
-        self.stats.behind += 1;
-        let source_id = source;
-        let source = &mut self.sources[source_id];
-        source.members.insert(id);
-        if source.range == range {
-            *source.owners.entry(credentials).or_default() += 1;
-        }
-        if wants_prev {
-            source.prev_wanted += 1;
-            if !source.prev_asked {
-                self.ask_for_prev(source_id, actions);
-            }
+        self.watchers[id].place = Place::Lagging;
+        self.join(id, source);
+        if wants_prev && !self.sources[source].prev_asked {
+            self.ask_for_prev(source, actions);
         }
     }
 
@@ -87,6 +77,10 @@ impl Hub {
             held: Vec::new(),
             failures: 0,
             members: BTreeSet::new(),
+            clients: BTreeMap::new(),
+            is_notifying: false,
+            is_ending: false,
+            merge_before: None,
             owners: BTreeMap::new(),
             whole: Port::new(),
             keys: BTreeMap::new(),
@@ -99,15 +93,17 @@ impl Hub {
 
     /// Has a source created on its stream.
     pub(super) fn queue_source(&mut self, id: SourceId) {
-        let Some(source) = self.sources.get_mut(id) else {
+        let Some(source) = self.sources.get(id) else {
             return;
         };
         if source.state != SourceState::Resting {
             return;
         }
-        source.state = SourceState::Queued;
-        self.upstreams[source.upstream].to_create.push_back(id);
-        self.stirred.upstreams.insert(source.upstream);
+        let upstream = source.upstream;
+        self.queued += 1;
+        self.set_state(id, SourceState::Queued(self.queued));
+        self.upstreams[upstream].to_create.insert(self.queued, id);
+        self.stirred.upstreams.insert(upstream);
     }
 
     /// Ends what the server holds for a source, which goes on at its position when it is queued again.
@@ -120,11 +116,11 @@ impl Hub {
                 actions.push(Action::SendUpstream(source.upstream, request::cancel(wire_id)));
             }
         }
-        if source.state == SourceState::Queued {
-            upstream.to_create.retain(|queued| *queued != id);
+        if let SourceState::Queued(turn) = source.state {
+            upstream.to_create.remove(&turn);
         }
-        source.state = SourceState::Resting;
         source.held.clear();
+        self.set_state(id, SourceState::Resting);
         self.timers.cancel(Timer::Recreate(id));
         self.timers.cancel(Timer::Doubt(id));
     }
@@ -141,28 +137,25 @@ impl Hub {
     /// Moves a source to a stream with other credentials.
     pub(super) fn rehost(&mut self, id: SourceId, credentials: Credentials, actions: &mut Actions) {
         self.withdraw(id, actions);
-        self.leave_stream(id);
+        // At the end of the event the one that it leaves may be seen to be idle.
         let source = &self.sources[id];
+        self.stirred.upstreams.insert(source.upstream);
         let upstream = self.stream_for(source.kind, credentials, source.client, actions);
-        self.sources[id].upstream = upstream;
-        self.upstreams[upstream].sources.insert(id);
+        self.put_on(id, upstream);
         self.queue_source(id);
-    }
-
-    fn leave_stream(&mut self, id: SourceId) {
-        let upstream = self.sources[id].upstream;
-        self.upstreams[upstream].sources.remove(&id);
-        // At the end of the event it is seen to be idle.
-        self.stirred.upstreams.insert(upstream);
     }
 
     /// Forgets a source that nobody needs.
     pub(super) fn drop_source(&mut self, id: SourceId, actions: &mut Actions) {
         self.withdraw(id, actions);
-        self.leave_stream(id);
         if let Some(source) = self.sources.remove(id) {
+            self.upstreams[source.upstream].sources.remove(&id);
+            // At the end of the event it may be seen to be idle.
+            self.stirred.upstreams.insert(source.upstream);
             self.stats.history_bytes -= source.history.bytes();
-            if source.kind == UpstreamKind::Live {
+            if source.is_ending {
+                self.ending -= 1;
+            } else if source.kind == UpstreamKind::Live {
                 self.index.remove(&source.range);
             }
             if let Some(client) = source.client {
@@ -177,12 +170,12 @@ impl Hub {
             return;
         };
         let range = self.watchers[id].range.clone();
+        let next = self.note_position(source_id);
         let source = &mut self.sources[source_id];
         let port = source.port(&range);
         port.swap_remove(at);
         let moved = port.get(at).copied();
         source.close_port(&range);
-        let next = source.next;
         if let Some(moved) = moved {
             self.watchers[moved].place = Place::InStep(source_id, at);
         }
@@ -190,16 +183,17 @@ impl Hub {
         watcher.next = watcher.next.max(next);
         watcher.place = Place::Lagging;
         if watcher.live == Some(source_id) {
-            self.stats.behind += 1;
+            let client = watcher.client;
+            self.count_behind(client, true);
         } else {
             self.end_catch_up_if_unheard(source_id, actions);
         }
     }
 
     /// Forgets a watcher, wherever it is, and what was only there for it.
-    pub(super) fn remove_watcher(&mut self, now: Instant, id: WatcherId, actions: &mut Actions) {
+    pub(super) fn remove_watcher(&mut self, id: WatcherId, actions: &mut Actions) {
         if let Some(source) = self.forget_watcher(id, actions) {
-            self.disown(now, source, actions);
+            self.disown(source, actions);
         }
     }
 
@@ -209,57 +203,67 @@ impl Hub {
             return None;
         }
         self.leave_port(id, actions);
+        let source = self.part(id);
         let watcher = self.watchers.remove(id)?;
-        self.stirred.progress = true;
         self.notified.remove(&id);
         self.due.remove(&id);
         self.timers.cancel(Timer::Create(id));
-        let source_id = watcher.live?;
-        self.stats.behind -= 1;
         self.stop_waiting(&watcher.range, id);
-        let source = &mut self.sources[source_id];
-        source.members.remove(&id);
-        source.prev_wanted -= usize::from(watcher.variant.prev_kv);
-        if source.range == watcher.range
-            && let Some(owners) = source.owners.get_mut(&watcher.credentials)
-        {
-            *owners -= 1;
-            if *owners == 0 {
-                source.owners.remove(&watcher.credentials);
+        if let Some(client) = self.clients.get_mut(watcher.client) {
+            if watcher.is_ahead
+                && let Some(starts) = client.starts.get_mut(&watcher.start)
+            {
+                *starts -= 1;
+                if *starts == 0 {
+                    client.starts.remove(&watcher.start);
+                }
             }
+            client.doubted -= usize::from(watcher.doubt != Doubt::None);
+            self.stir_wish(watcher.client);
         }
-        Some(source_id)
+        source
     }
 
-    pub(super) fn disown_all(&mut self, now: Instant, ids: BTreeSet<SourceId>, actions: &mut Actions) {
-        for id in ids {
-            self.disown(now, id, actions);
-        }
-    }
-
-    /// Ends a source without watchers. Those of narrower ranges don't keep a wide one: they get sources of their own,
-    /// that begin where the wide one ends.
-    pub(super) fn disown(&mut self, now: Instant, id: SourceId, actions: &mut Actions) {
-        let Some(source) = self.sources.get(id).filter(|source| source.owners.is_empty()) else {
+    /// Ends a live source that nobody owns. Those of narrower ranges don't keep a wide one: one by one they get sources of their
+    /// own, that begin where the wide one is then.
+    pub(super) fn disown(&mut self, id: SourceId, actions: &mut Actions) {
+        let source = self.sources.get_mut(id);
+        let Some(source) = source.filter(|source| source.owners.is_empty() && !source.is_ending) else {
             return;
         };
-        let at = source.next;
-        let members: Vec<WatcherId> = source.members.iter().copied().collect();
-        for member in &members {
-            self.leave_port(*member, actions);
-            self.stats.behind -= 1;
+        if source.members.is_empty() {
+            self.drop_source(id, actions);
+        } else {
+            source.is_ending = true;
+            self.ending += 1;
+            self.index.remove(&source.range);
+            self.begin(Work::Disown(id));
         }
-        self.drop_source(id, actions);
-        for member in &members {
-            let range = self.watchers[*member].range.clone();
-            self.stop_waiting(&range, *member);
-            self.attach(*member, at, actions);
+    }
+
+    /// Has a watcher of a source that is ending go to another one. Whether there may be more of them.
+    pub(super) fn disown_one(&mut self, now: Instant, id: SourceId, actions: &mut Actions) -> bool {
+        let Some(source) = self.sources.get(id) else {
+            return false;
+        };
+        let Some(member) = source.members.first().copied() else {
+            self.drop_source(id, actions);
+            return false;
+        };
+        if !self.clients.contains_key(self.watchers[member].client) {
+            self.forget_watcher(member, actions);
+            return true;
         }
-        for member in members {
-            // An earlier one may have ended it.
-            if self.watchers.contains_key(member) {
-                self.advance(now, member, actions);
-            }
+        let at = self.note_position(id);
+        self.leave_port(member, actions);
+        self.part(member);
+        let range = self.watchers[member].range.clone();
+        self.stop_waiting(&range, member);
+        self.attach(member, at, actions);
+        if self.watchers[member].doubt != Doubt::None {
+            self.limit_doubts_of(now, member);
         }
+        self.advance(now, member, actions);
+        true
     }
 }

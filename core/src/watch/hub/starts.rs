@@ -7,6 +7,7 @@ use alloc::string::String;
 use super::Hub;
 use super::checks::{UNAVAILABLE, Verdict};
 use super::state::{Doubt, NO_WATCHER, Place, Question, Start, Step, Timer, Watcher, WatcherId};
+use super::work::Work;
 use crate::grpc::MessageTooLarge;
 use crate::time::Instant;
 use crate::watch::batch::Variant;
@@ -23,7 +24,7 @@ impl Hub {
         if bytes > self.config.request_bytes_max {
             let bytes_max = self.config.request_bytes_max;
             let status = MessageTooLarge { bytes, bytes_max }.status();
-            self.end_client(now, id, Status::from(status), actions);
+            self.end_client(id, Status::from(status), actions);
             return;
         }
         let client = &mut self.clients[id];
@@ -57,6 +58,8 @@ impl Hub {
             start: create.start,
             next: create.start,
             is_in_line: false,
+            is_ahead: false,
+            is_owed: false,
             live: None,
             doubt: Doubt::None,
             place: Place::Starting(Start {
@@ -71,9 +74,9 @@ impl Hub {
         client.creating += 1;
         self.timers
             .set(Timer::Create(watcher), now + self.config.create_timeout);
-        self.wonder(Question::revision(credentials.clone(), &range), watcher, actions);
+        self.wonder(Question::revision(credentials.clone(), &range), watcher);
         if needs_permission {
-            self.wonder(Question::permission(credentials, &range), watcher, actions);
+            self.wonder(Question::permission(credentials, &range), watcher);
         }
     }
 
@@ -84,18 +87,22 @@ impl Hub {
         id: WatcherId,
         verdict: &Verdict,
         question: &Question,
+        losses: u64,
         actions: &mut Actions,
     ) {
         let Some(watcher) = self.watchers.get_mut(id) else {
             return;
         };
         let client = watcher.client;
+        if !self.clients.contains_key(client) {
+            return;
+        }
         if let Verdict::TooLarge(status) = verdict {
-            self.end_client(now, client, status.clone(), actions);
+            self.end_client(client, status.clone(), actions);
             return;
         }
         let Place::Starting(start) = &mut watcher.place else {
-            self.doubt_answered(now, id, verdict, question, actions);
+            self.doubt_answered(now, id, verdict, question, losses, actions);
             return;
         };
         match verdict {
@@ -106,42 +113,50 @@ impl Hub {
             Verdict::Refused(status) => {
                 start.refusal.get_or_insert_with(|| refusal(status));
                 if matches!(question, Question::Revision(..)) {
-                    self.wonder(Question::Header, id, actions);
+                    self.wonder(Question::Header, id);
                     return;
                 }
             }
             Verdict::TooLarge(_) | Verdict::Unknown(_) => {}
         }
-        self.take_steps(now, client, actions);
+        if self.take_step(now, client, actions)
+            && let Some(state) = self.clients.get_mut(client)
+            && !state.steps.is_empty()
+            && !core::mem::replace(&mut state.is_stepping, true)
+        {
+            // Those that follow may have waited for this one only.
+            self.begin(Work::Steps(client));
+        }
     }
 
-    /// Answers requests in their order, as far as they can be.
-    fn take_steps(&mut self, now: Instant, id: ClientId, actions: &mut Actions) {
-        while let Some(client) = self.clients.get_mut(id)
-            && let Some(step) = client.steps.front().copied()
-        {
-            match step {
-                Step::Cancel(wire_id) => {
-                    client.steps.pop_front();
-                    if let Some(watcher) = client.watchers.get(&wire_id).copied() {
-                        self.canceled(now, watcher, 0, "", actions);
-                    }
+    /// Answers the first request that waits, if it can be. Whether it was.
+    pub(super) fn take_step(&mut self, now: Instant, id: ClientId, actions: &mut Actions) -> bool {
+        let Some(client) = self.clients.get_mut(id) else {
+            return false;
+        };
+        match client.steps.front().copied() {
+            None => return false,
+            Some(Step::Cancel(wire_id)) => {
+                client.steps.pop_front();
+                if let Some(watcher) = client.watchers.get(&wire_id).copied() {
+                    self.canceled(watcher, 0, "", actions);
                 }
-                Step::Create(watcher) => {
-                    let Place::Starting(start) = &self.watchers[watcher].place else {
-                        unreachable!("it leaves the steps when it is created");
-                    };
-                    let refused = start.refusal.is_some();
-                    if start.header.is_none() || !(refused || start.is_permitted) {
-                        break;
-                    }
-                    client.steps.pop_front();
-                    client.creating -= 1;
-                    self.created(now, watcher, actions);
+            }
+            Some(Step::Create(watcher)) => {
+                let Place::Starting(start) = &self.watchers[watcher].place else {
+                    unreachable!("it leaves the steps when it is created");
+                };
+                let refused = start.refusal.is_some();
+                if start.header.is_none() || !(refused || start.is_permitted) {
+                    return false;
                 }
+                client.steps.pop_front();
+                client.creating -= 1;
+                self.created(now, watcher, actions);
             }
         }
         self.resume(id, actions);
+        true
     }
 
     /// Answers a create request.
@@ -184,7 +199,7 @@ impl Hub {
         let Ok(wire_id) = wire_id else {
             self.stats.denied += u64::from(was_denied);
             self.watchers.remove(id);
-            self.stirred.progress = true;
+            self.stir_wish(client_id);
             return;
         };
         self.clients[client_id].watchers.insert(wire_id, id);
@@ -200,24 +215,23 @@ impl Hub {
         if watcher.notify {
             self.notified.insert(id);
         }
+        if watcher.start >= follows {
+            watcher.is_ahead = true;
+            let starts = &mut self.clients[client_id].starts;
+            *starts.entry(watcher.start).or_default() += 1;
+        }
         self.arm_timers(now);
         self.attach(id, follows, actions);
         if start.revision > 0 && start.revision < self.compact_revision {
             self.stats.compacted += 1;
-            self.canceled(now, id, self.compact_revision, "", actions);
+            self.canceled(id, self.compact_revision, "", actions);
         } else {
             self.advance(now, id, actions);
         }
     }
 
     /// A question isn't answered. Those who asked for a leader don't wait for one.
-    pub(super) fn check_failed(
-        &mut self,
-        now: Instant,
-        waiting: &[WatcherId],
-        status: &Status,
-        actions: &mut Actions,
-    ) {
+    pub(super) fn check_failed(&mut self, waiting: &[WatcherId], status: &Status, actions: &mut Actions) {
         if !is_no_leader(status) {
             return;
         }
@@ -226,17 +240,17 @@ impl Hub {
                 continue;
             };
             if self.leader_clients.contains(&client) {
-                self.end_client(now, client, status.clone(), actions);
+                self.end_client(client, status.clone(), actions);
             }
         }
     }
 
-    pub(super) fn create_timed_out(&mut self, now: Instant, id: WatcherId, actions: &mut Actions) {
+    pub(super) fn create_timed_out(&mut self, id: WatcherId, actions: &mut Actions) {
         let Some(watcher) = self.watchers.get(id) else {
             return;
         };
         let status = Status::new(UNAVAILABLE, "etcdserver: request timed out");
-        self.end_client(now, watcher.client, status, actions);
+        self.end_client(watcher.client, status, actions);
     }
 }
 

@@ -41,6 +41,18 @@ pub(super) struct Client {
     pub(super) queued: usize,
     /// Watchers that go on when there is room. May hold some that are elsewhere by now.
     pub(super) lagging: VecDeque<WatcherId>,
+    /// They are [about](super::work) to go on.
+    pub(super) is_draining: bool,
+    /// Its requests are [about](super::work) to be answered.
+    pub(super) is_stepping: bool,
+    /// How many of its created watchers aren't in step with their live sources.
+    pub(super) behind: usize,
+    /// How many of them are in [`Doubt`].
+    pub(super) doubted: usize,
+    /// Its live sources, by the streams that they are on.
+    pub(super) shares: BTreeMap<UpstreamId, Share>,
+    /// Start revisions that were still to come when their watchers were created, with how many have them.
+    pub(super) starts: BTreeMap<i64, usize>,
     /// No requests are read from it.
     pub(super) paused: bool,
     /// The highest revision in a header that it was sent; none that follows is lower.
@@ -58,6 +70,53 @@ pub(super) struct Client {
 pub(super) enum Step {
     Create(WatcherId),
     Cancel(i64),
+}
+
+/// What a client has of the live sources on one stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Share {
+    /// How many there are that serve watchers of it.
+    pub(super) sources: usize,
+    /// How many of them the server has created.
+    pub(super) running: usize,
+    /// No one of them was created later.
+    pub(super) newest: Created,
+}
+
+/// When a source was created: both numbers only grow from one to the next on a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Created {
+    /// The revision of the store, at least.
+    pub(super) revision: i64,
+    /// The last question for progress that was sent before it was known to be created.
+    pub(super) asked_before: u64,
+}
+
+impl Created {
+    /// The later one in each respect.
+    pub(super) fn max(self, other: Self) -> Self {
+        Self {
+            revision: self.revision.max(other.revision),
+            asked_before: self.asked_before.max(other.asked_before),
+        }
+    }
+}
+
+/// The last answer of a stream to a question for progress.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// Its sources have had all events up to this revision, if the server knew them when it was asked.
+    pub(super) revision: i64,
+    /// The question that it is for, or an earlier one.
+    pub(super) question: u64,
+}
+
+impl Told {
+    /// Whether it is certain that the server knew a source by then: that was created before the question, or at a lower
+    /// revision.
+    pub(super) const fn covers(self, created: Created) -> bool {
+        self.revision > created.revision || self.question > created.asked_before
+    }
 }
 
 /// What an answer to a progress request needs.
@@ -86,6 +145,10 @@ pub(super) struct Watcher {
     pub(super) next: i64,
     /// Whether it is among those of its client that are [lagging](Client::lagging).
     pub(super) is_in_line: bool,
+    /// Whether its start was still to come when it was created.
+    pub(super) is_ahead: bool,
+    /// Whether it is to be told of progress as soon as it is in step.
+    pub(super) is_owed: bool,
     /// The live source that serves it in the end; none before it is created.
     pub(super) live: Option<SourceId>,
     pub(super) doubt: Doubt,
@@ -97,10 +160,9 @@ pub(super) struct Watcher {
 pub(super) enum Doubt {
     /// It may, as far as is known.
     None,
-    /// It is being asked; until the answer comes nothing is sent to the watcher.
-    Asked,
-    /// Another stream was lost while the question was on its way: the answer may be older than that.
-    AskedBefore,
+    /// It is being asked; until the answer comes nothing is sent to the watcher. An answer counts if it was asked for
+    /// when so many streams had been lost.
+    Asked { losses: u64 },
 }
 
 /// How far a watcher is.
@@ -141,7 +203,7 @@ pub(super) struct Source {
     pub(super) client: Option<ClientId>,
     pub(super) upstream: UpstreamId,
     pub(super) state: SourceState,
-    /// All events below it have come.
+    /// All events below it have come; if the server has created it, maybe more: see [`Hub::position`](super::Hub).
     pub(super) next: i64,
     /// The start revision of the last create request; 0 for what follows.
     pub(super) asked_from: i64,
@@ -162,6 +224,15 @@ pub(super) struct Source {
     pub(super) failures: u32,
     /// Live sources: all their watchers, also those that are behind.
     pub(super) members: BTreeSet<WatcherId>,
+    /// Live sources: the clients of its watchers, and how many they have.
+    pub(super) clients: BTreeMap<ClientId, usize>,
+    /// Its watchers are [about](super::work) to be told of progress.
+    pub(super) is_notifying: bool,
+    /// Nobody owns it any more, and its watchers are [on their way](super::work) to other sources.
+    pub(super) is_ending: bool,
+    /// Catch-up sources: the watchers of its own range before this place are [about](super::work) to go over to their live
+    /// source, if that has what they need.
+    pub(super) merge_before: Option<usize>,
     /// Live sources: the credentials of the watchers of exactly its range, and how many have them. Each of them may
     /// read all of it.
     pub(super) owners: BTreeMap<Credentials, usize>,
@@ -176,20 +247,14 @@ pub(super) struct Source {
 /// What the server knows of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SourceState {
-    /// Nothing: its turn on the stream is yet to come.
-    Queued,
+    /// Nothing: its turn on the stream, with this number, is yet to come.
+    Queued(u64),
     /// The server ended it; it will be queued again after a while.
     Resting,
     /// A create request was sent with this id.
     Creating(i64),
     /// It is created.
-    Running {
-        wire_id: i64,
-        /// The revision of the store when it was created, at least.
-        created: i64,
-        /// The last question for progress that was sent before it was known to be created.
-        asked_before: u64,
-    },
+    Running { wire_id: i64, created: Created },
 }
 
 impl Source {
@@ -206,7 +271,7 @@ impl Source {
     pub(super) const fn wire_id(&self) -> Option<i64> {
         match self.state {
             SourceState::Creating(wire_id) | SourceState::Running { wire_id, .. } => Some(wire_id),
-            SourceState::Queued | SourceState::Resting => None,
+            SourceState::Queued(_) | SourceState::Resting => None,
         }
     }
 
@@ -253,8 +318,8 @@ pub(super) struct Upstream {
     /// Failures in a row: no answer came between them.
     pub(super) failures: u32,
     pub(super) sources: BTreeSet<SourceId>,
-    /// Sources whose create request is yet to be sent.
-    pub(super) to_create: VecDeque<SourceId>,
+    /// Sources whose create request is yet to be sent, in their turn.
+    pub(super) to_create: BTreeMap<u64, SourceId>,
     /// Create requests without answer, in their order.
     pub(super) creating: VecDeque<i64>,
     /// The sources of ids that the server may use.
@@ -272,6 +337,14 @@ pub(super) struct Upstream {
     /// The last question that was sent when an answer came. It may have been for an earlier one, and be a little older
     /// than it seems: good enough for clients, who ask again until they are told what they wait for.
     pub(super) heard: u64,
+    /// The last answer. It isn't written to each source, of which there may be very many.
+    pub(super) told: Told,
+    /// No source on it was created later.
+    pub(super) newest: Created,
+    /// Create requests are [about](super::work) to be sent.
+    pub(super) is_creating: bool,
+    /// Its catch-up sources are [about](super::work) to be looked at.
+    pub(super) is_merging: bool,
 }
 
 /// Watchers of a range that need revisions which the live source doesn't have any more.
@@ -300,6 +373,8 @@ pub(super) struct Check {
     pub(super) question: Question,
     pub(super) state: CheckState,
     pub(super) failures: u32,
+    /// How many streams had been lost when it was sent.
+    pub(super) losses: u64,
     /// Those whom the answer that is to come is for.
     pub(super) waiting: Vec<WatcherId>,
     /// Those who came later: that answer may be older than they are.
@@ -344,4 +419,6 @@ pub(super) enum Timer {
     Notify,
     /// A client's progress request can't be answered in time.
     Progress(ClientId),
+    /// There is [work](super::work) left.
+    Work,
 }

@@ -6,7 +6,8 @@ use alloc::vec::Vec;
 use super::Hub;
 use super::checks::is_too_large;
 use super::starts::is_no_leader;
-use super::state::{Credentials, Source, SourceId, SourceState, Timer, Upstream};
+use super::state::{Created, Credentials, SourceId, SourceState, Timer, Told, Upstream};
+use super::work::Work;
 use crate::time::Instant;
 use crate::watch::types::{Action, Actions, ClientId, Status, UpstreamId, UpstreamKind};
 use crate::watch::wire::request;
@@ -61,7 +62,7 @@ impl Hub {
             trusts_progress: self.config.trusts_progress,
             failures,
             sources: BTreeSet::new(),
-            to_create: VecDeque::new(),
+            to_create: BTreeMap::new(),
             creating: VecDeque::new(),
             by_wire_id: BTreeMap::new(),
             // Zero would leave the choice to the server.
@@ -71,6 +72,10 @@ impl Hub {
             unanswered: 0,
             ask_again: false,
             heard: 0,
+            told: Told::default(),
+            newest: Created::default(),
+            is_creating: false,
+            is_merging: false,
         });
         let streams = self.by_credentials.entry((kind, credentials));
         streams.or_default().push(id);
@@ -119,9 +124,9 @@ impl Hub {
         }
     }
 
-    /// Sends the create requests that it is time for, one after the other without waiting for answers. A stream
+    /// Begins to send the create requests that it is time for, one after the other without waiting for answers. A stream
     /// without sources is left to itself for a while.
-    pub(super) fn send_creates(&mut self, now: Instant, id: UpstreamId, actions: &mut Actions) {
+    pub(super) fn send_creates(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(id) else {
             return;
         };
@@ -134,27 +139,50 @@ impl Hub {
             return;
         }
         self.timers.cancel(Timer::Linger(id));
-        while upstream.is_open
-            && upstream.creating.len() < self.config.creates_in_flight_max.max(1)
-            && let Some(source_id) = upstream.to_create.pop_front()
-        {
-            let source = &mut self.sources[source_id];
-            let wire_id = upstream.next_wire_id;
-            upstream.next_wire_id += 1;
-            source.state = SourceState::Creating(wire_id);
-            upstream.creating.push_back(wire_id);
-            upstream.by_wire_id.insert(wire_id, source_id);
-            // A server tells no progress of a stream while the start of one of its watchers is still to come. Where
-            // that may be so this one starts with what follows its creation, whose header tells if that is too late.
-            source.asked_from = if source.next > self.header.revision {
-                0
-            } else {
-                source.next
-            };
-            source.known = self.header.revision;
-            let message = request::create(&source.range, source.asked_from, source.prev_asked, wire_id);
-            actions.push(Action::SendUpstream(id, message));
+        if self.may_create(id) && !core::mem::replace(&mut self.upstreams[id].is_creating, true) {
+            self.begin(Work::Create(id));
         }
+    }
+
+    fn may_create(&self, id: UpstreamId) -> bool {
+        let upstream = &self.upstreams[id];
+        let is_free = upstream.creating.len() < self.config.creates_in_flight_max.max(1);
+        upstream.is_open && is_free && !upstream.to_create.is_empty()
+    }
+
+    /// Sends the next create request of a stream, if it is time for one. Whether it was.
+    pub(super) fn send_create(&mut self, id: UpstreamId, actions: &mut Actions) -> bool {
+        if !self.upstreams.contains_key(id) {
+            return false;
+        }
+        let may_create = self.may_create(id);
+        let upstream = &mut self.upstreams[id];
+        let next = if may_create {
+            upstream.to_create.pop_first()
+        } else {
+            None
+        };
+        let Some((_, source_id)) = next else {
+            upstream.is_creating = false;
+            return false;
+        };
+        let wire_id = upstream.next_wire_id;
+        upstream.next_wire_id += 1;
+        upstream.creating.push_back(wire_id);
+        upstream.by_wire_id.insert(wire_id, source_id);
+        self.set_state(source_id, SourceState::Creating(wire_id));
+        let source = &mut self.sources[source_id];
+        // A server tells no progress of a stream while the start of one of its watchers is still to come. Where
+        // that may be so this one starts with what follows its creation, whose header tells if that is too late.
+        source.asked_from = if source.next > self.header.revision {
+            0
+        } else {
+            source.next
+        };
+        source.known = self.header.revision;
+        let message = request::create(&source.range, source.asked_from, source.prev_asked, wire_id);
+        actions.push(Action::SendUpstream(id, message));
+        true
     }
 
     pub(super) fn close_if_idle(&mut self, id: UpstreamId, actions: &mut Actions) {
@@ -184,16 +212,14 @@ impl Hub {
         // There is nothing to be closed any more.
         upstream.is_open = false;
         if is_too_large(status) {
-            self.too_large(now, id, status, actions);
+            self.too_large(id, status, actions);
         }
         let Some(upstream) = self.upstreams.get(id) else {
             return;
         };
         if upstream.kind == UpstreamKind::Leader && is_no_leader(status) {
-            let clients: Vec<ClientId> = self.leader_clients.iter().copied().collect();
-            for client in clients {
-                self.end_client(now, client, status.clone(), actions);
-            }
+            let clients = core::mem::take(&mut self.leader_clients);
+            self.begin(Work::End(clients.into_iter(), status.clone()));
         }
         self.stream_lost(now, id, actions);
     }
@@ -208,7 +234,7 @@ impl Hub {
 
     /// A server has ended a stream because a message on it was too large for it. Its limit is lower than was thought.
     /// Those whom such a message is for are told what a server would tell them, or the stream would be ended for ever.
-    fn too_large(&mut self, now: Instant, id: UpstreamId, status: &Status, actions: &mut Actions) {
+    fn too_large(&mut self, id: UpstreamId, status: &Status, actions: &mut Actions) {
         let numbers = status.message.rsplit_once(" vs. ");
         let limit = numbers.and_then(|(_, limit)| limit.trim_end_matches(')').parse().ok());
         let limit = limit.unwrap_or(REQUEST_BYTES_MIN).max(REQUEST_BYTES_MIN);
@@ -224,48 +250,43 @@ impl Hub {
             }
         }
         for client in clients {
-            self.end_client(now, client, status.clone(), actions);
+            self.end_client(client, status.clone(), actions);
         }
     }
 
     /// A stream is gone, for whatever reason. Its sources go on at their positions on a new one, which is opened a
     /// little later; or on one with other credentials, if nobody with these is left.
     fn stream_lost(&mut self, now: Instant, id: UpstreamId, actions: &mut Actions) {
-        let Some(upstream) = self.remove_stream(id) else {
+        let Some(upstream) = self.upstreams.get_mut(id) else {
             return;
         };
+        upstream.is_open = false;
         let is_needed = upstream.kind == UpstreamKind::Leader && !self.leader_clients.is_empty();
         if upstream.sources.is_empty() && !is_needed {
+            self.remove_stream(id);
             return;
         }
-        let failures = upstream.failures;
+        let (kind, credentials, failures) = (upstream.kind, upstream.credentials.clone(), upstream.failures);
+        let client = upstream.client;
         let wait = self.backoff(failures);
-        let new = self.add_stream(
-            upstream.kind,
-            upstream.credentials.clone(),
-            failures.saturating_add(1),
-        );
-        self.upstreams[new].client = upstream.client;
+        let new = self.add_stream(kind, credentials.clone(), failures.saturating_add(1));
+        self.upstreams[new].client = client;
         self.timers.set(Timer::Reopen(new), now + wait);
-        self.doubt(now, &upstream.sources, actions);
-        for source_id in upstream.sources {
-            let source = &mut self.sources[source_id];
-            self.stats.resumes += u64::from(source.wire_id().is_some());
-            source.state = SourceState::Resting;
-            source.held.clear();
-            self.timers.cancel(Timer::Recreate(source_id));
-            self.timers.cancel(Timer::Doubt(source_id));
-            source.upstream = new;
-            self.upstreams[new].sources.insert(source_id);
+        let sources = self.upstreams[id].sources.clone();
+        self.doubt(now, &sources);
+        for source_id in sources {
+            self.stats.steps += 1;
+            let is_known = self.sources[source_id].wire_id().is_some();
+            self.stats.resumes += u64::from(is_known);
+            self.withdraw(source_id, actions);
+            self.put_on(source_id, new);
             self.spare_prev(source_id);
             self.queue_source(source_id);
-            let hosts = self.hosts(source_id);
-            if !hosts.contains(&upstream.credentials)
-                && let Some(other) = hosts.first().cloned()
-            {
+            if let Some(other) = self.other_host(source_id, &credentials) {
                 self.rehost(source_id, other, actions);
             }
         }
+        self.remove_stream(id);
         self.stirred.upstreams.insert(new);
     }
 
@@ -277,9 +298,24 @@ impl Hub {
         }
     }
 
+    /// Credentials with which a source may be watched, those of one of its own watchers, if these don't do.
+    pub(super) fn other_host(&self, id: SourceId, these: &Credentials) -> Option<Credentials> {
+        let source = &self.sources[id];
+        match source.kind {
+            UpstreamKind::Live if source.owners.contains_key(these) => None,
+            UpstreamKind::Live => source.owners.keys().next().cloned(),
+            UpstreamKind::CatchUp | UpstreamKind::Leader => {
+                let watchers = source.whole.iter().map(|watcher| &self.watchers[*watcher]);
+                let mut hosts = watchers.map(|watcher| &watcher.credentials);
+                let first = hosts.clone().next()?;
+                (!hosts.any(|host| host == these)).then(|| first.clone())
+            }
+        }
+    }
+
     /// The credentials with which a source may be watched: those of its own watchers.
     pub(super) fn hosts(&self, id: SourceId) -> BTreeSet<Credentials> {
-        let source: &Source = &self.sources[id];
+        let source = &self.sources[id];
         match source.kind {
             UpstreamKind::Live => source.owners.keys().cloned().collect(),
             UpstreamKind::CatchUp | UpstreamKind::Leader => {
@@ -292,7 +328,7 @@ impl Hub {
     pub(super) fn reopen(&mut self, now: Instant, id: UpstreamId, actions: &mut Actions) {
         if self.upstreams.get(id).is_some_and(|upstream| !upstream.is_open) {
             self.open_stream(id, actions);
-            self.send_creates(now, id, actions);
+            self.send_creates(now, id);
         }
     }
 

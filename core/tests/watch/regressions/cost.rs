@@ -124,6 +124,7 @@ fn rows_40_41_creations_are_pipelined() {
     for _ in 0..2 {
         world.answer_check();
         world.hear_answer();
+        world.finish_work();
     }
     assert_eq!((world.reads, world.probes), (2, 0));
     assert_eq!(world.clients[client].watching.len(), 1000);

@@ -1,6 +1,7 @@
 //! What went wrong with the existing proxy, one scenario each. The numbers are those of our list of its defects.
 
 mod cost;
+mod crowd;
 mod history;
 mod loss;
 mod manners;

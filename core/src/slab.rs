@@ -4,14 +4,14 @@ use alloc::vec::Vec;
 use core::ops::{Index, IndexMut};
 
 /// The number of no place.
-pub(super) const NONE: u32 = u32::MAX;
+pub(crate) const NONE: u32 = u32::MAX;
 
 const CHUNK: usize = 256;
 
 /// Values that keep their number. Grows by a few places at a time, so that no memory is held for places that may never be
 /// needed; never shrinks.
 #[derive(Debug)]
-pub(super) struct Slab<T> {
+pub(crate) struct Slab<T> {
     chunks: Vec<Vec<Option<T>>>,
     free: Vec<u32>,
     len: usize,
@@ -29,12 +29,12 @@ impl<T> Default for Slab<T> {
 
 impl<T> Slab<T> {
     /// How many values there are.
-    pub(super) const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.len
     }
 
     /// Puts a value somewhere.
-    pub(super) fn insert(&mut self, value: T) -> u32 {
+    pub(crate) fn insert(&mut self, value: T) -> u32 {
         self.len += 1;
         if let Some(id) = self.free.pop() {
             self.chunks[id as usize / CHUNK][id as usize % CHUNK] = Some(value);
@@ -54,7 +54,7 @@ impl<T> Slab<T> {
     }
 
     /// Takes a value away.
-    pub(super) fn remove(&mut self, id: u32) -> Option<T> {
+    pub(crate) fn remove(&mut self, id: u32) -> Option<T> {
         let value = self.place(id)?.take()?;
         self.free.push(id);
         self.len -= 1;
@@ -62,7 +62,7 @@ impl<T> Slab<T> {
     }
 
     /// The value in a place.
-    pub(super) fn get(&self, id: u32) -> Option<&T> {
+    pub(crate) fn get(&self, id: u32) -> Option<&T> {
         self.chunks
             .get(id as usize / CHUNK)?
             .get(id as usize % CHUNK)?
@@ -70,13 +70,13 @@ impl<T> Slab<T> {
     }
 
     /// The value in a place.
-    pub(super) fn get_mut(&mut self, id: u32) -> Option<&mut T> {
+    pub(crate) fn get_mut(&mut self, id: u32) -> Option<&mut T> {
         self.place(id)?.as_mut()
     }
 
     /// The numbers of all values.
     #[cfg(test)]
-    pub(super) fn ids(&self) -> Vec<u32> {
+    pub(crate) fn ids(&self) -> Vec<u32> {
         let all = self.chunks.iter().flatten().zip(0u32..);
         all.filter(|(value, _)| value.is_some())
             .map(|(_, id)| id)

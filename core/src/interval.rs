@@ -1,4 +1,4 @@
-//! Which of many ranges have a key, or keys of another range.
+//! Which of many ranges have a key, keys of another range, or all of them.
 //!
 //! A treap: a search tree by the first keys of ranges, and a heap by random priorities, which keep it flat. Each node knows
 //! the last key of all ranges beneath it, so a search leaves out what ends too early: it takes O(log n) steps and as
@@ -9,12 +9,12 @@ use alloc::vec::Vec;
 
 use fastrand::Rng;
 
-use super::slab::{NONE, Slab};
 use crate::range::KeyRange;
+use crate::slab::{NONE, Slab};
 
 /// The last key of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Last<'a> {
+pub(crate) enum Last<'a> {
     /// This one.
     At(&'a [u8]),
     /// What comes before this one.
@@ -46,14 +46,14 @@ impl Last<'_> {
 
 /// A range as the tree compares it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span<'a> {
-    pub(super) first: &'a [u8],
-    pub(super) last: Last<'a>,
+pub(crate) struct Span<'a> {
+    pub(crate) first: &'a [u8],
+    pub(crate) last: Last<'a>,
 }
 
 impl<'a> Span<'a> {
     /// The keys that a request names with `key` and `range_end`; none if there can't be any.
-    pub(super) fn of(key: &'a [u8], end: &'a [u8]) -> Option<Self> {
+    pub(crate) fn of(key: &'a [u8], end: &'a [u8]) -> Option<Self> {
         let first = if key.is_empty() { b"\0" } else { key };
         let last = match end {
             b"" => Last::At(first),
@@ -65,12 +65,12 @@ impl<'a> Span<'a> {
     }
 
     /// The keys of a range; none if there can't be any.
-    pub(super) fn of_range(range: &'a KeyRange) -> Option<Self> {
+    pub(crate) fn of_range(range: &'a KeyRange) -> Option<Self> {
         Self::of(range.key(), range.end())
     }
 
     /// One key.
-    pub(super) const fn of_key(key: &'a [u8]) -> Self {
+    pub(crate) const fn of_key(key: &'a [u8]) -> Self {
         Self {
             first: key,
             last: Last::At(key),
@@ -78,7 +78,7 @@ impl<'a> Span<'a> {
     }
 
     /// Whether all its keys are in another one.
-    pub(super) fn is_within(self, other: Span<'_>) -> bool {
+    pub(crate) fn is_within(self, other: Span<'_>) -> bool {
         other.first <= self.first && !self.last.is_after(other.last)
     }
 
@@ -89,7 +89,7 @@ impl<'a> Span<'a> {
 
 /// A node's place in the tree.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Link {
+pub(crate) struct Link {
     left: u32,
     right: u32,
     priority: u32,
@@ -109,7 +109,7 @@ impl Default for Link {
 }
 
 /// What has a range and a place in the tree.
-pub(super) trait Node {
+pub(crate) trait Node {
     /// The range. It is never empty, and doesn't change.
     fn span(&self) -> Span<'_>;
     fn link(&self) -> &Link;
@@ -118,13 +118,13 @@ pub(super) trait Node {
 
 /// The tree over values in a slab. It must be the same slab each time.
 #[derive(Debug)]
-pub(super) struct Intervals {
+pub(crate) struct Intervals {
     root: u32,
     rng: Rng,
 }
 
 impl Intervals {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self {
             root: NONE,
             rng: Rng::with_seed(seed),
@@ -132,7 +132,7 @@ impl Intervals {
     }
 
     /// Adds a value that isn't in the tree.
-    pub(super) fn insert<T: Node>(&mut self, nodes: &mut Slab<T>, id: u32) {
+    pub(crate) fn insert<T: Node>(&mut self, nodes: &mut Slab<T>, id: u32) {
         *nodes[id].link_mut() = Link {
             priority: self.rng.u32(..),
             longest: id,
@@ -144,28 +144,28 @@ impl Intervals {
     }
 
     /// Removes a value that is in the tree.
-    pub(super) fn remove<T: Node>(&mut self, nodes: &mut Slab<T>, id: u32) {
+    pub(crate) fn remove<T: Node>(&mut self, nodes: &mut Slab<T>, id: u32) {
         self.root = remove(nodes, self.root, id);
     }
 
     /// Forgets all values.
-    pub(super) const fn clear(&mut self) {
+    pub(crate) const fn clear(&mut self) {
         self.root = NONE;
     }
 
     /// Whether there is none.
     #[cfg(test)]
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.root == NONE
     }
 
     /// Adds to `found` all values whose ranges have keys of this one.
-    pub(super) fn find<T: Node>(&self, nodes: &Slab<T>, span: Span<'_>, found: &mut Vec<u32>) {
+    pub(crate) fn find<T: Node>(&self, nodes: &Slab<T>, span: Span<'_>, found: &mut Vec<u32>) {
         find(nodes, self.root, span, found);
     }
 
     /// Whether there is a value whose range has keys of this one.
-    pub(super) fn any<T: Node>(&self, nodes: &Slab<T>, span: Span<'_>) -> bool {
+    pub(crate) fn any<T: Node>(&self, nodes: &Slab<T>, span: Span<'_>) -> bool {
         let mut at = self.root;
         while at != NONE {
             let node = &nodes[at];
@@ -182,6 +182,34 @@ impl Intervals {
             };
         }
         false
+    }
+
+    /// A value whose range has all keys of this one, if there is one. Of several it is one that ends last.
+    pub(crate) fn covering<T: Node>(&self, nodes: &Slab<T>, span: Span<'_>) -> Option<u32> {
+        let mut at = self.root;
+        let mut longest = None;
+        let mut consider = |candidate: u32| {
+            let last = |id: u32| nodes[id].span().last;
+            if longest.is_none_or(|longest| last(candidate).is_after(last(longest))) {
+                longest = Some(candidate);
+            }
+            longest
+        };
+        let mut found = None;
+        while at != NONE {
+            let Link { left, right, .. } = *nodes[at].link();
+            at = if nodes[at].span().first <= span.first {
+                // So does all on the left.
+                if left != NONE {
+                    consider(nodes[left].link().longest);
+                }
+                found = consider(at);
+                right
+            } else {
+                left
+            };
+        }
+        found.filter(|id| span.is_within(nodes[*id].span()))
     }
 }
 
@@ -356,6 +384,14 @@ mod tests {
                     found.sort_unstable();
                     assert_eq!(found, expected, "{asked:?}");
                     assert_eq!(tree.any(&slab, span), !expected.is_empty(), "{asked:?}");
+                    let covers = |id: u32| span.is_within(slab[id].span());
+                    let cover = tree.covering(&slab, span);
+                    assert_eq!(
+                        cover.is_some(),
+                        expected.iter().any(|id| covers(*id)),
+                        "{asked:?}"
+                    );
+                    assert!(cover.is_none_or(covers), "{asked:?}");
                 }
             }
             for id in slab.ids() {
