@@ -181,3 +181,31 @@ fn lost_again_before_the_answer() {
     assert_eq!(revisions(&world, one), [written]);
     assert_eq!(world.clients[two].refused, [DENIED]);
 }
+
+/// The same of an answer that came before, for so many that not all have learned it yet.
+#[test]
+fn lost_again_while_many_learn_the_answer() {
+    const MANY: usize = 300;
+    let mut world = world();
+    let (one, two) = (world.open(Some("one"), false), world.open(Some("two"), false));
+    world.create(one, watch("k", "l", 0));
+    world.settle();
+    for _ in 0..MANY {
+        world.create(two, watch("k", "l", 0));
+    }
+    world.settle();
+    assert_eq!(world.clients[two].watching.len(), MANY);
+    world.end_streams();
+    while world.answer_check() {}
+    world.pass(SECOND / 10);
+    assert_eq!(world.streams.len(), 1, "it is opened again");
+    while world.hear_answer() {}
+    world.deny("two");
+    world.end_streams();
+    world.run(SECOND);
+    let written = put(&mut world, "k1");
+    world.run(SECOND);
+    assert_eq!(revisions(&world, one), [written]);
+    assert_eq!(revisions(&world, two), []);
+    assert_eq!(world.clients[two].refused, [DENIED; MANY]);
+}
