@@ -195,7 +195,13 @@ impl Hub {
             Err(reason) => (NO_WATCHER, reason.as_ref()),
         };
         let frame = write::created(header_sent, sent_id, reason);
-        self.deliver(client_id, frame, header_sent.revision, actions);
+        // A refusal may have the header of another cluster, whose revisions aren't those of this one.
+        let reached = if self.is_foreign(header) {
+            0
+        } else {
+            header_sent.revision
+        };
+        self.deliver(client_id, frame, reached, actions);
         let Ok(wire_id) = wire_id else {
             self.stats.denied += u64::from(was_denied);
             self.watchers.remove(id);

@@ -25,6 +25,9 @@ use crate::io::{Io, Note};
 /// How late the hub's timer fires.
 const TIMER_LATE_MAX: Duration = Duration::from_millis(2);
 
+/// Portions of work that the hub may do in a row. A portion is one step at least.
+const PORTIONS_MAX: usize = 100_000;
+
 /// gRPC's UNAVAILABLE.
 const UNAVAILABLE: u8 = 14;
 
@@ -40,6 +43,8 @@ pub(super) struct Watching {
     is_telling: bool,
     /// When the hub's timeout comes, by the last delivery made for it, and when it is due.
     timeout: Option<(Instant, Instant)>,
+    /// Timeouts in a row that left something due.
+    portions: usize,
     /// Clients' Watch calls.
     pub(super) outlets: Outlets<ClientId>,
     /// Those for whom the last message was a fragment, and not the last one.
@@ -74,6 +79,7 @@ impl Watching {
             events: VecDeque::new(),
             is_telling: false,
             timeout: None,
+            portions: 0,
             outlets: Outlets::new(proxy),
             in_fragments: BTreeSet::new(),
             upstreams: BTreeMap::new(),
@@ -234,8 +240,11 @@ impl Proxy {
                 self.watch.timeout = None;
                 if self.watch.hub.next_timeout().is_some_and(|due| due <= io.now) {
                     self.tell(io, Event::Timeout);
+                    // Work goes on in portions, each a timer that is due at once; but it comes to its end.
+                    let is_due = self.watch.hub.next_timeout().is_some_and(|due| due <= io.now);
+                    self.watch.portions = if is_due { self.watch.portions + 1 } else { 0 };
                     assert!(
-                        self.watch.hub.next_timeout().is_none_or(|due| due > io.now),
+                        self.watch.portions < PORTIONS_MAX,
                         "a timer of the hub is due for ever"
                     );
                 }
