@@ -96,7 +96,7 @@ impl Hub {
         let Some(source) = self.sources.get(id) else {
             return;
         };
-        if source.state != SourceState::Resting {
+        if source.state != SourceState::Resting || source.is_ending {
             return;
         }
         let upstream = source.upstream;
@@ -237,6 +237,8 @@ impl Hub {
             source.is_ending = true;
             self.ending += 1;
             self.index.remove(&source.range);
+            // Somebody else may want its range before all have left.
+            self.withdraw(id, actions);
             self.begin(Work::Disown(id));
         }
     }
