@@ -9,6 +9,7 @@ mod heartbeats;
 mod limits;
 mod pings;
 mod unread;
+mod watch_crowd;
 
 use std::{sync::Arc, time::Duration};
 
@@ -81,6 +82,7 @@ fn main() {
     trials.extend(limits::trials(&upstream));
     trials.extend(pings::trials(&upstream));
     trials.extend(unread::trials());
+    trials.extend(watch_crowd::trials(&upstream));
     trials.extend(connections::trials());
     trials.extend(given_up::trials(&upstream));
     suite::main(1, trials, move || drop(upstream));

@@ -1,0 +1,77 @@
+//! One client with very many watchers. Whatever it does with them, its neighbours get their events as fast as beside a
+//! client that does nothing.
+
+use std::time::{Duration, Instant};
+
+use etcd_proxy_tests::{
+    client::Client,
+    proxy::Proxy,
+    suite::within,
+    watching::{Watching, on_key, since},
+    wire::Wire,
+};
+use libtest_mimic::Trial;
+
+use crate::{ANSWER_LIMIT, Upstream, attack};
+
+/// How many watchers, each of a key of its own.
+const CROWD: usize = 20_000;
+
+/// How many of them are asked for before the answers are awaited.
+const AT_ONCE: usize = 500;
+
+/// Events whose way to the neighbour is timed.
+const EVENTS: usize = 200;
+
+/// How much longer than beside a quiet crowd an event may take, in the median. Where each request was worth a look at
+/// all watchers it was many times this.
+const RATIO: u32 = 5;
+
+pub(crate) fn trials(upstream: &Upstream) -> Vec<Trial> {
+    vec![attack(upstream, "a_crowd_asks_for_progress", &[], progress)]
+}
+
+/// The median of the time from a put to its event.
+async fn latency(client: &Client, watching: &mut Watching) -> Duration {
+    let mut times = Vec::with_capacity(EVENTS);
+    for _ in 0..EVENTS {
+        let clock = Instant::now();
+        client.put(b"neighbour", b"x").await.expect("put");
+        let answer = within("an event of a neighbour", ANSWER_LIMIT, watching.next()).await;
+        assert_eq!(answer.events.len(), 1, "{answer:?}");
+        times.push(clock.elapsed());
+    }
+    times.sort_unstable();
+    times[EVENTS / 2]
+}
+
+/// Progress that can't be told, for one of the watchers starts in the far future, is asked for again and again.
+async fn progress(proxy: Proxy) {
+    let client = Client::connect(proxy.address()).await.expect("connection");
+    let (mut neighbour, _) = Watching::one(&client.wire, on_key("neighbour")).await;
+    let wire = Wire::connect(proxy.address()).await.expect("connection");
+    let mut crowd = Watching::open(&wire, &[]).await;
+    for first in (0..CROWD).step_by(AT_ONCE) {
+        for number in first..first + AT_ONCE {
+            crowd.create(on_key(&format!("crowd/{number}"))).await;
+        }
+        for _ in 0..AT_ONCE {
+            let answer = crowd.next().await;
+            assert!(answer.created && !answer.canceled, "{answer:?}");
+        }
+    }
+    crowd.created(since(1 << 40, on_key("crowd/late"))).await;
+    let quiet = latency(&client, &mut neighbour).await;
+    let asking = tokio::spawn(async move {
+        loop {
+            crowd.ask_progress().await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    let loud = latency(&client, &mut neighbour).await;
+    assert!(!asking.is_finished(), "the crowd goes on asking");
+    asking.abort();
+    println!("a crowd asks for progress: put to event {quiet:.1?} beside a quiet one, {loud:.1?} beside it");
+    assert!(loud < quiet * RATIO, "{loud:?} instead of {quiet:?}");
+    crate::healthy(&proxy).await;
+}
