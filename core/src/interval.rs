@@ -164,26 +164,6 @@ impl Intervals {
         find(nodes, self.root, span, found);
     }
 
-    /// Whether there is a value whose range has keys of this one.
-    pub(crate) fn any<T: Node>(&self, nodes: &Slab<T>, span: Span<'_>) -> bool {
-        let mut at = self.root;
-        while at != NONE {
-            let node = &nodes[at];
-            if node.span().overlaps(span) {
-                return true;
-            }
-            // If the left side reaches the span, then what reaches it either overlaps or begins too late, and then so
-            // does all on the right.
-            let left = node.link().left;
-            at = if left != NONE && reaches(nodes, left, span) {
-                left
-            } else {
-                node.link().right
-            };
-        }
-        false
-    }
-
     /// A value whose range has all keys of this one, if there is one. Of several it is one that ends last.
     pub(crate) fn covering<T: Node>(&self, nodes: &Slab<T>, span: Span<'_>) -> Option<u32> {
         let mut at = self.root;
@@ -383,7 +363,6 @@ mod tests {
                     tree.find(&slab, span, &mut found);
                     found.sort_unstable();
                     assert_eq!(found, expected, "{asked:?}");
-                    assert_eq!(tree.any(&slab, span), !expected.is_empty(), "{asked:?}");
                     let covers = |id: u32| span.is_within(slab[id].span());
                     let cover = tree.covering(&slab, span);
                     assert_eq!(

@@ -116,6 +116,31 @@ impl Member {
     }
 }
 
+/// What the answer to a call shows of the store, message by message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shows {
+    /// Nothing, as far as is known.
+    Nothing,
+    /// What the header says that each message begins with.
+    Header,
+    /// The store itself, and nothing says of what revision.
+    Store,
+}
+
+impl Shows {
+    /// Of a call, by its path.
+    #[must_use]
+    pub fn of_path(path: &str) -> Self {
+        if path == "/etcdserverpb.Maintenance/Snapshot" {
+            return Self::Store;
+        }
+        let has_headers = ["/etcdserverpb.", "/v3electionpb.", "/v3lockpb."]
+            .iter()
+            .any(|package| path.starts_with(package));
+        if has_headers { Self::Header } else { Self::Nothing }
+    }
+}
+
 /// How long reaching one of the other members may take.
 pub const OTHER_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -351,6 +376,39 @@ mod tests {
         assert!(Member::SamePreferLeader.is_found(Said::Leads));
         assert!(!Member::SamePreferLeader.is_found(Said::Follows));
         assert!(!Member::Same.asks_others(true, Said::Follows) && !Member::Any.asks_others(true, not_leader));
+    }
+
+    #[test]
+    fn paths_are_exact() {
+        for path in [
+            "/etcdserverpb.KV/Range?x",
+            "/etcdserverpb.KV/Range?",
+            "/etcdserverpb.KV/Range/",
+            "//etcdserverpb.KV/Range",
+            "/etcdserverpb.KV//Range",
+            "/etcdserverpb.KV/%52ange",
+            "/etcdserverpb.KV/range",
+            "/etcdserverpb.KV/Range ",
+            "http://localhost/etcdserverpb.KV/Range",
+            "/etcdserverpb.Watch/Watch?q",
+            "/etcdserverpb.Lease/LeaseKeepAlive?q",
+        ] {
+            assert_eq!(Method::of_path(path), Method::UNKNOWN, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_shows_the_store() {
+        for (path, shows) in [
+            ("/v3electionpb.Election/Observe", Shows::Header),
+            ("/etcdserverpb.Watch/Watch", Shows::Header),
+            ("/etcdserverpb.KV/RangeStream", Shows::Header),
+            ("/etcdserverpb.Maintenance/Snapshot", Shows::Store),
+            ("/grpc.health.v1.Health/Watch", Shows::Nothing),
+            ("/x/y", Shows::Nothing),
+        ] {
+            assert_eq!(Shows::of_path(path), shows, "{path}");
+        }
     }
 
     #[test]

@@ -30,9 +30,14 @@
 //! R tells, as soon as W has reached R, that the watch was in step at `t`; so does any forwarded read. While there are
 //! reads there is a check for every half of that time, so that none of them has to wait for one.
 //!
-//! Writes through this proxy drop what they may touch as soon as they start, and until they have ended nothing that they
-//! may touch is cached; when they end, what was read meanwhile is cached only if it is known to be later. The watch and the
-//! floor would do without; it is what still holds if a write's answer was lost.
+//! A write under way changes nothing here, whatever it might change: what it does change the watch tells, and who is shown
+//! its answer raises the floor. So nobody loses entries to writes that change nothing, are refused, or go another way than
+//! they could. Of a write that was answered, the keys that it certainly changed are dropped at once, so that nobody has to
+//! wait for the watch to tell.
+//!
+//! An answer may pass that can't be read: compressed, or the store as a whole. It has shown something, and nobody knows how new.
+//! A serializable read that comes then has a floor that isn't known ([`FLOOR_UNKNOWN`]): it waits for a linearizable check,
+//! which is as new as anything that was shown before it began, until the shell knows a floor again.
 //!
 //! When auth is switched on, a check is refused: nothing is served then until a linearizable read without credentials
 //! succeeds that began later. All entries are from reads that were allowed to everybody, and no entry is served
@@ -43,6 +48,8 @@
 //! [`Config::staleness_max`] after they were read, and only to serializable reads.
 
 mod cache;
+mod heads;
+mod refusal;
 mod reply;
 mod request;
 mod store;
@@ -50,9 +57,11 @@ mod types;
 mod writes;
 
 pub use cache::Cache;
+pub use heads::{Heads, Seen};
 pub use reply::header_of;
+pub use request::is_serializable;
 pub use types::{
-    Action, Actions, Admission, Answer, CheckId, Config, Event, Header, ReadOutcome, ReadTicket, Reason,
-    Resolution, Scope, Stats, Status, WaiterId, WatchId, WriteOutcome, WriteTicket,
+    Action, Actions, Admission, Answer, CheckId, Config, Event, FLOOR_UNKNOWN, Header, ReadOutcome,
+    ReadTicket, Reason, Resolution, Scope, Stats, Status, WaiterId, WatchId,
 };
 pub use writes::{Write, written};

@@ -75,6 +75,19 @@ pub(super) fn identify(request: &[u8], ident: &mut Vec<u8>) -> Result<Terms, Rea
     Ok(terms)
 }
 
+/// Whether an encoded `RangeRequest` may be answered with an old state. One that can't be read isn't.
+#[must_use]
+pub fn is_serializable(request: &[u8]) -> bool {
+    let mut is_serializable = false;
+    let mut reader = Reader::all("RangeRequest", request);
+    while let Ok(Some(field)) = reader.next() {
+        if field.number == 7 {
+            is_serializable = field.varint("Serializable").is_ok_and(|number| number != 0);
+        }
+    }
+    is_serializable
+}
+
 /// The keys that a read asks for; none if there can't be any.
 pub(super) fn span_of(ident: &[u8]) -> Option<Span<'_>> {
     let (key, end) = keys_of(ident);

@@ -107,13 +107,8 @@ pub struct ReadTicket {
     pub(super) serial: u64,
 }
 
-/// A write that is under way: it must come back through [`Cache::complete_write`](super::Cache::complete_write),
-/// whatever became of it.
-#[derive(Debug, PartialEq, Eq)]
-#[must_use = "as long as a write isn't completed, what it touches isn't cached"]
-pub struct WriteTicket {
-    pub(super) spans: Vec<u32>,
-}
+/// A floor that isn't known: something was shown whose revision couldn't be read.
+pub const FLOOR_UNKNOWN: i64 = i64::MAX;
 
 /// An answer from the cache: one gRPC message, in two parts so that the larger one is shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -219,42 +214,11 @@ pub enum ReadOutcome {
     Failed(Status),
 }
 
-/// How a write ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WriteOutcome {
-    /// It was answered with this revision in its header.
-    Committed(i64),
-    /// It was refused, and changes nothing: that is what a server says before it changes something.
-    Rejected,
-    /// It may have been carried out, or may yet be.
-    Unknown,
-}
-
-impl WriteOutcome {
-    /// How a write ended that was answered with this code, and with this revision in its header if that is OK.
-    #[must_use]
-    pub const fn of(code: u8, revision: Option<i64>) -> Self {
-        const INVALID_ARGUMENT: u8 = 3;
-        const NOT_FOUND: u8 = 5;
-        const PERMISSION_DENIED: u8 = 7;
-        const UNIMPLEMENTED: u8 = 12;
-        const UNAUTHENTICATED: u8 = 16;
-        match (code, revision) {
-            (0, Some(revision)) => Self::Committed(revision),
-            (INVALID_ARGUMENT | NOT_FOUND | PERMISSION_DENIED | UNIMPLEMENTED | UNAUTHENTICATED, _) => {
-                Self::Rejected
-            }
-            _ => Self::Unknown,
-        }
-    }
-}
-
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Something passes through this proxy whose effect on what may be shown isn't known: a call that turns auth on or off
-    /// (told when it starts, and again when it ends, however it does), or an answer whose revision can't be read. Nothing is
-    /// served before a check that begins later.
+    /// Auth may have been switched on or off: a call that does so passes through this proxy (told when it starts, and again
+    /// when it ends, however it does). Nothing is served before a check that begins later.
     Unsure,
     /// The answer to [`Action::Check`]: the header of the response, or the status.
     Checked(CheckId, Result<Header, Status>),
@@ -336,8 +300,6 @@ pub struct Stats {
     pub waiters: usize,
     /// Reads that are forwarded with a ticket.
     pub flights: usize,
-    /// Writes under way.
-    pub writes: usize,
     /// Reads that queue because too many have fallen back.
     pub queued: usize,
     /// The revision up to which the watch is complete; 0 if it isn't open.
@@ -362,7 +324,7 @@ pub struct Stats {
     pub progress_asked: u64,
     /// Answers that were cached, total.
     pub admitted: u64,
-    /// Entries dropped because a key changed, or may have, total.
+    /// Entries dropped because a key changed, total.
     pub invalidated: u64,
     /// Entries dropped to make room, total.
     pub evicted: u64,

@@ -1,15 +1,13 @@
-//! Which keys a write may change, told from its request.
+//! Which keys a write has changed, told from its request and the beginning of its response.
 
-use alloc::vec;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
 
-use crate::range::KeyRange;
 use crate::wire::read::{Malformed, Reader};
 
-/// Ranges of one write that are told apart. A server takes 128 operations unless it is set otherwise.
-const RANGES_MAX: usize = 1024;
+/// Keys of one write that are told. A server takes 128 operations unless it is set otherwise.
+const KEYS_MAX: usize = 128;
 
 /// The requests that name the keys they change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,99 +20,95 @@ pub enum Write {
     Txn,
 }
 
-/// The keys that a request may change, without its gRPC prefix. In a transaction, and those inside it, that is what either
-/// branch changes; a transaction that only reads changes none. What isn't understood changes everything.
+/// Single keys that a write has certainly changed which was answered with a response that begins so; both without their gRPC
+/// prefix. Not all that it has changed: ranges, and transactions inside a transaction, are left out.
 #[must_use]
-pub fn written(write: Write, request: &Bytes) -> Vec<KeyRange> {
+pub fn written(write: Write, request: &Bytes, response: &[u8]) -> Vec<Bytes> {
+    let mut keys = Vec::new();
     let whole = (0, request.len());
     let read = match write {
-        Write::DeleteRange => delete(request, whole).map(|range| Some(vec![range])),
-        Write::Put => put(request, whole).map(|range| Some(vec![range])),
-        Write::Txn => txn(request),
+        Write::Put => put(request, whole, &mut keys),
+        // How many keys are gone.
+        Write::DeleteRange if number(response, 2) > 0 => delete(request, &mut keys),
+        Write::DeleteRange => Ok(()),
+        Write::Txn => txn(request, number(response, 2) > 0, &mut keys),
     };
-    match read {
-        Ok(Some(ranges)) if ranges.len() <= RANGES_MAX => ranges,
-        _ => vec![KeyRange::everything()],
+    // Of what can't be read the watch tells.
+    if read.is_err() {
+        keys.clear();
     }
+    keys
 }
 
-fn put(request: &Bytes, at: (usize, usize)) -> Result<KeyRange, Malformed> {
+/// A number in a message of which the beginning is enough; 0 if it isn't there.
+fn number(message: &[u8], number: i32) -> u64 {
+    let mut reader = Reader::all("Response", message);
+    while let Ok(Some(field)) = reader.next() {
+        if field.number == number {
+            return field.varint("number").unwrap_or_default();
+        }
+    }
+    0
+}
+
+fn put(request: &Bytes, at: (usize, usize), keys: &mut Vec<Bytes>) -> Result<(), Malformed> {
     let mut key = (0, 0);
     let mut reader = Reader::new("PutRequest", request, at);
     while let Some(field) = reader.next()? {
-        match field.number {
-            1 => key = field.bytes("Key")?,
-            2..=6 => {}
-            _ => return Ok(KeyRange::everything()),
+        if field.number == 1 {
+            key = field.bytes("Key")?;
         }
     }
-    Ok(KeyRange::new(request.slice(key.0..key.1), Bytes::new()))
+    keys.push(request.slice(key.0..key.1));
+    Ok(())
 }
 
-fn delete(request: &Bytes, at: (usize, usize)) -> Result<KeyRange, Malformed> {
+fn delete(request: &Bytes, keys: &mut Vec<Bytes>) -> Result<(), Malformed> {
     let (mut key, mut end) = ((0, 0), (0, 0));
-    let mut reader = Reader::new("DeleteRangeRequest", request, at);
+    let mut reader = Reader::all("DeleteRangeRequest", request);
     while let Some(field) = reader.next()? {
         match field.number {
             1 => key = field.bytes("Key")?,
             2 => end = field.bytes("RangeEnd")?,
-            3 => {}
-            _ => return Ok(KeyRange::everything()),
+            _ => {}
         }
     }
-    Ok(KeyRange::new(
-        request.slice(key.0..key.1),
-        request.slice(end.0..end.1),
-    ))
+    if end.0 == end.1 {
+        keys.push(request.slice(key.0..key.1));
+    }
+    Ok(())
 }
 
-/// What a transaction may change; none if that can't be told. Without recursion: how deep transactions are nested is for
-/// clients to say.
-fn txn(request: &Bytes) -> Result<Option<Vec<KeyRange>>, Malformed> {
-    let mut ranges = Vec::new();
-    let mut transactions = vec![(0, request.len())];
-    while let Some(at) = transactions.pop() {
-        let mut reader = Reader::new("TxnRequest", request, at);
-        while let Some(field) = reader.next()? {
-            match field.number {
-                // What is compared is only read.
-                1 => {}
-                2 | 3 => {
-                    let mut operation = Reader::new("RequestOp", request, field.bytes("Success")?);
-                    while let Some(field) = operation.next()? {
-                        let at = field.bytes("Request")?;
-                        match field.number {
-                            1 => {}
-                            2 => ranges.push(put(request, at)?),
-                            3 => ranges.push(delete(request, at)?),
-                            4 => transactions.push(at),
-                            _ => return Ok(None),
-                        }
-                        if ranges.len() > RANGES_MAX {
-                            return Ok(None);
-                        }
-                    }
-                }
-                _ => return Ok(None),
+/// The puts of the branch that was taken.
+fn txn(request: &Bytes, succeeded: bool, keys: &mut Vec<Bytes>) -> Result<(), Malformed> {
+    let branch = if succeeded { 2 } else { 3 };
+    let mut reader = Reader::all("TxnRequest", request);
+    while let Some(field) = reader.next()? {
+        if field.number != branch {
+            continue;
+        }
+        let mut operation = Reader::new("RequestOp", request, field.bytes("Operation")?);
+        while let Some(field) = operation.next()? {
+            if field.number == 2 && keys.len() < KEYS_MAX {
+                put(request, field.bytes("Request")?, keys)?;
             }
         }
     }
-    Ok(Some(ranges))
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec;
+
     use etcd_proxy_proto::etcdserverpb::request_op::Request;
     use etcd_proxy_proto::etcdserverpb::{
-        Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+        DeleteRangeRequest, DeleteRangeResponse, PutRequest, RequestOp, ResponseHeader, TxnRequest,
+        TxnResponse,
     };
     use prost::Message as _;
 
     use super::*;
-
-    fn range(key: &'static [u8], end: &'static [u8]) -> KeyRange {
-        KeyRange::new(key.into(), end.into())
-    }
 
     fn op(request: Request) -> RequestOp {
         RequestOp {
@@ -126,143 +120,95 @@ mod tests {
         op(Request::RequestPut(PutRequest {
             key: key.into(),
             value: b"value"[..].into(),
-            lease: 7,
-            prev_kv: true,
             ..PutRequest::default()
         }))
     }
 
-    fn delete(key: &'static [u8], end: &'static [u8]) -> RequestOp {
-        op(Request::RequestDeleteRange(DeleteRangeRequest {
+    fn delete(key: &'static [u8], end: &'static [u8]) -> DeleteRangeRequest {
+        DeleteRangeRequest {
             key: key.into(),
             range_end: end.into(),
             prev_kv: true,
-        }))
-    }
-
-    fn read(key: &'static [u8]) -> RequestOp {
-        op(Request::RequestRange(RangeRequest {
-            key: key.into(),
-            ..RangeRequest::default()
-        }))
-    }
-
-    fn nested(success: Vec<RequestOp>, failure: Vec<RequestOp>) -> RequestOp {
-        op(Request::RequestTxn(txn(success, failure)))
-    }
-
-    fn txn(success: Vec<RequestOp>, failure: Vec<RequestOp>) -> TxnRequest {
-        TxnRequest {
-            compare: vec![Compare {
-                key: b"compared"[..].into(),
-                ..Compare::default()
-            }],
-            success,
-            failure,
         }
     }
 
-    fn sorted(request: &TxnRequest) -> Vec<KeyRange> {
-        let mut ranges = written(Write::Txn, &request.encode_to_vec().into());
-        ranges.sort_unstable();
-        ranges
+    fn header() -> Option<ResponseHeader> {
+        Some(ResponseHeader {
+            revision: 5,
+            ..ResponseHeader::default()
+        })
     }
 
     #[test]
-    fn transactions_write_what_either_branch_writes() {
-        let table = [
-            (txn(vec![], vec![]), vec![]),
-            (
-                txn(vec![read(b"a")], vec![nested(vec![read(b"b")], vec![])]),
-                vec![],
-            ),
-            (txn(vec![put(b"a")], vec![]), vec![range(b"a", b"")]),
-            (
-                txn(vec![], vec![delete(b"a", b"\0"), read(b"x")]),
-                vec![range(b"a", b"\0")],
-            ),
-            (
-                txn(
-                    vec![
-                        put(b"b"),
-                        nested(vec![], vec![nested(vec![delete(b"c", b"d")], vec![])]),
-                    ],
-                    vec![put(b"a")],
-                ),
-                vec![range(b"a", b""), range(b"b", b""), range(b"c", b"d")],
-            ),
-            (txn(vec![RequestOp { request: None }], vec![]), vec![]),
-        ];
-        for (request, expected) in table {
-            assert_eq!(sorted(&request), expected, "{request:?}");
+    fn a_transaction_has_written_what_the_branch_it_took_puts() {
+        let nested = TxnRequest {
+            failure: vec![put(b"nested")],
+            ..TxnRequest::default()
+        };
+        let request = TxnRequest {
+            success: vec![
+                put(b"a"),
+                op(Request::RequestDeleteRange(delete(b"\0", b"\0"))),
+                put(b"b"),
+                op(Request::RequestTxn(nested)),
+            ],
+            failure: vec![put(b"c")],
+            ..TxnRequest::default()
+        };
+        let request = request.encode_to_vec().into();
+        for (succeeded, keys) in [(true, vec!["a", "b"]), (false, vec!["c"])] {
+            let response = TxnResponse {
+                header: header(),
+                succeeded,
+                responses: Vec::new(),
+            };
+            assert_eq!(written(Write::Txn, &request, &response.encode_to_vec()), keys);
         }
     }
 
     #[test]
-    fn single_writes() {
-        for (write, request, expected) in [
-            (Write::Put, &b"\x0a\x01a\x12\x01b"[..], range(b"a", b"")),
-            (Write::Put, b"\x0a\x01a\x0a\x01b", range(b"b", b"")),
-            (Write::Put, b"", range(b"\0", b"")),
-            (Write::DeleteRange, b"\x0a\x01a", range(b"a", b"")),
-            (Write::DeleteRange, b"\x0a\x01a\x12\x01\0", range(b"a", b"\0")),
-            (Write::DeleteRange, b"\x12\x01\0", KeyRange::everything()),
-            (
-                Write::DeleteRange,
-                b"\x0a\x01a\x12\x01z\x18\x01",
-                range(b"a", b"z"),
-            ),
+    fn a_delete_has_written_what_was_there() {
+        for (end, deleted, keys) in [
+            (&b""[..], 1, vec!["a"]),
+            (b"", 0, vec![]),
+            (b"b", 1, vec![]),
+            (b"\0", 7, vec![]),
         ] {
+            let response = DeleteRangeResponse {
+                header: header(),
+                deleted,
+                ..DeleteRangeResponse::default()
+            };
+            let request = delete(b"a", end).encode_to_vec().into();
             assert_eq!(
-                written(write, &Bytes::from_static(request)),
-                [expected],
-                "{request:?}"
+                written(Write::DeleteRange, &request, &response.encode_to_vec()),
+                keys
             );
         }
     }
 
     #[test]
-    fn what_is_not_understood_writes_everything() {
-        for (write, request) in [
-            (Write::Put, &b"\x0a\x01a\x38\x01"[..]),
-            (Write::Put, b"\x0a\x05a"),
-            (Write::Put, b"\x08\x05"),
-            (Write::DeleteRange, b"\x0a\x01a\x20\x01"),
-            (Write::DeleteRange, b"\xff"),
-            // A field, an operation, and a field of an operation inside that nobody knows.
-            (Write::Txn, b"\x20\x01"),
-            (Write::Txn, b"\x12\x02\x2a\x00"),
-            (Write::Txn, b"\x12\x06\x12\x04\x0a\x00\x38\x01"),
-            (Write::Txn, b"\x12\x02\x10\x00"),
-            (Write::Txn, b"\x12\x07\x12"),
+    fn single_puts() {
+        for (request, keys) in [
+            (&b"\x0a\x01a\x12\x01b"[..], vec!["a"]),
+            (b"\x0a\x01a\x0a\x01b", vec!["b"]),
+            (b"\x0a\x05a", vec![]),
+            (b"\x08\x05", vec![]),
         ] {
-            let ranges = written(write, &Bytes::from_static(request));
-            assert_eq!(ranges, [KeyRange::everything()], "{request:?}");
+            assert_eq!(
+                written(Write::Put, &Bytes::from_static(request), b""),
+                keys,
+                "{request:?}"
+            );
         }
-        let many: Vec<RequestOp> = (0..=RANGES_MAX).map(|_| put(b"a")).collect();
-        assert_eq!(sorted(&txn(many, vec![])), [KeyRange::everything()]);
-    }
-
-    /// As deep as a message can hold.
-    #[test]
-    fn depth_does_not_matter() {
-        let mut message = b"\x12\x05\x12\x03\x0a\x01k".to_vec();
-        let mut depth = 0;
-        while message.len() < 60_000 {
-            for tag in [0x22, 0x12] {
-                let mut outer = vec![tag];
-                let mut length = message.len();
-                while length >= 0x80 {
-                    outer.push(length as u8 | 0x80);
-                    length >>= 7;
-                }
-                outer.push(length as u8);
-                outer.append(&mut message);
-                message = outer;
-            }
-            depth += 1;
-        }
-        assert!(depth > 5_000, "{depth}");
-        assert_eq!(written(Write::Txn, &message.into()), [range(b"k", b"")]);
+        let many: Vec<RequestOp> = (0..2 * KEYS_MAX).map(|_| put(b"a")).collect();
+        let request = TxnRequest {
+            failure: many,
+            ..TxnRequest::default()
+        };
+        assert_eq!(
+            written(Write::Txn, &request.encode_to_vec().into(), b"").len(),
+            KEYS_MAX
+        );
     }
 }

@@ -5,7 +5,7 @@ use etcd_proxy_core::grpc::{Status, encode_message};
 use h2::SendStream;
 use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 /// The status code of an answer, in its head or its trailers.
 pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -35,6 +35,14 @@ pub(super) fn refuse(mut respond: SendResponse<Bytes>, status: Status) {
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    // An error means that the client has gone.
+    let _ = respond.send_response(response, true);
+}
+
+/// Refuses a call that has more headers than are taken, as HTTP/2 servers refuse those that are too large.
+pub(super) fn refuse_headers(mut respond: SendResponse<Bytes>) {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
     // An error means that the client has gone.
     let _ = respond.send_response(response, true);
 }

@@ -1,25 +1,26 @@
 //! Where calls and the cache of reads meet.
 
+use core::future::Future as _;
 use core::time::Duration;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use etcd_proxy_core::grpc::{Code, MESSAGE_PREFIX_LEN, decode_message, framed};
+use etcd_proxy_core::grpc::{self, Code, MESSAGE_PREFIX_LEN, decode_message, framed};
 use etcd_proxy_core::read::ReadTicket;
 use etcd_proxy_core::watch::Status;
 use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Response};
 
-use super::Call;
 use super::answer::{GRPC_MESSAGE, GRPC_STATUS, status_fields};
+use super::deadline::Expiry;
 use super::exchange::{self, Answer, AnswerEnd, Client, Payload, Unanswered, attempt, trailers};
 use super::head::Head;
+use super::{Call, NoAttempt};
 use crate::read::{Admitted, Part, ReadCache, Reply};
 use crate::rt::{self, Runtime};
-use crate::upstream::Connection;
 
 /// An answer from the cache is sent in one piece up to this many bytes. A larger one isn't copied.
 const COPIED_BYTES_MAX: usize = 4 * 1024;
@@ -33,8 +34,24 @@ const HEAD_BYTES: usize = 128;
 /// The end of a `RangeRequest` that makes it linearizable whatever is before it: the last value of a field counts.
 const LINEARIZABLE: [u8; 2] = [7 << 3, 0];
 
-/// How long a member that is behind may take to catch up.
-const REFRESH_PATIENCE: Duration = Duration::from_secs(1);
+/// How long members that are behind may take to catch up, unless the client has less time: several election time-outs.
+const REFRESH_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long one of them may take before it is asked again, or another one is.
+const REFRESH_ATTEMPT: Duration = Duration::from_millis(2500);
+
+/// Between two attempts; doubled from one to the next.
+const REFRESH_PAUSE_MIN: Duration = Duration::from_millis(25);
+const REFRESH_PAUSE_MAX: Duration = Duration::from_millis(400);
+
+/// What was shown before isn't to be had.
+const BEHIND: grpc::Status = grpc::Status::new(
+    Code::Unavailable,
+    "etcd-proxy: no member has come to what was shown before",
+);
+
+/// The code of the same name.
+const UNAVAILABLE: u8 = Code::Unavailable.number();
 
 /// What becomes of a read.
 pub(super) enum Looked {
@@ -105,10 +122,8 @@ pub(super) fn refuse(status: &Status, request: &HeaderMap, mut respond: SendResp
 
 /// Tells the cache what a call is about to be answered.
 pub(super) fn tell(part: Part, answer: &Answer) {
-    if !part.is_none() {
-        let reply = reply(answer, part.wants_all());
-        part.answered(&reply);
-    }
+    let reply = reply(answer, part.wants_all());
+    part.answered(&reply);
 }
 
 /// What the cache is told of an answer: all of it, if that is wanted and it was taken in as a whole, or its beginning.
@@ -148,37 +163,95 @@ fn joined(chunks: &VecDeque<Bytes>, enough: usize) -> Bytes {
     joined.freeze()
 }
 
+/// Whether an answer may be older than what was shown before its call came.
+pub(super) fn is_old(part: &Part, answer: &Answer) -> bool {
+    // Of most calls the answer isn't looked at for this.
+    part.has_floor() && part.is_old(&reply(answer, false))
+}
+
+/// Why an old answer wasn't replaced.
+pub(super) enum NotRefreshed {
+    /// The client is to be told this.
+    Refused(grpc::Status),
+    /// The client doesn't want the answer any more.
+    ClientGone,
+}
+
 /// Takes care that a client's store doesn't go back when the proxy goes to another member: a serializable read whose answer
-/// is older than what was shown is asked once more, as a linearizable one. If that isn't answered, there is no newer state
-/// to be had.
+/// is older than what was shown is asked once more, as a linearizable one, until a member answers that. Who has only something
+/// old shows nothing.
 pub(super) async fn refreshed<R: Runtime>(
-    call: &Call,
-    connection: &Arc<Connection>,
+    call: &mut Call,
     head: &Head,
     payload: &Payload,
-    client: &mut Client<'_, R>,
     part: &Part,
-    answer: Answer,
-) -> Answer {
-    // Of most calls the answer isn't looked at for this.
-    if !part.has_floor() || !part.is_old(&reply(&answer, false)) {
-        return answer;
-    }
+    respond: &mut SendResponse<Bytes>,
+    expiry: &mut Expiry<R>,
+) -> Result<Answer, NotRefreshed> {
     let mut message = payload.data[MESSAGE_PREFIX_LEN..].to_vec();
     message.extend_from_slice(&LINEARIZABLE);
     let payload = Payload {
         data: framed(&message),
-        trailers: None,
         only_head: false,
     };
-    let request = head.again(connection, call.deadline);
-    let asked = part.known();
-    let fresh = attempt(call, connection, request, &payload, client);
-    match rt::timeout_at::<R, _>(Instant::now() + REFRESH_PATIENCE, fresh).await {
-        Ok(Ok(fresh)) if reply(&fresh, false).code == 0 => {
-            part.refreshed(asked, &reply(&fresh, false));
-            fresh
+    let patience = Instant::now() + REFRESH_PATIENCE;
+    let until = call
+        .deadline
+        .at
+        .map_or(patience, |deadline| deadline.min(patience));
+    let mut pause = REFRESH_PAUSE_MIN;
+    let mut failed_on = None;
+    loop {
+        let asked = part.asks();
+        let avoid = failed_on.take();
+        let mut asked_on = None;
+        let asking = async {
+            let (connection, request) = call.next::<R>(head, avoid, &mut *respond).await?;
+            asked_on = Some(connection.id());
+            let mut client = Client {
+                respond: &mut *respond,
+                expiry: &mut *expiry,
+            };
+            let answered = attempt(call, &connection, request, &payload, &mut client).await;
+            Ok::<_, NoAttempt>(answered)
+        };
+        let attempt_until = until.min(Instant::now() + REFRESH_ATTEMPT);
+        match rt::timeout_at::<R, _>(attempt_until, asking).await {
+            Ok(Ok(Ok(answer))) => {
+                let told = reply(&answer, false);
+                part.refreshed(asked, &told);
+                if told.code != UNAVAILABLE {
+                    return Ok(answer);
+                }
+            }
+            Ok(Err(NoAttempt::ClientGone) | Ok(Err(Unanswered::ClientGone))) => {
+                return Err(NotRefreshed::ClientGone);
+            }
+            Ok(Ok(Err(Unanswered::Expired))) => {
+                return Err(NotRefreshed::Refused(grpc::Status::deadline_exceeded()));
+            }
+            Ok(Ok(Err(Unanswered::TooLarge(too_large)))) => {
+                return Err(NotRefreshed::Refused(too_large.status()));
+            }
+            Ok(Ok(Err(Unanswered::Failed(_) | Unanswered::Reset(_)))) => failed_on = asked_on,
+            Ok(Err(NoAttempt::Refused(_))) | Err(rt::Elapsed) => {}
         }
-        _ => answer,
+        if Instant::now() + pause >= until {
+            return Err(NotRefreshed::Refused(BEHIND));
+        }
+        let mut sleep = core::pin::pin!(rt::sleep::<R>(pause));
+        let mut client = Client {
+            respond: &mut *respond,
+            expiry: &mut *expiry,
+        };
+        match client.patient(|cx| sleep.as_mut().poll(cx)).await {
+            Ok(()) => {}
+            Err(Unanswered::Expired) => {
+                return Err(NotRefreshed::Refused(grpc::Status::deadline_exceeded()));
+            }
+            // There is nothing else that a wait ends with.
+            Err(_) => return Err(NotRefreshed::ClientGone),
+        }
+        pause = (pause * 2).min(REFRESH_PAUSE_MAX);
     }
 }

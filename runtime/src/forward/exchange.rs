@@ -30,7 +30,6 @@ const BURST_BYTES_MAX: usize = 16 * 1024;
 /// A request, read to its end.
 pub(super) struct Payload {
     pub(super) data: Bytes,
-    pub(super) trailers: Option<HeaderMap>,
     /// The head was the end: not even an empty frame follows it.
     pub(super) only_head: bool,
 }
@@ -101,12 +100,10 @@ pub(super) async fn attempt<R: Runtime>(
         call.refused(connection).await;
         return Err(Unanswered::Failed(Failure::NotSent));
     };
-    let sent = match &payload.trailers {
-        _ if payload.only_head => Ok(()),
-        None => stream.send_data(payload.data.clone(), true),
-        Some(trailers) => stream
-            .send_data(payload.data.clone(), false)
-            .and_then(|()| stream.send_trailers(trailers.clone())),
+    let sent = if payload.only_head {
+        Ok(())
+    } else {
+        stream.send_data(payload.data.clone(), true)
     };
     let response = match sent {
         Ok(()) => client.patient(|cx| Pin::new(&mut response).poll(cx)).await?,
@@ -226,7 +223,7 @@ pub(super) async fn deliver(answer: Answer, mut respond: SendResponse<Bytes>) {
             })
             .await;
             match end {
-                PumpEnd::Done | PumpEnd::Sink => {}
+                PumpEnd::Done | PumpEnd::Sink | PumpEnd::Trailers => {}
                 PumpEnd::TooLarge(too_large) => answer::end(pump.sink(), &too_large.status()),
                 PumpEnd::Source(error) => match StreamFailure::of(&error) {
                     StreamFailure::Reset(reason) => pump.sink().send_reset(reason),

@@ -7,14 +7,16 @@ use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 use super::deadline::{Deadline, GRPC_TIMEOUT};
 use crate::upstream::Connection;
 
-/// Headers that are meant for the next hop only: RFC 9113, section 8.2.2, and `host`, which `:authority` replaces.
-const HOP_BY_HOP: [HeaderName; 6] = [
+/// Headers that are meant for the next hop only: RFC 9113, section 8.2.2; `host`, which `:authority` replaces; and
+/// `content-length`, as what is sent on may be less than what came.
+const HOP_BY_HOP: [HeaderName; 7] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::TRANSFER_ENCODING,
     header::UPGRADE,
     header::HOST,
+    header::CONTENT_LENGTH,
 ];
 
 /// What is kept of a client's request to make the requests of all its attempts from.

@@ -9,6 +9,7 @@ mod deadline;
 pub(crate) mod exchange;
 mod head;
 mod leader;
+mod observer;
 mod pump;
 mod stream;
 mod unary;
@@ -31,6 +32,7 @@ use h2::client::ResponseFuture;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::Request;
+use http::uri::PathAndQuery;
 
 use self::deadline::Deadline;
 pub(crate) use self::deadline::GRPC_TIMEOUT;
@@ -47,13 +49,22 @@ pub(crate) const SERVER_STOPPED: Status = Status::new(Code::Unavailable, "etcdse
 pub(crate) const INVALID_CLIENT_API_VERSION: Status =
     Status::new(Code::InvalidArgument, "etcdserver: invalid client api version");
 
+/// Headers that a request may have: far more than any client sends, and few enough to add some to them.
+const HEADERS_MAX: usize = 16 * 1024;
+
+/// The path of a call as the member gets it. To a gRPC server a `?` is part of the method's name.
+pub(crate) fn path_of(uri: &http::Uri) -> &str {
+    uri.path_and_query().map_or("", PathAndQuery::as_str)
+}
+
 /// Handles one call from its request's head to the end of its answer.
 pub(crate) async fn forward<R: Runtime>(
     client: Arc<ClientConnection>,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
-    let method = Method::of_path(request.uri().path());
+    let path = path_of(request.uri());
+    let method = Method::of_path(path);
     let deadline = Deadline::of(request.headers());
     let call = Call {
         client,
@@ -65,6 +76,9 @@ pub(crate) async fn forward<R: Runtime>(
         attempted: false,
         pinned_now: false,
     };
+    if request.headers().len() > HEADERS_MAX {
+        return answer::refuse_headers(respond);
+    }
     if request.method() == http::Method::CONNECT {
         // It has no path to forward.
         return answer::refuse(
@@ -78,7 +92,6 @@ pub(crate) async fn forward<R: Runtime>(
     }
     // What a member would refuse is for a member to refuse, and a compressed stream goes through as it is.
     let worker = &call.client.worker;
-    let path = request.uri().path();
     if (path == Hub::PATH || path == Router::PATH)
         && let Ok(head) = Head::of(&request)
     {

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use etcd_proxy_core::grpc::{MessageLimit, MessageTooLarge};
 use h2::{RecvStream, SendStream};
 
+use super::observer::Observer;
+
 /// Moves data and trailers. Bytes count as received for the sender only once the receiver has room for them, so
 /// a receiver that doesn't read stops the sender, and what is kept here is at most the sender's window.
 pub(super) struct Pump {
@@ -18,6 +20,9 @@ pub(super) struct Pump {
     /// How many bytes at the head of `pending` the source's flow control has back already.
     released: usize,
     phase: Phase,
+    /// Whether trailers may follow: in an answer, never in a request.
+    has_trailers: bool,
+    observer: Option<Box<Observer>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,6 +40,8 @@ pub(super) enum PumpEnd {
     Source(h2::Error),
     /// The sink takes no more.
     Sink,
+    /// The source has sent trailers where there are none.
+    Trailers,
     /// A message is larger than allowed.
     TooLarge(MessageTooLarge),
 }
@@ -48,7 +55,15 @@ impl Pump {
             pending: VecDeque::new(),
             released: 0,
             phase: Phase::Data,
+            has_trailers: true,
+            observer: None,
         }
+    }
+
+    /// The direction of a request: an etcd server closes the connection on which one has trailers.
+    pub(super) fn without_trailers(mut self) -> Self {
+        self.has_trailers = false;
+        self
     }
 
     /// Begins with data that was taken from the source before, passed the limit, and was released to its flow
@@ -56,6 +71,12 @@ impl Pump {
     pub(super) fn with_pending(mut self, pending: VecDeque<Bytes>) -> Self {
         self.released = pending.iter().map(Bytes::len).sum();
         self.pending = pending;
+        self
+    }
+
+    /// Has what passes by looked at.
+    pub(super) fn observed(mut self, observer: Option<Box<Observer>>) -> Self {
+        self.observer = observer;
         self
     }
 
@@ -77,6 +98,9 @@ impl Pump {
                         if let Err(too_large) = self.limit.check(&chunk) {
                             return Poll::Ready(PumpEnd::TooLarge(too_large));
                         }
+                        if let Some(observer) = &mut self.observer {
+                            observer.look(&chunk);
+                        }
                         if !chunk.is_empty() || self.source.is_end_stream() {
                             self.pending.push_back(chunk);
                         }
@@ -87,6 +111,7 @@ impl Pump {
                 }
             }
             let sent = match ready!(self.source.poll_trailers(cx)) {
+                Ok(Some(_)) if !self.has_trailers => return Poll::Ready(PumpEnd::Trailers),
                 Ok(Some(trailers)) => self.sink.send_trailers(trailers),
                 Ok(None) => self.sink.send_data(Bytes::new(), true),
                 Err(error) => return Poll::Ready(PumpEnd::Source(error)),

@@ -3,7 +3,6 @@
 use core::future::{Future, poll_fn};
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
-use std::collections::VecDeque;
 
 use bytes::Bytes;
 use etcd_proxy_core::grpc::{MessageLimit, Status};
@@ -16,34 +15,24 @@ use http::{Request, Response};
 
 use super::deadline::Expiry;
 use super::head::Head;
+use super::observer::Observer;
 use super::pump::{Pump, PumpEnd};
-use super::{Call, NoAttempt, SERVER_STOPPED, StreamFailure, answer};
+use super::{Call, NoAttempt, SERVER_STOPPED, StreamFailure, answer, path_of};
 use crate::rt::Runtime;
 use crate::server::Phase;
 use crate::upstream::OpenCall;
 
 /// Forwards a call as two directions that move on by themselves.
 pub(super) async fn forward<R: Runtime>(
-    call: Call,
-    request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
-) {
-    let limit = MessageLimit::new(call.client.worker.limits.request_bytes_max);
-    forward_begun::<R>(call, request, Bytes::new(), limit, respond).await;
-}
-
-/// The same for a call of whose request `begun` was read before, passed `limit`, and was released to flow control.
-pub(super) async fn forward_begun<R: Runtime>(
     mut call: Call,
     request: Request<RecvStream>,
-    begun: Bytes,
-    limit: MessageLimit,
     mut respond: SendResponse<Bytes>,
 ) {
     let (parts, body) = request.into_parts();
+    let observer = Observer::of(path_of(&parts.uri), &call.client.worker.reads);
     let head = Head::new(parts);
     // No more of the body is taken before the call is open, so until then it can be opened anywhere.
-    let empty = begun.is_empty() && body.is_end_stream();
+    let empty = body.is_end_stream();
     let mut attempts = Attempts::new(false);
     let mut failed_on = None;
     let (response, stream, open) = loop {
@@ -67,12 +56,8 @@ pub(super) async fn forward_begun<R: Runtime>(
     let request = if empty {
         RequestSide::Empty(stream)
     } else {
-        let pending = if begun.is_empty() {
-            VecDeque::new()
-        } else {
-            VecDeque::from([begun])
-        };
-        RequestSide::Open(Pump::new(body, stream, limit).with_pending(pending))
+        let limit = MessageLimit::new(limits.request_bytes_max);
+        RequestSide::Open(Pump::new(body, stream, limit).without_trailers())
     };
     let response = ResponseSide::Waiting { response, respond };
     let mut both = Both {
@@ -80,6 +65,7 @@ pub(super) async fn forward_begun<R: Runtime>(
         request_over: empty,
         response,
         response_limit: MessageLimit::new(limits.response_bytes_max),
+        observer,
         _open: open,
     };
     let mut expiry = Expiry::<R>::new(call.deadline);
@@ -125,6 +111,8 @@ struct Both {
     request_over: bool,
     response: ResponseSide,
     response_limit: MessageLimit,
+    /// Of the answer, until it begins.
+    observer: Option<Box<Observer>>,
     _open: OpenCall,
 }
 
@@ -160,14 +148,16 @@ impl Both {
                 self.response = ResponseSide::Over;
                 return Poll::Ready(());
             }
-            self.response = ResponseSide::Open(Pump::new(body, stream, self.response_limit.clone()));
+            let pump = Pump::new(body, stream, self.response_limit.clone());
+            self.response = ResponseSide::Open(pump.observed(self.observer.take()));
         }
         let ResponseSide::Open(pump) = &mut self.response else {
             return Poll::Ready(());
         };
         match pump.poll(cx) {
             Poll::Ready(PumpEnd::Done) => {}
-            Poll::Ready(PumpEnd::Sink) => self.cancel(Reason::CANCEL),
+            // An answer may have trailers.
+            Poll::Ready(PumpEnd::Sink | PumpEnd::Trailers) => self.cancel(Reason::CANCEL),
             Poll::Ready(PumpEnd::Source(error)) => self.fail(&error),
             Poll::Ready(PumpEnd::TooLarge(too_large)) => self.stop(&too_large.status()),
             Poll::Pending => {
@@ -194,6 +184,10 @@ impl Both {
                 return Poll::Pending;
             }
             Poll::Ready(PumpEnd::Source(error)) => self.cancel(error.reason().unwrap_or(Reason::CANCEL)),
+            Poll::Ready(PumpEnd::Trailers) => {
+                self.reset_client(Reason::PROTOCOL_ERROR);
+                self.cancel(Reason::CANCEL);
+            }
             Poll::Ready(PumpEnd::TooLarge(too_large)) => self.stop(&too_large.status()),
         }
         Poll::Ready(())
@@ -210,16 +204,18 @@ impl Both {
     /// The member's stream has failed: the client's fails the same way, or with UNAVAILABLE if the connection did.
     fn fail(&mut self, error: &h2::Error) {
         match StreamFailure::of(error) {
-            StreamFailure::Reset(reason) => {
-                match core::mem::replace(&mut self.response, ResponseSide::Over) {
-                    ResponseSide::Waiting { mut respond, .. } => respond.send_reset(reason),
-                    ResponseSide::Open(mut pump) => pump.sink().send_reset(reason),
-                    ResponseSide::Over => {}
-                }
-            }
+            StreamFailure::Reset(reason) => self.reset_client(reason),
             StreamFailure::LeftOut | StreamFailure::Refused | StreamFailure::ConnectionLost => {
                 self.stop(&CONNECTION_LOST)
             }
+        }
+    }
+
+    fn reset_client(&mut self, reason: Reason) {
+        match core::mem::replace(&mut self.response, ResponseSide::Over) {
+            ResponseSide::Waiting { mut respond, .. } => respond.send_reset(reason),
+            ResponseSide::Open(mut pump) => pump.sink().send_reset(reason),
+            ResponseSide::Over => {}
         }
     }
 

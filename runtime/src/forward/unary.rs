@@ -10,16 +10,17 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use etcd_proxy_core::endpoints::ConnectionId;
 use etcd_proxy_core::grpc::{MESSAGE_PREFIX_LEN, MessageLimit, MessageTooLarge, Status, message_prefix};
+use etcd_proxy_core::read::{FLOOR_UNKNOWN, is_serializable};
 use etcd_proxy_core::retry::{Attempts, CONNECTION_LOST, Failure, Ruling};
-use h2::RecvStream;
 use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
 use http::Request;
 
-use super::cached::{self, Looked};
+use super::cached::{self, Looked, NotRefreshed};
 use super::deadline::{Expired, Expiry};
 use super::exchange::{Answer, Client, Payload, Unanswered, attempt, deliver, trailers};
 use super::head::Head;
-use super::{Call, NoAttempt, answer, leader, stream};
+use super::{Call, NoAttempt, answer, leader};
 use crate::read::{Part, Role};
 use crate::rt::{self, Runtime};
 
@@ -33,7 +34,7 @@ pub(super) async fn forward<R: Runtime>(
     mut respond: SendResponse<Bytes>,
 ) {
     let reads = call.client.worker.reads.clone();
-    let role = Role::of(&request, call.method);
+    let role = Role::of(&request);
     let (parts, mut body) = request.into_parts();
     let path = parts.uri.path();
     let limit = MessageLimit::new(call.client.worker.limits.request_bytes_max);
@@ -41,16 +42,9 @@ pub(super) async fn forward<R: Runtime>(
     let payload = match expiry.bound(collect::<R>(&mut body, limit)).await {
         Err(Expired) => return answer::refuse(respond, Status::deadline_exceeded()),
         Ok(Ok(payload)) => payload,
-        Ok(Err(Incomplete::Open { data, limit })) => {
-            let message = message_of(&data);
-            call.class = call.method.class.class(message.as_deref());
-            let part = Part::of(&reads, role, path, message.as_ref());
-            let request = Request::from_parts(parts, body);
-            stream::forward_begun::<R>(call, request, data, limit, respond).await;
-            return part.unseen();
-        }
         Ok(Err(Incomplete::TooLarge(too_large))) => return answer::refuse(respond, too_large.status()),
         Ok(Err(Incomplete::ClientGone)) => return,
+        Ok(Err(Incomplete::Trailers)) => return respond.send_reset(Reason::PROTOCOL_ERROR),
     };
     let message = message_of(&payload.data);
     call.class = call.method.class.class(message.as_deref());
@@ -60,9 +54,20 @@ pub(super) async fn forward<R: Runtime>(
                 respond: &mut respond,
                 expiry: &mut expiry,
             };
-            let asked = reads.known();
+            let (asked, mut floor) = reads.floor();
+            if !is_serializable(&message) {
+                floor = asked.revision;
+            }
             match cached::look_up(&reads, &message, &mut client).await {
-                Ok(Looked::Forward(ticket)) => Part::read(&reads, ticket, asked, path, &message),
+                Ok(Looked::Forward(ticket)) => {
+                    // If it wasn't known it may be by now.
+                    let (asked, floor) = if floor == FLOOR_UNKNOWN {
+                        reads.floor()
+                    } else {
+                        (asked, floor)
+                    };
+                    Part::read(&reads, ticket, (asked, floor), path, &message)
+                }
                 Ok(Looked::Answer(data)) => return cached::deliver(data, &parts.headers, respond).await,
                 Ok(Looked::Refused(status)) => return cached::refuse(&status, &parts.headers, respond),
                 Err(Unanswered::Expired) => return answer::refuse(respond, Status::deadline_exceeded()),
@@ -92,8 +97,18 @@ pub(super) async fn forward<R: Runtime>(
             }
             Ok(answer) => {
                 let answer = leader::redirect(&call, &connection, &head, &payload, &mut client, answer).await;
-                let answer =
-                    cached::refreshed(&call, &connection, &head, &payload, &mut client, &part, answer).await;
+                let answer = if cached::is_old(&part, &answer) {
+                    drop(connection);
+                    match cached::refreshed(&mut call, &head, &payload, &part, &mut respond, &mut expiry)
+                        .await
+                    {
+                        Ok(answer) => answer,
+                        Err(NotRefreshed::Refused(status)) => return answer::refuse(respond, status),
+                        Err(NotRefreshed::ClientGone) => return,
+                    }
+                } else {
+                    answer
+                };
                 cached::tell(part, &answer);
                 return deliver(answer, respond).await;
             }
@@ -136,42 +151,23 @@ enum Incomplete {
     TooLarge(MessageTooLarge),
     /// The client has cancelled the call or is gone.
     ClientGone,
-    /// The message is complete, but the client keeps its direction open.
-    Open { data: Bytes, limit: MessageLimit },
+    /// Trailers came with it. gRPC has none in this direction: an etcd server ends the connection.
+    Trailers,
 }
 
-/// Reads a request to its end.
+/// Reads a request to the end of its first message.
 ///
-/// A server answers a unary call when it has the message and doesn't wait for the client's half-close. That nearly
-/// always comes with the message; a client that keeps it back gets its answer all the same, at the price of the
-/// repeats, which need the whole request.
+/// A server answers a unary call when it has that, and looks at nothing behind it: neither does what is forwarded have
+/// more. Nearly always the end of the request comes along; a little time is left for it, so that a client whose request
+/// ends in another way is told so.
 async fn collect<R: Runtime>(body: &mut RecvStream, mut limit: MessageLimit) -> Result<Payload, Incomplete> {
     let only_head = body.is_end_stream();
-    let mut whole = false;
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
-    loop {
-        let chunk = if whole && !body.is_end_stream() {
-            let until = Instant::now() + HALF_CLOSE_PATIENCE;
-            match rt::timeout_at::<R, _>(until, body.data()).await {
-                Ok(chunk) => chunk,
-                Err(rt::Elapsed) => {
-                    return Err(Incomplete::Open {
-                        data: joined(first, rest),
-                        limit,
-                    });
-                }
-            }
-        } else {
-            body.data().await
-        };
-        let Some(chunk) = chunk else { break };
-        let chunk = chunk.map_err(|_| Incomplete::ClientGone)?;
+    while limit.messages() == 0 {
+        let Some(chunk) = body.data().await else { break };
+        let chunk = take(body, chunk)?;
         limit.check(&chunk).map_err(Incomplete::TooLarge)?;
-        body.flow_control()
-            .release_capacity(chunk.len())
-            .map_err(|_| Incomplete::ClientGone)?;
-        let more = whole && !chunk.is_empty();
         if first.is_empty() {
             first = chunk;
         } else {
@@ -180,25 +176,46 @@ async fn collect<R: Runtime>(body: &mut RecvStream, mut limit: MessageLimit) -> 
             }
             rest.extend_from_slice(&chunk);
         }
-        if more {
-            // A second message. It is for the member to judge; reading on could go on for ever.
-            return Err(Incomplete::Open {
-                data: joined(first, rest),
-                limit,
-            });
-        }
-        whole = limit.messages() > 0;
     }
-    let trailers = if body.is_end_stream() {
-        None
-    } else {
-        body.trailers().await.map_err(|_| Incomplete::ClientGone)?
-    };
-    Ok(Payload {
-        data: joined(first, rest),
-        trailers,
-        only_head,
-    })
+    let mut data = joined(first, rest);
+    if limit.messages() > 0 {
+        data.truncate(first_message(&data));
+    }
+    if !body.is_end_stream() {
+        let end = rt::timeout_at::<R, _>(Instant::now() + HALF_CLOSE_PATIENCE, end(body));
+        end.await.unwrap_or(Ok(()))?;
+    }
+    Ok(Payload { data, only_head })
+}
+
+/// Waits for the end of a request, or for more than the one message that is looked at.
+async fn end(body: &mut RecvStream) -> Result<(), Incomplete> {
+    while let Some(chunk) = body.data().await {
+        if !take(body, chunk)?.is_empty() {
+            return Ok(());
+        }
+    }
+    match body.trailers().await {
+        Ok(None) => Ok(()),
+        Ok(Some(_)) => Err(Incomplete::Trailers),
+        Err(_) => Err(Incomplete::ClientGone),
+    }
+}
+
+/// A chunk, given back to flow control.
+fn take(body: &mut RecvStream, chunk: Result<Bytes, h2::Error>) -> Result<Bytes, Incomplete> {
+    let chunk = chunk.map_err(|_| Incomplete::ClientGone)?;
+    let released = body.flow_control().release_capacity(chunk.len());
+    released.map_err(|_| Incomplete::ClientGone)?;
+    Ok(chunk)
+}
+
+/// How long the first message is that data begins with, its prefix included. All of it is there.
+fn first_message(data: &[u8]) -> usize {
+    let length = data[1..MESSAGE_PREFIX_LEN]
+        .iter()
+        .fold(0, |length, byte| length << 8 | usize::from(*byte));
+    MESSAGE_PREFIX_LEN + length
 }
 
 /// All that was read: the first chunk alone, which is the rule, or everything copied together.

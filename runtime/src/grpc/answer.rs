@@ -65,6 +65,8 @@ impl Answer {
             (End::ClientGone, _) | (_, Self::Gone) => {}
             (End::Expired, Self::Waiting { mut respond, .. }) => respond.send_reset(Reason::CANCEL),
             (End::Expired, Self::Open(mut stream)) => stream.send_reset(Reason::CANCEL),
+            (End::Broken, Self::Waiting { mut respond, .. }) => respond.send_reset(Reason::PROTOCOL_ERROR),
+            (End::Broken, Self::Open(mut stream)) => stream.send_reset(Reason::PROTOCOL_ERROR),
             (End::Status { code, message }, Self::Waiting { respond, head }) => {
                 head.refuse(respond, code, &message);
             }

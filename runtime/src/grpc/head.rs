@@ -10,8 +10,8 @@ use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
-use crate::forward::INVALID_CLIENT_API_VERSION;
 use crate::forward::answer::status_fields;
+use crate::forward::{INVALID_CLIENT_API_VERSION, path_of};
 
 const GRPC: &str = "application/grpc";
 
@@ -79,7 +79,7 @@ impl Head {
         if version.is_some_and(|version| core::str::from_utf8(version.as_bytes()).is_err()) {
             return Err(refusal(INVALID_CLIENT_API_VERSION));
         }
-        let path = request.uri().path();
+        let path = path_of(request.uri());
         let method = Method::of_path(path);
         let encoding = headers.get("grpc-encoding");
         if let Some(encoding) = encoding

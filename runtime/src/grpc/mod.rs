@@ -23,6 +23,8 @@ pub(crate) enum End {
     ClientGone,
     /// The client's deadline has passed.
     Expired,
+    /// The client has broken the protocol.
+    Broken,
     /// With a status for the client.
     Status {
         /// A gRPC code.

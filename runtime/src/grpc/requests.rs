@@ -49,6 +49,10 @@ impl Requests {
                 }
                 Some(Err(_)) => return Poll::Ready(Err(End::ClientGone)),
                 None => {
+                    // gRPC has none in this direction: an etcd server ends the connection.
+                    if !matches!(ready!(self.body.poll_trailers(cx)), Ok(None)) {
+                        return Poll::Ready(Err(End::Broken));
+                    }
                     self.over = true;
                     return Poll::Ready(match self.messages.cut() {
                         Cut::Between => Ok(None),

@@ -19,7 +19,6 @@ pub(super) fn families(stats: &Stats, confirmed: Option<Duration>) -> Vec<Metric
             "Reads under way to the cluster whose answers may be cached.",
             stats.flights,
         ),
-        ("writes", "Writes under way to the cluster.", stats.writes),
         (
             "queued",
             "Reads that wait because too many have fallen back to the cluster.",

@@ -25,10 +25,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use etcd_proxy_core::history::{Known, Shows, Verdict};
 use etcd_proxy_core::lease;
-use etcd_proxy_core::range::KeyRange;
 use etcd_proxy_core::read::{
     Action, Actions, Admission, Answer, Cache, CheckId, Event, ReadOutcome, ReadTicket, Resolution, Scope,
-    WaiterId, WriteOutcome, WriteTicket,
+    WaiterId,
 };
 use etcd_proxy_core::time;
 use etcd_proxy_core::watch::{self, Status};
@@ -36,7 +35,7 @@ use tokio::sync::mpsc;
 
 pub(crate) use part::{Part, Reply};
 pub(crate) use role::Role;
-pub(crate) use shown::Shown;
+pub(crate) use shown::{Mark, Shown};
 
 use self::source::{Control, Orders};
 use crate::lease::LeaseRouter;
@@ -70,7 +69,11 @@ impl Order {
 async fn run_check<R: Runtime>(worker: Arc<Worker>, check: CheckId, linearizable: bool) {
     learn_trust::<R>(&worker).await;
     let question = Question::revision(None, Bytes::from_static(b"\0"), linearizable);
+    let (mark, history) = (worker.reads.mark(), worker.reads.known().history);
     let answer = question.ask::<R>(&worker).await;
+    if linearizable && let Ok(header) = &answer {
+        worker.reads.learn(mark, history, header.revision);
+    }
     worker.reads.tell(Event::Checked(check, answer));
 }
 
@@ -183,11 +186,11 @@ impl ReadCache {
 
     /// A read without credentials: an encoded `RangeRequest`.
     pub(crate) fn read(self: &Arc<Self>, request: &Bytes) -> Admitted {
-        let known = self.shown.known();
+        let (known, floor) = self.floor();
         let admission = self.shared.with(|state, now, after| {
             let admission = state.at_work(|cache, actions| {
                 bring_to(cache, now, known, actions);
-                cache.admit_read(now, request, known.revision, actions)
+                cache.admit_read(now, request, floor, actions)
             });
             if let Some(Admission::Wait(waiter)) = &admission {
                 state.waiting.insert(*waiter, Slot::Open(None));
@@ -217,16 +220,10 @@ impl ReadCache {
         });
     }
 
-    /// A write is about to be forwarded.
-    fn admit_write(&self, ranges: &[KeyRange]) -> Option<WriteTicket> {
+    /// A write was answered, and has changed these keys.
+    fn written(&self, keys: &[Bytes], revision: i64) {
         self.shared
-            .with(|state, _, _| state.at_work(|cache, _| cache.admit_write(ranges)))
-    }
-
-    /// A write has ended.
-    fn complete_write(&self, ticket: WriteTicket, outcome: WriteOutcome) {
-        self.shared
-            .with(|state, _, _| state.at_work(|cache, _| cache.complete_write(ticket, outcome)));
+            .with(|state, _, _| state.at_work(|cache, _| cache.written(keys, revision)));
     }
 
     /// Revisions up to this one are gone, of the history that this was known of.
@@ -247,6 +244,32 @@ impl ReadCache {
             state.at_work(|cache, actions| bring_to(cache, now, known, actions));
             state.handle(now, event, after);
         });
+    }
+
+    /// What is known, and the revision that nothing may be older than which is shown to who comes now: `FLOOR_UNKNOWN` if
+    /// something was shown that couldn't be read.
+    pub(crate) fn floor(&self) -> (Known, i64) {
+        self.shown.floor()
+    }
+
+    /// What an answer shows that passes by as bytes, before it goes out, in the history that its call came in.
+    pub(crate) fn show(&self, history: u64, revision: i64) {
+        self.shown.raise(history, revision);
+    }
+
+    /// An answer is about to go out whose revision can't be read.
+    pub(crate) fn show_unread(&self) {
+        self.shown.pass_unread();
+    }
+
+    /// To be taken before a linearizable read is sent.
+    pub(crate) fn mark(&self) -> Mark {
+        self.shown.mark()
+    }
+
+    /// A linearizable read that was sent after the mark was answered with this revision, of this history.
+    pub(crate) fn learn(&self, mark: Mark, history: u64, revision: i64) {
+        self.shown.learn(mark, history, revision);
     }
 
     /// What clients have been shown, and of which history: to be kept with each question.

@@ -6,15 +6,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use etcd_proxy_core::grpc::{self, MESSAGE_PREFIX_LEN};
 use etcd_proxy_core::history::{Known, Shows, Verdict, shows_newest};
-use etcd_proxy_core::range::KeyRange;
 use etcd_proxy_core::read::{
-    Event, ReadOutcome, ReadTicket, Write, WriteOutcome, WriteTicket, header_of, written,
+    Event, FLOOR_UNKNOWN, ReadOutcome, ReadTicket, Write, header_of, is_serializable, written,
 };
 use etcd_proxy_core::watch::Status;
 use etcd_proxy_proto::etcdserverpb::CompactionRequest;
 use prost::Message as _;
 
-use super::{ReadCache, Role};
+use super::{Mark, ReadCache, Role};
 
 /// What is to be told to the cache when a call ends. If it is dropped before, the call's end isn't known.
 pub(crate) struct Part {
@@ -22,15 +21,16 @@ pub(crate) struct Part {
     kind: Option<Kind>,
     /// What was known before the call came: what clients had been shown, and of which history.
     asked: Known,
-    /// Whether the call is a read that may be asked again, so that it is shown nothing older.
-    has_floor: bool,
+    /// What clients had been shown, if the call is a read that may be asked again, so that it is shown nothing older; or 0.
+    floor: i64,
     /// Whether its answer has all that was committed before.
     is_newest: bool,
 }
 
 enum Kind {
     Read(ReadTicket),
-    Write(WriteTicket),
+    /// Its request.
+    Write(Write, Bytes),
     /// Up to this revision.
     Compact(i64),
     Auth,
@@ -60,32 +60,38 @@ impl Part {
     /// The part of a call that is forwarded, other than a read's that the cache has admitted. `request` is its message, if
     /// there is one that can be read.
     pub(crate) fn of(cache: &Arc<ReadCache>, role: Role, path: &str, request: Option<&Bytes>) -> Self {
-        let asked = cache.known();
+        let (asked, floor) = cache.floor();
         let kind = match role {
-            Role::Compact => compacted(request).map(Kind::Compact).or(Some(Kind::Shows)),
-            Role::None => None,
-            _ if cache.is_off() => Some(Kind::Shows),
-            Role::Write(write) => cache.admit_write(&ranges(write, request)).map(Kind::Write),
-            Role::Auth => {
-                cache.tell(Event::Unsure);
-                Some(Kind::Auth)
+            Role::Compact => compacted(request).map_or(Kind::Shows, Kind::Compact),
+            Role::Write(write) if !cache.is_off() => {
+                request.map_or(Kind::Shows, |request| Kind::Write(write, request.clone()))
             }
-            Role::Read | Role::Shows => Some(Kind::Shows),
+            Role::Auth if !cache.is_off() => {
+                cache.tell(Event::Unsure);
+                Kind::Auth
+            }
+            Role::Auth | Role::Range | Role::Read | Role::Shows | Role::Write(_) => Kind::Shows,
+        };
+        let floor = match (role, request) {
+            (Role::Range | Role::Read, Some(request)) if is_serializable(request) => floor,
+            (Role::Range | Role::Read, Some(_)) => asked.revision,
+            _ => 0,
         };
         Self {
             cache: cache.clone(),
-            kind,
+            kind: Some(kind),
             asked,
-            has_floor: role == Role::Read && request.is_some(),
+            floor,
             is_newest: request.is_some_and(|request| shows_newest(path, request)),
         }
     }
 
-    /// The part of a read that is forwarded, with the ticket that it has, and what was known when it came.
+    /// The part of a read that the cache has admitted and that is forwarded, with the ticket that it has, and what was known
+    /// when it came.
     pub(crate) fn read(
         cache: &Arc<ReadCache>,
         ticket: Option<ReadTicket>,
-        asked: Known,
+        (asked, floor): (Known, i64),
         path: &str,
         request: &Bytes,
     ) -> Self {
@@ -93,33 +99,45 @@ impl Part {
             cache: cache.clone(),
             kind: Some(ticket.map_or(Kind::Shows, Kind::Read)),
             asked,
-            has_floor: true,
+            floor,
             is_newest: shows_newest(path, request),
         }
     }
 
-    /// Whether this is the answer to a read that shows an older state than clients have seen, or another cluster's: the member
+    /// Whether this answer to a read shows an older state than clients have seen, or another cluster's, or may do so: the member
     /// in use is behind the one before, or isn't one of the same store.
     pub(crate) fn is_old(&self, reply: &Reply<'_>) -> bool {
-        let shows = shows(reply.message().as_ref(), false);
-        reply.code == 0 && shows.is_some_and(|shows| self.cache.is_doubtful(self.asked, shows))
+        if reply.code != 0 || reply.data.is_empty() {
+            return false;
+        }
+        match reply.message() {
+            _ if self.floor == FLOOR_UNKNOWN => true,
+            Some(message) => {
+                let shows = shows(Some(&message), false);
+                shows.is_some_and(|shows| self.cache.is_doubtful(self.asked, shows))
+            }
+            // It is compressed.
+            None => !self.is_newest,
+        }
     }
 
     /// What is known now, for the question that is asked because an answer was old.
-    pub(crate) fn known(&self) -> Known {
-        self.cache.known()
+    pub(crate) fn asks(&self) -> (Known, Mark) {
+        (self.cache.known(), self.cache.mark())
     }
 
     /// The answer to that, which has all that was committed when it was asked.
-    pub(crate) fn refreshed(&self, asked: Known, reply: &Reply<'_>) {
-        if let Some(shows) = shows(reply.message().as_ref(), true).filter(|_| reply.code == 0) {
-            let _ = self.cache.judge(asked, shows);
+    pub(crate) fn refreshed(&self, (asked, mark): (Known, Mark), reply: &Reply<'_>) {
+        if let Some(shows) = shows(reply.message().as_ref(), true).filter(|_| reply.code == 0)
+            && self.cache.judge(asked, shows) != Verdict::Stale
+        {
+            self.cache.learn(mark, asked.history, shows.revision);
         }
     }
 
     /// Whether an answer can be too old.
     pub(crate) const fn has_floor(&self) -> bool {
-        self.has_floor && self.asked.revision > 0
+        self.floor > 0
     }
 
     /// The call is about to be answered with this.
@@ -132,15 +150,24 @@ impl Part {
         match shows {
             Some(shows) => is_stale = self.cache.judge(self.asked, shows) == Verdict::Stale,
             // It is compressed: it shows something, and nobody knows how old that is.
-            None if message.is_none() && !reply.data.is_empty() => self.cache.tell(Event::Unsure),
+            None if message.is_none() && !reply.data.is_empty() => self.cache.show_unread(),
             // There are answers without a revision.
             None => {}
         }
+        if is_stale {
+            // It may be of the history that the store has now, and nobody knows.
+            self.cache.show_unread();
+        }
         match kind {
             Kind::Read(ticket) => self.cache.complete_read(ticket, read_outcome(reply, message)),
-            Kind::Write(ticket) => self
-                .cache
-                .complete_write(ticket, WriteOutcome::of(reply.code, revision)),
+            Kind::Write(write, request) => {
+                if let (0, Some(revision), Some(response)) = (reply.code, revision, message) {
+                    let keys = written(write, &request, &response);
+                    if !keys.is_empty() {
+                        self.cache.written(&keys, revision);
+                    }
+                }
+            }
             Kind::Compact(to) if reply.code == 0 && !is_stale => self.cache.compacted(self.asked, to),
             Kind::Auth => self.cache.tell(Event::Unsure),
             Kind::Compact(_) | Kind::Shows => {}
@@ -158,21 +185,9 @@ impl Part {
         }
     }
 
-    /// The call was answered, but nobody knows with what.
-    pub(crate) fn unseen(self) {
-        if self.kind.is_some() {
-            self.cache.tell(Event::Unsure);
-        }
-    }
-
     /// Whether all of the answer counts, and not just its header.
     pub(crate) fn wants_all(&self) -> bool {
         matches!(self.kind, Some(Kind::Read(_)))
-    }
-
-    /// Whether there is nothing to tell.
-    pub(crate) fn is_none(&self) -> bool {
-        self.kind.is_none()
     }
 }
 
@@ -180,10 +195,10 @@ impl Drop for Part {
     fn drop(&mut self) {
         match self.kind.take() {
             Some(Kind::Read(ticket)) => self.cache.complete_read(ticket, ReadOutcome::Abandoned),
-            Some(Kind::Write(ticket)) => self.cache.complete_write(ticket, WriteOutcome::Unknown),
             Some(Kind::Auth) => self.cache.tell(Event::Unsure),
             // What is compacted without being told is noticed as soon as what others compact.
-            Some(Kind::Compact(_) | Kind::Shows) | None => {}
+            // What a write has changed the watch tells.
+            Some(Kind::Compact(_) | Kind::Shows | Kind::Write(..)) | None => {}
         }
     }
 }
@@ -202,11 +217,6 @@ fn shows(message: Option<&Bytes>, is_newest: bool) -> Option<Shows> {
 fn compacted(request: Option<&Bytes>) -> Option<i64> {
     let request = CompactionRequest::decode(request?.clone()).ok()?;
     Some(request.revision)
-}
-
-/// What a write may change. Everything if its message can't be read.
-fn ranges(write: Write, request: Option<&Bytes>) -> Vec<KeyRange> {
-    request.map_or_else(|| vec![KeyRange::everything()], |request| written(write, request))
 }
 
 fn read_outcome(reply: &Reply<'_>, message: Option<Bytes>) -> ReadOutcome {

@@ -1,18 +1,19 @@
 //! What a call is to the cache, as far as its head tells.
 
 use etcd_proxy_core::grpc::parse_timeout;
-use etcd_proxy_core::method::{Method, Shape};
 use etcd_proxy_core::read::Write;
 use http::Request;
 
-use crate::forward::GRPC_TIMEOUT;
+use crate::forward::{GRPC_TIMEOUT, path_of};
 
 /// What a call is to the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
+    /// A read that only its own client may have the answer of.
+    Range,
     /// A read that anybody may have the answer of, if the cluster asks nobody who he is.
     Read,
-    /// A write that names what it may change.
+    /// A write that names what it changes.
     Write(Write),
     /// What was compacted is gone from the cache too.
     Compact,
@@ -20,21 +21,20 @@ pub(crate) enum Role {
     Auth,
     /// It shows its client a revision, like all of the above.
     Shows,
-    /// Nothing.
-    None,
 }
 
 impl Role {
-    pub(crate) fn of<B>(request: &Request<B>, method: Method) -> Self {
-        match request.uri().path() {
+    /// The role of a unary call.
+    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        match path_of(request.uri()) {
             "/etcdserverpb.KV/Range" if is_plain(request) => Self::Read,
+            "/etcdserverpb.KV/Range" => Self::Range,
             "/etcdserverpb.KV/Put" => Self::Write(Write::Put),
             "/etcdserverpb.KV/DeleteRange" => Self::Write(Write::DeleteRange),
             "/etcdserverpb.KV/Txn" => Self::Write(Write::Txn),
             "/etcdserverpb.KV/Compact" => Self::Compact,
             "/etcdserverpb.Auth/AuthEnable" | "/etcdserverpb.Auth/AuthDisable" => Self::Auth,
-            _ if method.shape == Shape::Unary => Self::Shows,
-            _ => Self::None,
+            _ => Self::Shows,
         }
     }
 }
@@ -52,7 +52,12 @@ fn is_plain<B>(request: &Request<B>) -> bool {
     let content_type = headers
         .get(http::header::CONTENT_TYPE)
         .map(|value| value.as_bytes());
+    // Of several values a server may take another one than is looked at here.
+    let is_single = |name| headers.get_all(name).iter().nth(1).is_none();
     request.method() == http::Method::POST
+        && ["content-type", "grpc-encoding", GRPC_TIMEOUT]
+            .into_iter()
+            .all(is_single)
         && timeout.is_none_or(|timeout| timeout.is_some_and(|timeout| !timeout.is_zero()))
         && !headers.contains_key("connection")
         && !headers.keys().any(|name| name.as_str().ends_with("-bin"))

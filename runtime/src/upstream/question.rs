@@ -45,8 +45,8 @@ enum Asked {
 }
 
 impl Question {
-    /// The revision of the store, read with the right to read `key`. Linearizable: of the cluster's, by a member that has a
-    /// leader; otherwise of the member's.
+    /// The revision of the store, read with the right to read `key`. Linearizable: of the cluster's; otherwise of the
+    /// member's. Either way a member without a leader refuses: what it has may be old, and nothing tells how old.
     pub(crate) fn revision(credentials: Option<Bytes>, key: Bytes, linearizable: bool) -> Self {
         let request = RangeRequest {
             key,
@@ -57,7 +57,7 @@ impl Question {
         Self {
             asked: Asked::Range(request),
             credentials,
-            require_leader: linearizable,
+            require_leader: true,
         }
     }
 

@@ -7,6 +7,7 @@ mod floods;
 mod given_up;
 mod heartbeats;
 mod limits;
+mod one_call;
 mod pings;
 mod unread;
 mod watch_crowd;
@@ -85,5 +86,6 @@ fn main() {
     trials.extend(watch_crowd::trials(&upstream));
     trials.extend(connections::trials());
     trials.extend(given_up::trials(&upstream));
+    trials.extend(one_call::trials(&upstream));
     suite::main(1, trials, move || drop(upstream));
 }

@@ -21,7 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 const RANGE: &str = "/etcdserverpb.KV/Range";
 
 /// What the member says to reads, in this order. 0: it can't answer.
-const REVISIONS: [i64; 6] = [10, 9, 12, 11, 0, 13];
+const REVISIONS: [i64; 8] = [10, 9, 12, 11, 0, 13, 14, 1];
 
 /// Whether a request is a client's read, and not a question of the proxy's own.
 fn is_read(request: &Recorded) -> bool {
@@ -72,10 +72,24 @@ async fn member_is_behind() {
     assert_eq!(read(false).await, 10);
     // It says 9, and catches up when it is asked to.
     assert_eq!(read(true).await, 12);
-    // It says 11, and has nothing newer.
-    assert_eq!(read(true).await, 11);
-    // It isn't behind.
+    // It says 11, can't say anything newer at first, and then can.
     assert_eq!(read(true).await, 13);
+    // It isn't behind.
+    assert_eq!(read(true).await, 14);
+    // It is behind, and has nothing newer for as long as the client has time: the old answer isn't given.
+    let read = RangeRequest {
+        key: "k".into(),
+        serializable: true,
+        ..RangeRequest::default()
+    };
+    let read = [read.encode_to_vec().into()];
+    let call = client.wire.call(RANGE, &[("grpc-timeout", "600m")], &read);
+    let reply = within("an end", ANSWER_LIMIT, call).await;
+    assert!(
+        matches!(reply.code(), Some(4 | 14)) && reply.messages.is_empty(),
+        "{}",
+        reply.in_short()
+    );
     let requests = fake.requests();
     let reads = requests.iter().filter(|request| is_read(request));
     let serializable = reads.map(|request| {
@@ -84,6 +98,7 @@ async fn member_is_behind() {
             .serializable
     });
     let serializable: Vec<bool> = serializable.collect();
-    assert_eq!(serializable, [false, true, false, true, false, true]);
+    let expected = [false, true, false, true, false, false, true, true, false];
+    assert_eq!(serializable[..9], expected);
     proxy.assert_sound();
 }

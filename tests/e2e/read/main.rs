@@ -17,6 +17,7 @@ mod own_writes;
 mod ranges;
 mod reach;
 mod sharing;
+mod shown;
 mod upstream;
 mod world;
 mod writers;
@@ -36,6 +37,7 @@ fn main() {
     trials.extend(answers::trials(&upstream));
     trials.extend(sharing::trials(&upstream));
     trials.extend(reach::trials(&upstream));
+    trials.extend(shown::trials(&upstream));
     trials.extend(compaction::trials());
     trials.extend(identity::trials());
     trials.extend(upstream::trials());

@@ -2,10 +2,10 @@
 
 use alloc::vec::Vec;
 
-use super::flights::is_denial;
 use super::state::{Auth, Check, Pending, Place, Timer};
 use super::{Cache, PENDING_MAX};
-use crate::read::types::{Action, Actions, CheckId, Header, Status, WaiterId};
+use crate::read::refusal::is_denial;
+use crate::read::types::{Action, Actions, CheckId, FLOOR_UNKNOWN, Header, Status, WaiterId};
 use crate::time::Instant;
 
 impl Cache {
@@ -67,9 +67,16 @@ impl Cache {
                     .is_some_and(|waiter| waiter.place == Place::Fresh)
             };
             self.fresh.retain(waits);
-            let is_pending =
-                |pending: &Pending| pending.is_wanted && now - pending.at <= self.config.staleness_max;
-            if !self.fresh.is_empty() && !self.pending.iter().any(is_pending) {
+            // What they all may be shown when the watch is there. Whatever the bound: what began after a read came is new
+            // enough for it.
+            let came = |id: &WaiterId| Some(self.waiters.get(*id)?.read.came_at);
+            let last = self.fresh.iter().filter_map(came).max();
+            let is_pending = |last: Instant| {
+                self.pending.iter().any(|Pending { at, is_wanted, .. }| {
+                    *is_wanted && (*at >= last || now - *at <= self.config.staleness_max)
+                })
+            };
+            if last.is_some_and(|last| !is_pending(last)) {
                 self.send_check(now, false, actions);
             }
         }
@@ -133,6 +140,10 @@ impl Cache {
                 for id in check.waiters {
                     if let Some(waiter) = self.waiters.get_mut(id) {
                         waiter.need = waiter.need.max(header.revision);
+                        if waiter.read.floor == FLOOR_UNKNOWN {
+                            // It began after the read came: so nothing newer was shown before.
+                            waiter.read.floor = header.revision;
+                        }
                         self.reconsider(now, id, actions);
                     }
                 }

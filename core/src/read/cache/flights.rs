@@ -8,10 +8,11 @@ use bytes::Bytes;
 use super::Cache;
 use super::state::{Flight, Place, Read, Waiter, enlist};
 use crate::interval::Link;
+use crate::read::refusal::{is_denial, is_shared};
 use crate::read::reply;
 use crate::read::request::identify;
 use crate::read::types::{
-    Actions, Admission, Header, ReadOutcome, ReadTicket, Reason, Resolution, Status, WaiterId,
+    Actions, Admission, FLOOR_UNKNOWN, Header, ReadOutcome, ReadTicket, Reason, Resolution, WaiterId,
 };
 use crate::time::Instant;
 
@@ -19,20 +20,8 @@ use crate::time::Instant;
 const FLIGHT_BYTES_MIN: usize = 1 << 20;
 
 const CANCELLED: u8 = 1;
-const INVALID_ARGUMENT: u8 = 3;
 const DEADLINE_EXCEEDED: u8 = 4;
-const PERMISSION_DENIED: u8 = 7;
 const OUT_OF_RANGE: u8 = 11;
-const UNAUTHENTICATED: u8 = 16;
-
-/// Whether a refusal tells that credentials are asked for. These are etcd's statuses for a call that has none.
-pub(super) fn is_denial(status: &Status) -> bool {
-    match status.code {
-        PERMISSION_DENIED | UNAUTHENTICATED => true,
-        INVALID_ARGUMENT => status.message == "etcdserver: user name is empty",
-        _ => false,
-    }
-}
 
 /// Where a read finds the one whose answer it shares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +53,7 @@ impl Cache {
         let mut flight = self.take_flight(flight);
         let mut waiting = core::mem::take(&mut flight.joined);
         let mut later = core::mem::take(&mut flight.next);
+        let mut after_refusal = false;
         match outcome {
             ReadOutcome::Abandoned => {}
             ReadOutcome::Failed(status) if [CANCELLED, DEADLINE_EXCEEDED].contains(&status.code) => {}
@@ -75,8 +65,17 @@ impl Cache {
                 } else if is_compacted && flight.revision > 0 {
                     self.stats.invalidated += self.store.remove_compacted(flight.revision) as u64;
                 }
-                for id in waiting.drain(..) {
-                    self.resolve(id, Resolution::Shared(Err(status.clone())), actions);
+                if is_shared(&status) {
+                    for id in waiting.drain(..) {
+                        self.resolve(id, Resolution::Shared(Err(status.clone())), actions);
+                    }
+                } else if flight.after_refusal {
+                    // Twice in a row: each finds out for itself.
+                    for id in waiting.drain(..) {
+                        self.go_alone(now, id, actions);
+                    }
+                } else {
+                    after_refusal = true;
                 }
             }
             ReadOutcome::TooLarge => {
@@ -113,7 +112,7 @@ impl Cache {
         }
         // In the order in which they came.
         waiting.append(&mut later);
-        self.lead_one_of(now, waiting, actions);
+        self.lead_one_of(now, waiting, after_refusal, actions);
         self.settle(now, actions);
     }
 
@@ -132,10 +131,7 @@ impl Cache {
         let is_right = if flight.revision > 0 {
             flight.serializable && flight.revision > self.compacted
         } else {
-            let is_written = |span| self.write_tree.any(&self.writes, span);
-            at >= flight.began.max(self.started)
-                && flight.touched <= at
-                && !flight.touchable().is_some_and(is_written)
+            at >= flight.began.max(self.started) && flight.touched <= at
         };
         let is_wanted = flight.in_scope
             && self.is_serving()
@@ -169,7 +165,7 @@ impl Cache {
             let id = self.waiters.insert(Waiter {
                 read,
                 request: request.clone(),
-                need: read.floor,
+                need: read.need(),
                 place: Place::Queue,
             });
             self.queue.push_back(id);
@@ -213,6 +209,10 @@ impl Cache {
     /// Whose answer the read at hand may share. None that is older than an answer may be: nobody joins what hangs, and
     /// nobody who isn't allowed to see the answer.
     fn seat(&self, now: Instant, read: &Read) -> Option<Seat> {
+        if read.floor == FLOOR_UNKNOWN && read.serializable {
+            // Nobody knows which answer is new enough.
+            return None;
+        }
         let find = |serializable: bool| {
             let is_it = |id: &u32| {
                 let flight = &self.flights[*id];
@@ -242,7 +242,7 @@ impl Cache {
         let id = self.waiters.insert(Waiter {
             read,
             request: request.clone(),
-            need: read.floor,
+            need: read.need(),
             place: Place::Flight,
         });
         self.sit(id, seat);
@@ -259,7 +259,13 @@ impl Cache {
 
     /// Forwards the first of these reads, and has the others wait for its answer: all of them came before. If one of them is
     /// linearizable, it is one of those.
-    fn lead_one_of(&mut self, now: Instant, mut waiting: Vec<WaiterId>, actions: &mut Actions) {
+    fn lead_one_of(
+        &mut self,
+        now: Instant,
+        mut waiting: Vec<WaiterId>,
+        after_refusal: bool,
+        actions: &mut Actions,
+    ) {
         waiting.retain(|id| self.waiters.contains_key(*id));
         if waiting.is_empty() {
             return;
@@ -269,7 +275,9 @@ impl Cache {
         let read = self.waiters[leader].read;
         identify(&self.waiters[leader].request, &mut self.ident).expect("it was read before");
         let ticket = self.lead(now, &read, false);
-        self.flights[ticket.flight].joined = waiting;
+        let flight = &mut self.flights[ticket.flight];
+        flight.joined = waiting;
+        flight.after_refusal = after_refusal;
         self.resolve(leader, Resolution::Forward(ticket), actions);
     }
 
@@ -304,6 +312,7 @@ impl Cache {
             auth_epoch: self.auth_epoch,
             history: self.history,
             is_fallback,
+            after_refusal: false,
             joined: Vec::new(),
             next: Vec::new(),
             link: Link::default(),

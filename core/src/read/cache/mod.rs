@@ -7,17 +7,17 @@ mod histories;
 mod reads;
 mod state;
 mod watching;
-mod writing;
 
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
+use bytes::Bytes;
 use fastrand::Rng;
 use hashbrown::HashTable;
 use siphasher::sip::SipHasher13;
 use slotmap::SlotMap;
 
-use self::state::{Auth, Check, Flight, Pending, Place, Timer, Waiter, Watch, WriteSpan};
+use self::state::{Auth, Check, Flight, Pending, Place, Timer, Waiter, Watch};
 use super::store::Store;
 use super::types::{Action, Actions, Config, Event, Header, Reason, Resolution, Scope, Stats, WaiterId};
 use crate::backoff::WAIT_MIN;
@@ -92,10 +92,6 @@ pub struct Cache {
     /// About how many reads a linearizable check can serve.
     batch: usize,
 
-    writes: Slab<WriteSpan>,
-    write_tree: Intervals,
-    write_count: usize,
-
     found: Vec<u32>,
     timers: TimerQueue<Timer>,
     stats: Stats,
@@ -154,9 +150,6 @@ impl Cache {
             checks_not_before: Instant::ZERO,
             batch_until: Instant::ZERO,
             batch: 0,
-            writes: Slab::default(),
-            write_tree: Intervals::new(rng.u64(..)),
-            write_count: 0,
             found: Vec::new(),
             timers: TimerQueue::default(),
             stats: Stats::default(),
@@ -192,6 +185,14 @@ impl Cache {
         self.settle(now, actions);
     }
 
+    /// A write was answered: at this revision it has changed these keys ([`written`](super::written)), and what else it has
+    /// changed the watch tells.
+    pub fn written(&mut self, keys: &[Bytes], revision: i64) {
+        for key in keys {
+            self.touch(Span::of_key(key), revision);
+        }
+    }
+
     /// A compaction up to this revision was answered.
     pub fn compacted(&mut self, revision: i64) {
         self.compacted = self.compacted.max(revision);
@@ -213,7 +214,6 @@ impl Cache {
             bytes: self.store.bytes(),
             waiters: self.waiters.len(),
             flights: self.flights.len(),
-            writes: self.write_count,
             queued: self.queue.len(),
             watched: if self.is_up() { self.watched } else { 0 },
             confirmed_at: self.confirmed,

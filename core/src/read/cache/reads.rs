@@ -7,7 +7,7 @@ use super::state::{Auth, Place, Read, Waiter, enlist};
 use crate::interval::Span;
 use crate::read::reply;
 use crate::read::request::{self, identify};
-use crate::read::types::{Actions, Admission, Answer, Reason, Resolution, Scope, WaiterId};
+use crate::read::types::{Actions, Admission, Answer, FLOOR_UNKNOWN, Reason, Resolution, Scope, WaiterId};
 use crate::time::Instant;
 
 /// What the cache has for a read.
@@ -25,7 +25,7 @@ pub(super) enum Found {
 
 impl Cache {
     /// A read without credentials: a `RangeRequest` without its gRPC prefix, and the highest revision that the proxy has shown
-    /// to anybody, in an answer or in a watch. A read with credentials isn't for the cache.
+    /// to anybody, in an answer or in a watch, or [`FLOOR_UNKNOWN`]. A read with credentials isn't for the cache.
     ///
     /// The request is kept for as long as the read waits, so it should be no part of a much larger buffer.
     pub fn admit_read(
@@ -52,6 +52,7 @@ impl Cache {
             revision: terms.revision,
             in_scope: self.is_in_scope(),
             floor,
+            came_at: now,
         };
         if read.in_scope {
             self.last_read = now;
@@ -70,6 +71,14 @@ impl Cache {
         let admission = if let Some(reason) = reason {
             self.count(reason);
             self.share(now, read, request)
+        } else if read.serializable && floor == FLOOR_UNKNOWN {
+            if !self.has(&read) {
+                self.share(now, read, request)
+            } else if self.is_stuck() || !self.may_wait_for_linearizable_check(now) {
+                self.fall_back_at_once(now, read, request)
+            } else {
+                self.wait(now, read, request, Place::Check)
+            }
         } else if read.serializable {
             match self.look_up(now, &read, floor) {
                 Found::Answer(answer) => {
@@ -142,7 +151,9 @@ impl Cache {
         if shown < need {
             return Found::Behind;
         }
-        if read.serializable && !is_recent(began) && !self.confirmed.is_some_and(is_recent) {
+        // Whatever the bound: what was true after the read came is new enough for it.
+        let is_fresh = |at: Instant| is_recent(at) || at >= read.came_at;
+        if read.serializable && !is_fresh(began) && !self.confirmed.is_some_and(is_fresh) {
             return Found::Stale;
         }
         let answer = reply::answer(self.header_at(shown), self.history, &entry.body);
@@ -158,7 +169,7 @@ impl Cache {
         let id = self.waiters.insert(Waiter {
             read,
             request: request.clone(),
-            need: read.floor,
+            need: read.need(),
             place: Place::Flight,
         });
         self.deadlines.push_back((now + self.config.wait_max, id));

@@ -7,9 +7,8 @@ use bytes::Bytes;
 use slotmap::SlotMap;
 
 use crate::interval::{Link, Node, Span};
-use crate::range::KeyRange;
 use crate::read::request;
-use crate::read::types::{CheckId, WaiterId, WatchId};
+use crate::read::types::{CheckId, FLOOR_UNKNOWN, WaiterId, WatchId};
 use crate::time::Instant;
 
 /// Why nothing is served, if it is for auth.
@@ -64,6 +63,8 @@ pub(super) struct Flight {
     pub(super) history: u64,
     /// Whether it is one of those that gave up waiting for the cache.
     pub(super) is_fallback: bool,
+    /// Whether the one before was refused in a way that isn't for all who ask the same.
+    pub(super) after_refusal: bool,
     /// Reads that wait for its answer.
     pub(super) joined: Vec<WaiterId>,
     /// Reads that wait for the next one's.
@@ -98,27 +99,6 @@ impl Node for Flight {
     }
 }
 
-/// Keys of a write under way.
-#[derive(Debug)]
-pub(super) struct WriteSpan {
-    pub(super) range: KeyRange,
-    pub(super) link: Link,
-}
-
-impl Node for WriteSpan {
-    fn span(&self) -> Span<'_> {
-        Span::of_range(&self.range).expect("no other is in the tree")
-    }
-
-    fn link(&self) -> &Link {
-        &self.link
-    }
-
-    fn link_mut(&mut self) -> &mut Link {
-        &mut self.link
-    }
-}
-
 /// A read, as far as it isn't in the request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Read {
@@ -132,6 +112,18 @@ pub(super) struct Read {
     pub(super) in_scope: bool,
     /// It is shown nothing older.
     pub(super) floor: i64,
+    pub(super) came_at: Instant,
+}
+
+impl Read {
+    /// What is known of its floor.
+    pub(super) const fn need(&self) -> i64 {
+        if self.floor == FLOOR_UNKNOWN {
+            0
+        } else {
+            self.floor
+        }
+    }
 }
 
 /// A read that waits.

@@ -219,6 +219,32 @@ fn own_deadlines_are_not_shared() {
     }
 }
 
+/// What one call met on its way isn't the others' answer: one of them asks, and if that is refused too, each does.
+#[test]
+fn own_refusals_are_not_shared() {
+    for code in [2, 8, 12, 13, 14] {
+        let (mut cache, _) = Alone::new(4);
+        let first = cache.forwarded("a");
+        let (second, third, fourth) = (cache.waiting("a"), cache.waiting("a"), cache.waiting("a"));
+        cache.actions.clear();
+        cache.complete(first, ReadOutcome::Failed(Status::new(code, "its own")));
+        let Some(Action::Resolve(id, Resolution::Forward(ticket))) = cache.actions.pop() else {
+            panic!("one of them is forwarded");
+        };
+        assert_eq!((id, cache.actions.len()), (second, 0));
+        cache.complete(ticket, ReadOutcome::Failed(Status::new(code, "its own")));
+        let forwarded: Vec<WaiterId> = cache
+            .actions
+            .iter()
+            .filter_map(|action| match action {
+                Action::Resolve(id, Resolution::Forward(_)) => Some(*id),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(forwarded, [third, fourth]);
+    }
+}
+
 /// An old server says that it has sent all events, and hasn't.
 #[test]
 fn untrusted_progress_is_none() {

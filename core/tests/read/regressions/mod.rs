@@ -2,6 +2,7 @@
 
 mod admission;
 mod crowd;
+mod floor;
 mod history;
 mod rows;
 mod sharing;

@@ -102,7 +102,7 @@ fn refusals_are_shared() {
     world.faults.is_down = true;
     let readers: Vec<usize> = (0..10).map(|_| world.read(serializable("a", ""))).collect();
     world.run(TRIP);
-    let refused = Some(Err(Status::new(14, "it can't be reached")));
+    let refused = Some(Err(Status::new(14, "etcdserver: no leader")));
     assert!(
         readers
             .iter()

@@ -28,13 +28,10 @@ impl World {
                 What::Apply(..) => continue,
                 What::ReadReply(reader, _) => What::ReadReply(reader, Err(lost())),
                 What::CheckReply(id, ..) => What::CheckReply(id, Err(lost()), None),
-                What::WriteReply(own, _) => What::WriteTimeout(own),
+                What::WriteReply(own, ..) => What::WriteTimeout(own),
                 what => what,
             };
             self.heap.push(Reverse(entry));
-        }
-        for own in &mut self.own {
-            own.is_lost = true;
         }
         let after = ms(self.back_rng.u64(..1500));
         self.later(after, What::HubNotices);
@@ -67,7 +64,11 @@ impl World {
         };
         let was_unnoticed = self.is_unnoticed();
         let verdict = self.history.answered(asked, shows);
+        if verdict == Verdict::Same {
+            self.floor = self.floor.max(revision);
+        }
         if verdict == Verdict::Another {
+            self.floor = revision;
             assert!(was_unnoticed, "{shows:?} is taken for another history");
             self.told.compacted = 0;
             self.tell(Event::History(self.history.known().history));

@@ -23,7 +23,7 @@ use crate::oracle::Told;
 
 pub(crate) use reads::{Reader, State as ReaderState};
 pub(crate) use watch::{Item, Stream};
-pub(crate) use writes::Own;
+use writes::Own;
 
 pub(crate) const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -53,7 +53,7 @@ pub(crate) enum What {
     WatchLost(u64, WatchId),
     WatchOpen(u64),
     WriteArrive(usize),
-    WriteReply(usize, Option<i64>),
+    WriteReply(usize, Option<i64>, i64),
     WriteTimeout(usize),
 }
 
@@ -123,6 +123,10 @@ pub(crate) struct World {
     pub(crate) era: u64,
     /// Of its own, so that what other seeds do stays the same.
     pub(crate) back_rng: Rng,
+    /// The highest revision shown to anybody, also where it couldn't be read.
+    pub(crate) floor: i64,
+    /// The last step at which something was shown that couldn't be read, unless something newer is known since.
+    pub(crate) unread: u64,
     /// Whether the cache is told of it. If not, all rules but that one must still hold.
     pub(crate) is_floor_told: bool,
     pub(crate) told: Told,
@@ -156,6 +160,8 @@ impl World {
             back_step: 0,
             era: 0,
             back_rng: Rng::with_seed(seed ^ 0x4157_0247),
+            floor: 0,
+            unread: 0,
             is_floor_told: true,
             told: Told::default(),
             sent: 0,
@@ -242,6 +248,9 @@ impl World {
     /// A linearizable read without credentials that was sent at this step has been allowed.
     fn prove(&mut self, sent: u64) {
         self.told.proof = self.told.proof.max(sent);
+        if sent > self.unread {
+            self.unread = 0;
+        }
     }
 
     pub(crate) fn change_cluster(&mut self) {
@@ -317,14 +326,14 @@ impl World {
             What::Cancel(reader) => self.cancel(reader),
             What::CheckArrive(id, linearizable, sent) => self.check_arrives(id, linearizable, sent),
             What::CheckReply(id, result, proof) => {
-                if let Some(sent) = proof {
-                    self.prove(sent);
-                }
                 if matches!(&result, Err(status) if status.code == 3) {
                     self.doubt();
                 }
                 let asked = self.checks_asked.remove(&id).expect("it was asked once");
                 let result = self.judged_check(asked, proof.is_some(), result);
+                if let Some(sent) = proof.filter(|_| result.is_ok()) {
+                    self.prove(sent);
+                }
                 self.tell(Event::Checked(id, result));
             }
             What::HubNotices => self.notice(),
@@ -335,7 +344,7 @@ impl World {
             What::WatchLost(generation, watch) => self.lose_watch(generation, watch),
             What::WatchOpen(generation) => self.watch_opens(generation),
             What::WriteArrive(own) => self.write_arrives(own),
-            What::WriteReply(own, revision) => self.write_replied(own, revision),
+            What::WriteReply(own, revision, deleted) => self.write_replied(own, revision, deleted),
             What::WriteTimeout(own) => self.write_timeout(own),
         }
     }
@@ -347,7 +356,7 @@ impl World {
         let member = self.cluster.member();
         let is_down = self.faults.is_down || (linearizable && self.faults.is_leaderless);
         let result = if is_down || self.rng.u64(..1000) < self.faults.checks_failing {
-            Err(Status::new(14, "it can't be reached"))
+            Err(Status::new(14, "etcdserver: no leader"))
         } else {
             self.catch_up(member, linearizable);
             let state = self.cluster.state_of(member);

@@ -1,8 +1,10 @@
 //! Clients that read, and the members that answer them.
 
 use bytes::Bytes;
-use etcd_proxy_core::history::Known;
-use etcd_proxy_core::read::{Actions, Admission, Answer, ReadOutcome, ReadTicket, Status, WaiterId};
+use etcd_proxy_core::history::{Known, Verdict};
+use etcd_proxy_core::read::{
+    Actions, Admission, Answer, FLOOR_UNKNOWN, ReadOutcome, ReadTicket, Status, WaiterId,
+};
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_proto::etcdserverpb::{RangeRequest, RangeResponse};
 use prost::Message as _;
@@ -58,7 +60,7 @@ impl World {
             sent: 0,
             era: self.era,
             known: self.history.known(),
-            floor: self.history.known().revision,
+            floor: self.floor,
             committed: self.cluster.last().revision,
             came_in: self.cluster.states.len() - 1,
             doubt: self.told.doubt,
@@ -67,10 +69,10 @@ impl World {
             response: None,
             is_cached: false,
         });
-        let floor = if self.is_floor_told {
-            self.history.known().revision
-        } else {
-            0
+        let floor = match self.unread {
+            _ if !self.is_floor_told => 0,
+            0 => self.history.known().revision,
+            _ => FLOOR_UNKNOWN,
         };
         let mut actions = Actions::new();
         let admission = self.cache.admit_read(self.now, &encoded, floor, &mut actions);
@@ -130,7 +132,7 @@ impl World {
         let linearizable = !request.serializable;
         let member = self.cluster.member();
         let result = if self.faults.is_down || (linearizable && self.faults.is_leaderless) {
-            Err(Status::new(14, "it can't be reached"))
+            Err(Status::new(14, "etcdserver: no leader"))
         } else {
             self.catch_up(member, linearizable);
             let state = self.cluster.state_of(member);
@@ -155,7 +157,9 @@ impl World {
             Err(status) => Err(status.clone()),
         };
         match &decoded {
-            Ok(_) if !self.readers[reader].request.serializable => self.prove(self.readers[reader].sent),
+            Ok(_) if !self.readers[reader].request.serializable => {
+                self.prove(self.readers[reader].sent);
+            }
             // Without a ticket the proxy hasn't seen it.
             Err(status) if status.code == 3 && ticket.is_some() => self.doubt(),
             _ => {}
@@ -163,7 +167,9 @@ impl World {
         if let Ok(response) = &decoded {
             let is_newest = !self.readers[reader].request.serializable;
             let revision = response.header.as_ref().expect("there is one").revision;
-            let _ = self.judge(self.readers[reader].known, revision, is_newest);
+            if self.judge(self.readers[reader].known, revision, is_newest) == Verdict::Stale {
+                self.pass_unread();
+            }
         }
         self.told.replied(&result, self.readers[reader].sent);
         self.readers[reader].response = Some(decoded);
@@ -181,9 +187,22 @@ impl World {
     }
 
     /// The proxy shows this revision to somebody.
-    pub(super) fn show(&mut self, revision: i64) {
+    pub(crate) fn show(&mut self, revision: i64) {
         let history = self.history.known().history;
         self.history.raise(history, revision);
+        self.floor = self.floor.max(revision);
+    }
+
+    /// The proxy passes an answer on that shows this revision, and can't read it.
+    pub(crate) fn show_unread(&mut self, revision: i64) {
+        self.pass_unread();
+        self.floor = self.floor.max(revision);
+    }
+
+    /// Something is shown of which nothing is known.
+    pub(super) fn pass_unread(&mut self) {
+        self.step += 1;
+        self.unread = self.step;
     }
 
     pub(super) fn serve(&mut self, reader: usize, answer: &Answer) {
@@ -196,6 +215,9 @@ impl World {
         self.check_served(reader, &response);
         self.told.hits += 1;
         self.history.raise(answer.history, answer.revision);
+        if answer.history == self.history.known().history {
+            self.floor = self.floor.max(answer.revision);
+        }
         self.answered(reader, Ok(response));
     }
 

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use etcd_proxy_core::history::Known;
-use etcd_proxy_core::read::{Write, WriteOutcome, WriteTicket, written};
+use etcd_proxy_core::history::{Known, Verdict};
+use etcd_proxy_core::read::{Write, written};
 use etcd_proxy_proto::etcdserverpb::request_op::Request;
-use etcd_proxy_proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RequestOp, TxnRequest};
+use etcd_proxy_proto::etcdserverpb::{
+    DeleteRangeRequest, DeleteRangeResponse, PutRequest, RequestOp, ResponseHeader, TxnRequest, TxnResponse,
+};
 use prost::Message as _;
 
 use super::{What, World};
@@ -16,14 +18,14 @@ use crate::cluster::Change;
 #[derive(Debug)]
 pub(crate) struct Own {
     pub(crate) changes: Vec<Change>,
-    /// Until the proxy knows how it ended, or gave up.
-    pub(crate) ticket: Option<WriteTicket>,
+    write: Write,
+    request: Bytes,
+    /// Which branch a transaction takes.
+    succeeds: bool,
+    /// Whether the proxy still waits for its answer.
+    pub(crate) is_open: bool,
     /// The revision that the proxy was told.
     pub(crate) revision: Option<i64>,
-    /// When it was over.
-    pub(crate) over: u64,
-    /// The store has gone back since it began.
-    pub(crate) is_lost: bool,
     known: Known,
 }
 
@@ -46,47 +48,57 @@ fn operation(change: &Change) -> RequestOp {
 }
 
 impl World {
-    /// The request for some changes: simple, or a transaction, also in a transaction.
-    fn encode(&mut self, changes: &[Change]) -> (Write, Bytes) {
+    /// The request for some changes: simple, or a transaction, also in a transaction; and the branch that it takes. The other
+    /// branch would change anything.
+    fn encode(&mut self, changes: &[Change]) -> (Write, Bytes, bool) {
         if let [change] = changes
             && self.rng.bool()
         {
             return match operation(change).request {
-                Some(Request::RequestPut(put)) => (Write::Put, put.encode_to_vec().into()),
+                Some(Request::RequestPut(put)) => (Write::Put, put.encode_to_vec().into(), true),
                 Some(Request::RequestDeleteRange(delete)) => {
-                    (Write::DeleteRange, delete.encode_to_vec().into())
+                    (Write::DeleteRange, delete.encode_to_vec().into(), true)
                 }
                 _ => unreachable!("there are no others"),
             };
         }
-        let mut txn = TxnRequest {
-            success: changes.iter().map(operation).collect(),
-            ..TxnRequest::default()
-        };
-        for _ in 0..self.rng.u8(..3) {
-            let inner = vec![RequestOp {
+        let all = Change::Delete(b"\0".to_vec(), b"\0".to_vec());
+        let other = vec![
+            operation(&Change::Put(b"a".to_vec(), b"not".to_vec())),
+            operation(&all),
+        ];
+        let mut taken: Vec<RequestOp> = changes.iter().map(operation).collect();
+        loop {
+            let succeeds = self.rng.bool();
+            let (success, failure) = if succeeds {
+                (taken, other.clone())
+            } else {
+                (other.clone(), taken)
+            };
+            let txn = TxnRequest {
+                success,
+                failure,
+                ..TxnRequest::default()
+            };
+            if self.rng.bool() {
+                return (Write::Txn, txn.encode_to_vec().into(), succeeds);
+            }
+            taken = vec![RequestOp {
                 request: Some(Request::RequestTxn(txn)),
             }];
-            txn = TxnRequest::default();
-            if self.rng.bool() {
-                txn.success = inner;
-            } else {
-                txn.failure = inner;
-            }
         }
-        (Write::Txn, txn.encode_to_vec().into())
     }
 
     pub(crate) fn write(&mut self, changes: Vec<Change>) -> usize {
-        let (write, request) = self.encode(&changes);
-        let ticket = self.cache.admit_write(&written(write, &request));
+        let (write, request, succeeds) = self.encode(&changes);
         let own = self.own.len();
         self.own.push(Own {
             changes,
-            ticket: Some(ticket),
+            write,
+            request,
+            succeeds,
+            is_open: true,
             revision: None,
-            over: 0,
-            is_lost: false,
             known: self.history.known(),
         });
         let after = self.latency();
@@ -114,37 +126,54 @@ impl World {
     pub(super) fn write_arrives(&mut self, own: usize) {
         let is_refused =
             self.is_unnoticed() || self.faults.is_down || self.cluster.last().auth || self.rng.u8(..20) == 0;
+        let before = self.cluster.last().revision;
         let revision = if is_refused {
             None
         } else {
             let changes = self.own[own].changes.clone();
             Some(self.write_elsewhere(&changes))
         };
+        let deleted = i64::from(revision > Some(before));
         let after = self.latency();
-        self.later(after, What::WriteReply(own, revision));
+        self.later(after, What::WriteReply(own, revision, deleted));
     }
 
-    pub(super) fn write_replied(&mut self, own: usize, revision: Option<i64>) {
-        let Some(ticket) = self.own[own].ticket.take() else {
+    pub(super) fn write_replied(&mut self, own: usize, revision: Option<i64>, deleted: i64) {
+        if !std::mem::take(&mut self.own[own].is_open) {
             // The proxy has given up; the client gets nothing either.
             return;
-        };
-        self.step += 1;
+        }
         self.own[own].revision = revision;
-        self.own[own].over = self.step;
-        let outcome = match revision {
-            Some(revision) => {
-                let _ = self.judge(self.own[own].known, revision, true);
-                WriteOutcome::Committed(revision)
-            }
-            None => WriteOutcome::Rejected,
+        let Some(revision) = revision else {
+            return;
         };
-        self.cache.complete_write(ticket, outcome);
+        if self.judge(self.own[own].known, revision, true) == Verdict::Stale {
+            self.pass_unread();
+        }
+        let header = Some(ResponseHeader {
+            revision,
+            ..ResponseHeader::default()
+        });
+        let own = &self.own[own];
+        let response = match own.write {
+            Write::Put | Write::Txn => TxnResponse {
+                header,
+                succeeded: own.write == Write::Txn && own.succeeds,
+                responses: Vec::new(),
+            }
+            .encode_to_vec(),
+            Write::DeleteRange => DeleteRangeResponse {
+                header,
+                deleted,
+                prev_kvs: Vec::new(),
+            }
+            .encode_to_vec(),
+        };
+        let keys = written(own.write, &own.request, &response);
+        self.cache.written(&keys, revision);
     }
 
     pub(super) fn write_timeout(&mut self, own: usize) {
-        if let Some(ticket) = self.own[own].ticket.take() {
-            self.cache.complete_write(ticket, WriteOutcome::Unknown);
-        }
+        self.own[own].is_open = false;
     }
 }
