@@ -1,6 +1,6 @@
 //! The headers of messages that pass by as bytes.
 
-use super::reply::revision_of;
+use super::reply::header_of;
 use crate::grpc::MESSAGE_PREFIX_LEN;
 
 /// More than the header of a response takes, with its tag and length.
@@ -58,7 +58,7 @@ impl Heads {
                 self.body_left -= take;
                 chunk = &chunk[take..];
                 if self.wanted == 0 {
-                    let shown = revision_of(&self.head[..self.head_len]);
+                    let shown = header_of(&self.head[..self.head_len]).map(|header| header.revision);
                     seen = seen.max(Some(shown.map_or(Seen::Nothing, Seen::Revision)));
                 }
             } else if self.body_left > 0 {

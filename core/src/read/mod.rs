@@ -27,8 +27,11 @@
 //!   the linearizable answer to all reads that came before the check began, and to no others.
 //!
 //! Serializable reads may be old, but not older than [`Config::staleness_max`]. A check that began at a time `t` and answered
-//! R tells, as soon as W has reached R, that the watch was in step at `t`; so does any forwarded read. While there are
-//! reads there is a check for every half of that time, so that none of them has to wait for one.
+//! R tells, as soon as W has reached R, that the watch was in step at `t`; so does a linearizable read that was forwarded. While
+//! there are reads there is a check for every half of that time, so that none of them has to wait for one. A serializable read
+//! that was forwarded tells nothing of the kind: a member that is cut off from the others answers it, and refuses checks as soon
+//! as it knows that it has no leader. So in the cluster's time the bound is [`Config::staleness_max`], and how long a member may
+//! take to know.
 //!
 //! A write under way changes nothing here, whatever it might change: what it does change the watch tells, and who is shown
 //! its answer raises the floor. So nobody loses entries to writes that change nothing, are refused, or go another way than
@@ -45,7 +48,7 @@
 //! linearizable. If it is this proxy that auth is switched on through, nothing is served from that call on.
 //!
 //! Reads at a revision of their own: a watch doesn't tell of compaction, so they are served for
-//! [`Config::staleness_max`] after they were read, and only to serializable reads.
+//! [`Config::staleness_max`] after they were read, and only to serializable reads. The cache must be confirmed for them too.
 
 mod cache;
 mod heads;

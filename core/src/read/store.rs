@@ -29,8 +29,9 @@ pub(super) struct Entry {
     pub(super) body: Bytes,
     /// The revision in its header.
     pub(super) at: i64,
-    /// When the read began that it is from.
-    pub(super) began: Instant,
+    /// When the read began that it is from, if that tells how old it may be: not if a member has answered that may be cut off
+    /// from the others, unless a revision was asked for.
+    pub(super) began: Option<Instant>,
     /// The revision that was asked for; 0 for the current one.
     revision: i64,
     link: Link,
@@ -180,7 +181,7 @@ impl Store {
         &mut self,
         (hash, ident, revision): (u64, &[u8], i64),
         body: &[u8],
-        (at, began): (i64, Instant),
+        (at, began): (i64, Option<Instant>),
     ) -> usize {
         if let Some(id) = self.find(hash, ident) {
             if self.entries[id].at > at {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use etcd_proxy_core::read::Status;
+use etcd_proxy_core::read::{CheckId, Header, Status};
+use etcd_proxy_core::time::Instant;
 use etcd_proxy_proto::etcdserverpb::RangeResponse;
 
 use crate::cluster::{CLUSTER_ID, TERM, before};
@@ -25,10 +26,27 @@ pub(crate) struct Told {
     pub(crate) shared: u64,
     pub(crate) gone: u64,
     pub(crate) checks: u64,
+    checks_sent: BTreeMap<CheckId, Instant>,
+    /// When a member was asked that had a leader, and the revision that it told.
+    pub(crate) confirmed: Vec<(Instant, i64)>,
     pub(crate) progress_asked: u64,
 }
 
 impl Told {
+    /// A check is sent.
+    pub(crate) fn asks(&mut self, check: CheckId, now: Instant) {
+        self.checks += 1;
+        self.checks_sent.insert(check, now);
+    }
+
+    /// A check is over.
+    pub(crate) fn check_told(&mut self, check: CheckId, result: &Result<Header, Status>) {
+        let sent = self.checks_sent.remove(&check);
+        if let (Some(sent), Ok(header)) = (sent, result) {
+            self.confirmed.push((sent, header.revision));
+        }
+    }
+
     pub(crate) fn replied(&mut self, result: &Result<Bytes, Status>, sent: u64) {
         match result {
             Ok(response) => {
@@ -130,6 +148,13 @@ impl World {
         // However little may be old, what was there when the read came is new enough.
         let oldest = before(self.now, self.config.staleness_max).min(reader.came_at);
         if request.serializable {
+            // Somebody who had a leader has told so: what a member tells serializable reads that are forwarded doesn't count.
+            let mut confirmed = self.told.confirmed.iter().rev();
+            let is_confirmed = confirmed.any(|(at, told)| *at >= oldest && *told <= revision);
+            assert!(
+                is_confirmed,
+                "{request:?} at {revision}: not confirmed since {oldest:?}"
+            );
             assert!(
                 self.cluster.states_since(oldest).any(|state| !state.auth),
                 "auth is on"

@@ -22,6 +22,7 @@ const FLIGHT_BYTES_MIN: usize = 1 << 20;
 const CANCELLED: u8 = 1;
 const DEADLINE_EXCEEDED: u8 = 4;
 const OUT_OF_RANGE: u8 = 11;
+const UNAVAILABLE: u8 = 14;
 
 /// Where a read finds the one whose answer it shares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,9 +67,19 @@ impl Cache {
                     self.stats.invalidated += self.store.remove_compacted(flight.revision) as u64;
                 }
                 if is_shared(&status) {
+                    // A member without a leader answers them all the same.
+                    let is_unmoved = |waiter: &Waiter| {
+                        status.code == UNAVAILABLE && !flight.serializable && waiter.read.serializable
+                    };
+                    let mut unmoved = Vec::new();
                     for id in waiting.drain(..) {
-                        self.resolve(id, Resolution::Shared(Err(status.clone())), actions);
+                        if self.waiters.get(id).is_some_and(is_unmoved) {
+                            unmoved.push(id);
+                        } else {
+                            self.resolve(id, Resolution::Shared(Err(status.clone())), actions);
+                        }
                     }
+                    self.lead_one_of(now, unmoved, false, actions);
                 } else if flight.after_refusal {
                     // Twice in a row: each finds out for itself.
                     for id in waiting.drain(..) {
@@ -119,8 +130,9 @@ impl Cache {
     /// The cluster has answered a read without credentials.
     fn succeeded(&mut self, now: Instant, flight: &Flight, header: Header, actions: &mut Actions) {
         self.prove(flight.auth_epoch, !flight.serializable);
-        // From a member that lags, or of a store that has gone back, it tells nothing of the watch.
-        if header.revision >= flight.began {
+        // From a member that lags, or of a store that has gone back, it tells nothing of the watch. And a member that is cut off
+        // from the others answers serializable reads all the same, and nothing tells that it is.
+        if header.revision >= flight.began && !flight.serializable {
             self.confirm(now, flight.began_at, header.revision, false, actions);
         }
     }
@@ -140,7 +152,9 @@ impl Cache {
         if is_right && is_wanted {
             let read = (flight.hash, &*flight.ident, flight.revision);
             self.stats.admitted += 1;
-            self.stats.evicted += self.store.put(read, body, (at, flight.began_at)) as u64;
+            let tells_age = !flight.serializable || flight.revision > 0;
+            let began = Some(flight.began_at).filter(|_| tells_age);
+            self.stats.evicted += self.store.put(read, body, (at, began)) as u64;
         }
     }
 

@@ -21,7 +21,7 @@ use self::state::{Auth, Check, Flight, Pending, Place, Timer, Waiter, Watch};
 use super::store::Store;
 use super::types::{Action, Actions, Config, Event, Header, Reason, Resolution, Scope, Stats, WaiterId};
 use crate::backoff::WAIT_MIN;
-use crate::interval::Intervals;
+use crate::interval::{Intervals, Span};
 use crate::slab::Slab;
 use crate::time::Instant;
 use crate::timer::TimerQueue;

@@ -143,7 +143,7 @@ impl Cache {
         let entry = self.store.entry(id);
         let (began, is_fixed) = (entry.began, entry.is_fixed());
         let is_recent = |at: Instant| now - at <= self.config.staleness_max;
-        if is_fixed && !is_recent(began) {
+        if is_fixed && !began.is_some_and(is_recent) {
             self.store.remove(id);
             return Found::Nothing;
         }
@@ -153,7 +153,8 @@ impl Cache {
         }
         // Whatever the bound: what was true after the read came is new enough for it.
         let is_fresh = |at: Instant| is_recent(at) || at >= read.came_at;
-        if read.serializable && !is_fresh(began) && !self.confirmed.is_some_and(is_fresh) {
+        let is_young = !is_fixed && began.is_some_and(is_fresh);
+        if read.serializable && !is_young && !self.confirmed.is_some_and(is_fresh) {
             return Found::Stale;
         }
         let answer = reply::answer(self.header_at(shown), self.history, &entry.body);

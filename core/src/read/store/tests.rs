@@ -31,7 +31,7 @@ fn put(store: &mut Store, ident: &[u8], body: usize, at: i64) -> usize {
     let evicted = store.put(
         (hash(ident), ident, revision),
         &vec![0; body],
-        (at, Instant::ZERO),
+        (at, Some(Instant::ZERO)),
     );
     store.check();
     evicted
@@ -231,7 +231,7 @@ fn no_bytes_at_all() {
         let mut store = Store::new(bytes_max, 1);
         assert!(!store.has_room_for(8, 0));
         let ident = key(1);
-        store.put((hash(&ident), &ident, 0), b"body", (1, Instant::ZERO));
+        store.put((hash(&ident), &ident, 0), b"body", (1, Some(Instant::ZERO)));
         assert_eq!(store.len(), 0);
     }
 }

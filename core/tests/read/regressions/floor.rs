@@ -2,7 +2,7 @@
 
 use etcd_proxy_core::read::Config;
 
-use super::{SECOND, TRIP, cached, linearizable, put, serializable, world};
+use super::{SECOND, TRIP, cached, forwarded, linearizable, put, serializable, world};
 use crate::world::{World, ms};
 
 /// An answer passes that can't be read. Nobody loses an entry; whoever reads next is shown nothing older than that answer.
@@ -77,4 +77,34 @@ fn no_staleness_at_all() {
     assert!(world.readers[reader].is_cached && world.readers[reader].response.is_some());
     assert_eq!(world.told.checks - checks, 41);
     world.run(TRIP);
+}
+
+/// The member in use is cut off from the others, and has no leader: it answers serializable reads, which confirms nothing. What
+/// the cache has is shown for as long as it may be old, and then each read gets what the member has.
+#[test]
+fn a_member_without_a_leader_confirms_nothing() {
+    let mut world = world();
+    world.write_elsewhere(&[put("a", "1")]);
+    for request in [serializable("a", ""), serializable("b", "")] {
+        world.warm(&request);
+    }
+    world.faults.is_leaderless = true;
+    world.faults.lag = u64::MAX >> 20;
+    world.cluster.use_member(world.now, 1);
+    world.write_elsewhere(&[put("a", "2")]);
+    world.run(world.config.staleness_max + ms(1));
+    for _ in 0..30 {
+        // One after the other, so that what one is told might confirm the other's answer.
+        assert_eq!(world.value(serializable("a", "")), forwarded("1"));
+        assert_eq!(world.value(serializable("b", "")), forwarded(""));
+        world.run(ms(100));
+    }
+    // The next member has a leader.
+    world.faults.is_leaderless = false;
+    world.faults.lag = 0;
+    world.cluster.use_member(world.now, 0);
+    world.break_watch(ms(0));
+    world.run(ms(200));
+    world.warm(&serializable("a", ""));
+    assert_eq!(world.value(serializable("a", "")), cached("2"));
 }

@@ -88,7 +88,7 @@ impl Bare {
     }
 
     fn forwarded(&mut self, floor: i64) -> ReadTicket {
-        match self.read(true, floor) {
+        match self.read(false, floor) {
             Admission::Forward(ticket) => ticket,
             other => panic!("{other:?}"),
         }

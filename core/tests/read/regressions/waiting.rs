@@ -75,7 +75,9 @@ fn no_leader() {
         let response = world.readers[reader].response.clone().expect("there is one");
         assert_eq!(response.unwrap_err().code, 14);
     }
-    assert!(world.cache.stats().hits_serializable >= 30);
+    // From the cache only as long as somebody has confirmed it who had a leader.
+    let hits = world.cache.stats().hits_serializable;
+    assert!((1..10).contains(&hits), "{hits}");
 }
 
 /// Checks that stay without answer hold up nobody for longer than reads may wait.

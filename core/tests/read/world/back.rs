@@ -33,6 +33,8 @@ impl World {
             };
             self.heap.push(Reverse(entry));
         }
+        // What was shown and couldn't be read is gone, and nothing tells.
+        self.floor = self.floor.min(self.history.known().revision.max(revision));
         let after = ms(self.back_rng.u64(..1500));
         self.later(after, What::HubNotices);
         if !self.is_unnoticed() {

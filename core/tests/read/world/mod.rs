@@ -219,7 +219,7 @@ impl World {
             match action {
                 Action::AskProgress(watch) => self.ask_progress(watch),
                 Action::Check { check, linearizable } => {
-                    self.told.checks += 1;
+                    self.told.asks(check, self.now);
                     self.checks_asked.insert(check, self.history.known());
                     self.step += 1;
                     let (after, step) = (self.latency(), self.step);
@@ -334,6 +334,7 @@ impl World {
                 if let Some(sent) = proof.filter(|_| result.is_ok()) {
                     self.prove(sent);
                 }
+                self.told.check_told(id, &result);
                 self.tell(Event::Checked(id, result));
             }
             What::HubNotices => self.notice(),
@@ -354,7 +355,8 @@ impl World {
             return;
         }
         let member = self.cluster.member();
-        let is_down = self.faults.is_down || (linearizable && self.faults.is_leaderless);
+        // They ask for a leader, all of them.
+        let is_down = self.faults.is_down || self.faults.is_leaderless;
         let result = if is_down || self.rng.u64(..1000) < self.faults.checks_failing {
             Err(Status::new(14, "etcdserver: no leader"))
         } else {

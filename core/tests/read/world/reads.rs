@@ -31,6 +31,7 @@ pub(crate) struct Reader {
     /// How often the store had gone back when it came, and what was known.
     pub(crate) era: u64,
     pub(crate) known: Known,
+    pub(crate) sent_at: Instant,
     /// What had been shown when it came, and what the cluster had come to.
     pub(crate) floor: i64,
     pub(crate) committed: i64,
@@ -60,6 +61,7 @@ impl World {
             sent: 0,
             era: self.era,
             known: self.history.known(),
+            sent_at: self.now,
             floor: self.floor,
             committed: self.cluster.last().revision,
             came_in: self.cluster.states.len() - 1,
@@ -94,6 +96,7 @@ impl World {
         self.sent += 1;
         self.step += 1;
         self.readers[reader].sent = self.step;
+        self.readers[reader].sent_at = self.now;
         self.readers[reader].state = State::Forwarded(ticket);
         assert!(self.flying.insert(reader), "it is sent once");
         let after = self.latency();
@@ -157,8 +160,10 @@ impl World {
             Err(status) => Err(status.clone()),
         };
         match &decoded {
-            Ok(_) if !self.readers[reader].request.serializable => {
+            Ok(response) if !self.readers[reader].request.serializable => {
+                let revision = response.header.as_ref().expect("there is one").revision;
                 self.prove(self.readers[reader].sent);
+                self.told.confirmed.push((self.readers[reader].sent_at, revision));
             }
             // Without a ticket the proxy hasn't seen it.
             Err(status) if status.code == 3 && ticket.is_some() => self.doubt(),
