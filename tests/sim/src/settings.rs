@@ -107,6 +107,10 @@ impl Settings {
             fault_pause: MS(20)..MS(rng.u64(100..4_000)),
             auth: rng.u8(..6) == 0,
         };
+        if settings.auth {
+            // Few have users, and few of those lose a watcher to it.
+            settings.faults.extend([FaultKind::Revoke; 2]);
+        }
         if rng.bool() {
             settings.proxy.lease = any_router(rng);
         }
