@@ -22,6 +22,7 @@ pub(crate) fn trials(upstream: &Upstream) -> Vec<Trial> {
         scenario(upstream, "cut_by_the_transport", tap, transport),
         scenario(upstream, "cut_at_birth", tap, at_birth),
         scenario(upstream, "cut_while_catching_up", tap, while_catching_up),
+        scenario(upstream, "draining_is_left", tap, draining),
     ]
 }
 
@@ -148,6 +149,25 @@ async fn transport(world: World) -> World {
 }
 
 /// Calls that are refused as soon as they come, several times in a row.
+/// A member says goodbye and goes on serving what is open: watches go over to the next connection, since nobody could tell
+/// whether the former one still lives.
+async fn draining(world: World) -> World {
+    let mut witnesses = Witnesses::start(&world).await;
+    for round in 0..3 {
+        let before = world.tap().record();
+        world.tap().go_away();
+        eventually("watches on the next connection", ANSWER_LIMIT, async || {
+            let record = world.tap().record();
+            let has_moved = record.used_watches > before.used_watches;
+            (has_moved && record.open_watches <= before.open_watches).then_some(())
+        })
+        .await;
+        witnesses.go_on(&world, &format!("goaway {round}")).await;
+    }
+    witnesses.check(&world).await;
+    world
+}
+
 async fn at_birth(world: World) -> World {
     let mut witnesses = Witnesses::start(&world).await;
     for cuts in [
