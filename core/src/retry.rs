@@ -53,6 +53,24 @@ pub const MAY_BE_APPLIED: Status = Status::new(
 /// No connection to any member could be had in time.
 const NO_ENDPOINT: Status = Status::new(Code::Unavailable, "etcd-proxy: no endpoint is reachable");
 
+/// The part of a client's time that is left for telling it that no member is reachable: the client counts from before we
+/// do, and the answer is on its way for as long as the request was.
+const TELLING_PERCENT: u32 = 10;
+
+/// The same, at most.
+const TELLING_MAX: Duration = Duration::from_millis(500);
+
+/// How long a call waits for a member that can be reached: `dial_timeout`, but not to the very end of the client's time. A
+/// client that waits no longer than the proxy would only ever learn that its own time is up. `left` is the time until the
+/// client's deadline; `None` without one.
+#[must_use]
+pub fn patience(dial_timeout: Duration, left: Option<Duration>) -> Duration {
+    let Some(left) = left else { return dial_timeout };
+    // Without overflow: a deadline can be years away.
+    let telling = (left / 100 * TELLING_PERCENT).min(TELLING_MAX);
+    dial_timeout.min(left - telling)
+}
+
 /// The status of a call that found no connection in time. `left` is the time until its deadline, zero if that has
 /// passed; `None` without deadline.
 #[must_use]
@@ -334,6 +352,33 @@ mod tests {
         );
         assert_eq!(no_endpoint(None), no_endpoint(Some(Duration::from_secs(1))));
         assert_eq!(no_endpoint(over), Status::deadline_exceeded());
+    }
+
+    #[test]
+    fn a_client_is_told_before_its_time_is_up() {
+        let ms = Duration::from_millis;
+        for (dial_timeout, left, expected) in [
+            (5000, None, 5000),
+            // etcdctl's own time-out is the proxy's.
+            (5000, Some(5000), 4500),
+            (5000, Some(4999), 4500),
+            (5000, Some(5400), 4900),
+            (5000, Some(60_000), 5000),
+            (60_000, Some(30_000), 29_500),
+            (5000, Some(1000), 900),
+            (5000, Some(10), 9),
+            (5000, Some(0), 0),
+        ] {
+            let patience = patience(ms(dial_timeout), left.map(ms));
+            assert!(
+                patience <= ms(expected) && patience + ms(1) >= ms(expected),
+                "{dial_timeout} {left:?}: {patience:?}"
+            );
+        }
+        assert_eq!(
+            patience(Duration::MAX, Some(Duration::MAX)),
+            Duration::MAX - TELLING_MAX
+        );
     }
 
     #[test]

@@ -94,8 +94,8 @@ impl Runtime for AsyncStd {
     }
 
     fn signals() -> io::Result<impl Signals> {
-        use async_signal::Signal::{Int, Term};
-        async_signal::Signals::new([Int, Term]).map(ProcessSignals)
+        use async_signal::Signal::{Hup, Int, Term};
+        async_signal::Signals::new([Hup, Int, Term]).map(ProcessSignals)
     }
 }
 
@@ -126,6 +126,7 @@ impl Signals for ProcessSignals {
     async fn next(&mut self) -> Signal {
         loop {
             match self.0.next().await {
+                Some(Ok(async_signal::Signal::Hup)) => return Signal::Hangup,
                 Some(Ok(async_signal::Signal::Int)) => return Signal::Interrupt,
                 Some(Ok(_)) => return Signal::Terminate,
                 Some(Err(_)) => {}

@@ -72,6 +72,7 @@ impl Runtime for Tokio {
 
     fn signals() -> io::Result<impl Signals> {
         Ok(ProcessSignals {
+            hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
         })
@@ -79,6 +80,7 @@ impl Runtime for Tokio {
 }
 
 struct ProcessSignals {
+    hangup: TokioSignal,
     interrupt: TokioSignal,
     terminate: TokioSignal,
 }
@@ -89,7 +91,10 @@ impl Signals for ProcessSignals {
             if self.terminate.poll_recv(cx).is_ready() {
                 return core::task::Poll::Ready(Signal::Terminate);
             }
-            self.interrupt.poll_recv(cx).map(|_| Signal::Interrupt)
+            if self.interrupt.poll_recv(cx).is_ready() {
+                return core::task::Poll::Ready(Signal::Interrupt);
+            }
+            self.hangup.poll_recv(cx).map(|_| Signal::Hangup)
         });
         next.await
     }

@@ -2,7 +2,7 @@
 
 use core::num::NonZeroUsize;
 use core::time::Duration;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -23,14 +23,19 @@ use crate::lease::LeaseRouter;
 use crate::listen::{self, ListenError};
 use crate::logging;
 use crate::metrics::Metrics;
+use crate::process::{self, Asked};
 use crate::read::{ReadCache, Shown};
-use crate::rt::{self, Runtime, Signals as _};
+use crate::rt::{self, Runtime};
 use crate::server::{self, Handle, Limits, OVERHEAD_BYTES, Orders, Phase, Worker, WorkerGone};
-use crate::upstream::{CHECK_PATIENCE, Control, Lane, Report, Reports, Settings};
+use crate::upstream::{CHECK_PATIENCE, Control, Lane, Reached, Report, Reports, Settings};
 use crate::watch::WatchHub;
 
 /// Receive window of a client connection, in bytes.
 const CLIENT_CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// How long the line that says that the proxy is ready waits for the first member to be reached, so that it can say which
+/// one. Clients are served meanwhile.
+const FIRST_REACHED_PATIENCE: Duration = Duration::from_millis(250);
 
 /// How long the workers get for ending after everything was told to end.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(1);
@@ -51,13 +56,14 @@ pub fn main<R: Runtime>(program: &str) -> ExitCode {
         Command::InMemoryEtcd(options) => (options.log_format, options.log_level),
         Command::Start(options) => (options.log_format, options.log_level),
     };
+    let format = process::log_format(format);
     if logging::init(format, level).is_err() {
         let _ = writeln!(io::stderr(), "logging was set up twice");
         return ExitCode::FAILURE;
     }
     let ended = match command {
-        Command::InMemoryEtcd(options) => embedded::run::<R>(&options).map_err(Failure::from),
-        Command::Start(options) => run::<R>(*options),
+        Command::InMemoryEtcd(options) => embedded::run::<R>(&options, format).map_err(Failure::from),
+        Command::Start(options) => run::<R>(*options, format),
     };
     match ended {
         Ok(code) => code,
@@ -91,40 +97,25 @@ enum Failure {
     Worker(#[from] WorkerGone),
 }
 
-fn run<R: Runtime>(options: StartOptions) -> Result<ExitCode, Failure> {
-    warn_of_unknown(&options.unknown_environment);
+fn run<R: Runtime>(options: StartOptions, format: logging::Format) -> Result<ExitCode, Failure> {
+    process::warn_of(&options.notes, &options.unknown_environment);
     let (listener, address) = listen::listen(&options.listen_address)?;
     tracing::info!(address = %address, "listening for gRPC proxy client requests");
     let embedded = match options.upstream {
-        Upstream::Embedded => Some(Embedded::start::<R>()?),
+        Upstream::Embedded => Some(Embedded::start::<R>(address)?),
         Upstream::Endpoints(_) => None,
     };
-    R::block_on(serve::<R>(options, listener, address, embedded)).map_err(Failure::Runtime)?
-}
-
-/// Each is probably a misspelt setting.
-pub(crate) fn warn_of_unknown(environment: &[String]) {
-    for name in environment {
-        tracing::warn!(variable = name.as_str(), "unknown environment variable");
-    }
-}
-
-/// Writes a text to standard error if a person reads there, or asked for a log to read.
-pub(crate) fn for_people(format: logging::Format, text: impl FnOnce() -> String) {
-    let mut stderr = io::stderr();
-    if format == logging::Format::Console || stderr.is_terminal() {
-        // A reader that is gone is no reason to fail.
-        let _ = stderr.write_all(text().as_bytes());
-    }
+    R::block_on(serve::<R>(options, format, listener, address, embedded)).map_err(Failure::Runtime)?
 }
 
 async fn serve<R: Runtime>(
     options: StartOptions,
+    format: logging::Format,
     listener: TcpListener,
     address: SocketAddr,
     mut embedded: Option<Embedded>,
 ) -> Result<ExitCode, Failure> {
-    let mut signals = R::signals().map_err(Failure::Signals)?;
+    let mut asked = Asked::new(R::signals().map_err(Failure::Signals)?);
     let listener = R::listener(listener).map_err(Failure::Runtime)?;
     let (phase, shutdown) = latest::channel(Phase::Serving);
     let (alive, mut all_ended) = mpsc::channel::<()>(1);
@@ -139,17 +130,22 @@ async fn serve<R: Runtime>(
         watch,
         lease,
         reads,
+        reached,
     } = start_workers::<R>(&options, endpoints.into(), &shutdown, &alive)?;
     drop(alive);
 
-    tracing::info!(address = %address, "started gRPC proxy");
-    if embedded.is_some() {
-        for_people(options.log_format, || embedded::hint(address));
-    }
-    notify_ready();
-
+    let is_embedded = embedded.is_some();
+    let ready = async {
+        say_ready::<R>(address, reached).await;
+        if is_embedded {
+            process::say_what_to_try(format, address);
+        }
+        process::notify_ready();
+        core::future::pending::<core::convert::Infallible>().await
+    };
     let signal = tokio::select! {
-        signal = signals.next() => signal,
+        signal = asked.to_end() => signal,
+        never = ready => match never {},
         gone = accept::<R>(&listener, &workers) => return Err(gone.into()),
         failure = embedded_failure(&mut embedded) => return Err(failure.into()),
         () = watch.failed() => return Err(Failure::Watch),
@@ -166,7 +162,7 @@ async fn serve<R: Runtime>(
         drained = rt::timeout_at::<R, _>(deadline, all_ended.recv()) => if drained.is_err() {
             tracing::warn!("calls are still open at the end of --shutdown-timeout; ending them");
         },
-        again = signals.next() => {
+        again = asked.to_end() => {
             tracing::warn!(signal = again.number(), "ending at once");
             return Ok(ExitCode::from(128 + again.number()));
         }
@@ -190,6 +186,21 @@ async fn serve<R: Runtime>(
     Ok(ExitCode::SUCCESS)
 }
 
+/// Logs that the proxy is ready, and which member it has reached.
+async fn say_ready<R: Runtime>(address: SocketAddr, mut reached: latest::Receiver<Reached>) {
+    let known = reached.wait_for(|reached| *reached != Reached::NotYet);
+    let known = rt::timeout_at::<R, _>(Instant::now() + FIRST_REACHED_PATIENCE, known).await;
+    let reached = match &known {
+        Ok(Ok(reached)) => &**reached,
+        Ok(Err(_)) | Err(rt::Elapsed) => &Reached::NotYet,
+    };
+    let endpoint = match reached {
+        Reached::Endpoint(endpoint) => endpoint.as_str(),
+        Reached::NotYet | Reached::None => "none reached yet",
+    };
+    tracing::info!(address = %address, endpoint, "started gRPC proxy");
+}
+
 /// Waits for the in-memory etcd's untimely end, if there is one.
 async fn embedded_failure(embedded: &mut Option<Embedded>) -> embedded::Failure {
     match embedded {
@@ -205,6 +216,7 @@ struct Started {
     watch: Arc<WatchHub>,
     lease: Arc<LeaseRouter>,
     reads: Arc<ReadCache>,
+    reached: latest::Receiver<Reached>,
 }
 
 fn start_workers<R: Runtime>(
@@ -244,6 +256,7 @@ fn start_workers<R: Runtime>(
     );
     let reports = control.reports();
     let foreign = control.foreign();
+    let reached = control.reached();
     let (watch_orders, watch_mailboxes): (Vec<_>, Vec<_>) =
         (0..count).map(|_| mpsc::unbounded_channel()).unzip();
     let hub = Hub::new(watch_config(options), rt::random_seed());
@@ -266,7 +279,13 @@ fn start_workers<R: Runtime>(
         lease.clone(),
         read_orders,
     ));
-    let metrics = Arc::new(Metrics::new(watch.clone(), lease.clone(), reads.clone(), foreign));
+    let metrics = Arc::new(Metrics::new(
+        watch.clone(),
+        lease.clone(),
+        reads.clone(),
+        foreign,
+        options.cache.staleness_max,
+    ));
     let connections_open: Arc<[Arc<AtomicUsize>]> = (0..count).map(|_| Arc::default()).collect();
     let mut workers = Vec::with_capacity(count);
     let mailboxes = mailboxes
@@ -303,6 +322,7 @@ fn start_workers<R: Runtime>(
         watch,
         lease,
         reads,
+        reached,
     })
 }
 
@@ -372,17 +392,5 @@ async fn accept<R: Runtime>(listener: &R::Listener, workers: &[Handle]) -> Worke
         if let Err(gone) = worker.adopt(socket).await {
             return gone;
         }
-    }
-}
-
-/// Tells the init daemon, if it asked to be told.
-pub(crate) fn notify_ready() {
-    if std::env::var_os("NOTIFY_SOCKET").is_none() {
-        return;
-    }
-    tracing::info!("notifying init daemon");
-    match sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        Ok(()) => tracing::info!("successfully notified init daemon"),
-        Err(error) => tracing::warn!(error = %error, "failed to notify init daemon"),
     }
 }

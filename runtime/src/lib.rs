@@ -30,6 +30,7 @@ mod listen;
 pub mod logging;
 mod machine;
 mod metrics;
+mod process;
 mod read;
 mod rt;
 mod server;

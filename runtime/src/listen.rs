@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::cli::ListenAddress;
+use crate::cli::{ListenAddress, shorten};
 use crate::rt::{self, Runtime};
 
 /// Connections that the kernel may hold until they are accepted.
@@ -20,7 +20,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// An address can't be listened on; in the words of Go's `net.Listen`, which scripts may look for.
 #[derive(Debug, thiserror::Error)]
-#[error("listen tcp {address}: {reason}")]
+#[error("listen tcp {}: {reason}", shorten(&address.to_string()))]
 pub(crate) struct ListenError {
     address: ListenAddress,
     reason: String,

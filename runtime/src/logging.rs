@@ -26,11 +26,13 @@ use tracing::{Event, Metadata, Subscriber, span};
 
 mod line;
 mod sampler;
+mod seldom;
 #[cfg(test)]
 mod tests;
 mod time;
 
 pub use sampler::{SAMPLE_FIRST, SAMPLE_THEREAFTER};
+pub(crate) use seldom::Seldom;
 
 use line::Line;
 use sampler::Sampler;
@@ -72,6 +74,12 @@ impl From<&tracing::Level> for Level {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the log is set up already")]
 pub struct AlreadySet;
+
+/// The time so long ago, as lines of the log have it.
+pub(crate) fn before_now(ago: core::time::Duration) -> String {
+    let now = SystemTime::now();
+    time::format(now.checked_sub(ago).unwrap_or(now))
+}
 
 /// Sends all events of the process from `level` up to standard error, and makes each panic one line at level error.
 ///

@@ -67,7 +67,7 @@ pub trait Runtime: Send + Sync + Sized + 'static {
     /// options of [`prepare_connected`].
     fn connect(endpoint: &Endpoint) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 
-    /// The signals that ask the process to end, as a stream; see [`Signals`].
+    /// The signals that the process handles, as a stream; see [`Signals`].
     ///
     /// # Errors
     /// When no handler can be installed.
@@ -96,15 +96,17 @@ pub fn prepare_connected(socket: &impl AsFd) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)
 }
 
-/// SIGTERM and SIGINT.
+/// SIGTERM, SIGINT and SIGHUP.
 pub trait Signals: Send {
     /// Waits for the next signal.
     fn next(&mut self) -> impl Future<Output = Signal> + Send;
 }
 
-/// A signal that asks the process to end.
+/// A signal that would end a process which doesn't handle it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
+    /// SIGHUP, 1.
+    Hangup,
     /// SIGINT, 2.
     Interrupt,
     /// SIGTERM, 15.
@@ -116,6 +118,7 @@ impl Signal {
     #[must_use]
     pub const fn number(self) -> u8 {
         match self {
+            Self::Hangup => 1,
             Self::Interrupt => 2,
             Self::Terminate => 15,
         }
@@ -191,6 +194,7 @@ mod tests {
 
     #[test]
     fn signals_have_their_numbers() {
-        assert_eq!((Signal::Interrupt.number(), Signal::Terminate.number()), (2, 15));
+        let signals = [Signal::Hangup, Signal::Interrupt, Signal::Terminate];
+        assert_eq!(signals.map(Signal::number), [1, 2, 15]);
     }
 }

@@ -40,8 +40,11 @@
 //! ([`Event::UpstreamSuperseded`](crate::watch::Event::UpstreamSuperseded)), and for calls of clients whoever carries
 //! this out pings them.
 
+mod journal;
 mod machine;
 mod types;
+
+pub use journal::{Journal, News, Note};
 
 pub use machine::Endpoints;
 pub use types::{

@@ -154,6 +154,11 @@ impl Store {
         self.places * PLACE + self.small.bytes + self.main.bytes + self.ghosts.len() * size_of::<u32>()
     }
 
+    /// The part of it that entries have, and none has without any.
+    pub(super) const fn entry_bytes(&self) -> usize {
+        self.entries.len() * PLACE + self.small.bytes + self.main.bytes
+    }
+
     /// Whether an answer isn't too large.
     pub(super) const fn has_room_for(&self, ident: usize, body: usize) -> bool {
         weight(ident, body, 1) + PLACE <= self.bytes_max / 64

@@ -294,8 +294,11 @@ pub type Actions = Vec<Action>;
 pub struct Stats {
     /// Answers that are cached.
     pub entries: usize,
-    /// Memory they take, in bytes.
+    /// Memory they take, in bytes; 0 without any.
     pub bytes: usize,
+    /// Memory of what finds them, in bytes, which is there without any as well. Together with `bytes` within
+    /// [`Config::bytes_max`].
+    pub index_bytes: usize,
     /// Reads that wait.
     pub waiters: usize,
     /// Reads that are forwarded with a ticket.

@@ -223,7 +223,10 @@ impl World {
     pub(crate) fn check_bounds(&self) {
         let stats = self.cache.stats();
         let config = &self.config;
-        assert!(stats.bytes <= config.bytes_max.max(4096), "{stats:?}");
+        assert!(
+            stats.bytes + stats.index_bytes <= config.bytes_max.max(4096),
+            "{stats:?}"
+        );
         assert!(stats.waiters <= config.waiters_max);
         assert!(stats.queued <= config.queue_max.max(1));
         assert_eq!(stats.waiters, self.waiting_count());

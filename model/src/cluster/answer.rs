@@ -22,6 +22,9 @@ use crate::error::Error;
 use crate::state::fill;
 use crate::status::Status;
 
+/// Size of a database that nothing was ever written to (etcd 3.5). It is never zero, and clients divide by it.
+const FRESH_DATABASE_BYTES: u64 = 20 * 1024;
+
 impl Cluster {
     /// Answers a call that its member answers itself.
     pub(super) fn answer_local(&mut self, serial: Serial) {
@@ -119,7 +122,8 @@ impl Cluster {
 
     fn status(&self, member: Member) -> StatusResponse {
         let node = &self.nodes[member];
-        let size = i64::try_from(node.state.store().size()).unwrap_or(i64::MAX);
+        let size = FRESH_DATABASE_BYTES.saturating_add(node.state.store().size());
+        let size = i64::try_from(size).unwrap_or(i64::MAX);
         let mut errors = Vec::new();
         if node.lead.is_none() {
             errors.push(String::from("etcdserver: no leader"));
@@ -148,7 +152,10 @@ impl Cluster {
             } else {
                 format!("m{member}")
             },
-            peer_ur_ls: alloc::vec![format!("http://m{member}:2380")],
+            peer_ur_ls: alloc::vec![match self.config.peer_urls.get(member) {
+                Some(url) => url.clone(),
+                None => format!("http://m{member}:2380"),
+            }],
             client_ur_ls: self.config.client_urls.get(member).into_iter().cloned().collect(),
             is_learner: false,
         });

@@ -20,13 +20,14 @@
 //! # What is not covered
 //!
 //! * These calls answer UNIMPLEMENTED (by path in [`UNCOVERED`]): the services Election and Lock, for which etcdctl's
-//!   `elect` and `lock` have no need; MemberAdd, MemberPromote, MemberRemove and MemberUpdate; Downgrade; Hash.
-//! * Snapshot sends chunks as a server does, but no database and no checksum: the text says so, and it can't be restored.
-//! * Membership: members can't be added, removed, changed or be learners. Names and peer URLs are made up.
+//!   `elect` and `lock` have no need; MemberAdd, MemberPromote, MemberRemove and MemberUpdate; Downgrade; Hash; Snapshot, as
+//!   there is no database to be sent.
+//! * Membership: members can't be added, removed, changed or be learners. Names are made up, and peer URLs
+//!   where none are given.
 //! * Everything of etcd that isn't gRPC: `/health`, `/metrics`, `/version`, the JSON gateway.
 //! * TLS and identities of client certificates; the `client-api-version` metadata; compression; the limit of 5,000
 //!   committed but unapplied entries is there, other overload (`--quota-backend-bytes`, disk latency) is not.
-//! * Database sizes in Status are those of keys and values. Defragment does nothing. Compactions are done at once,
+//! * Database sizes in Status are those of keys and values, and of the pages that a fresh database has. Defragment does nothing. Compactions are done at once,
 //!   whether physical or not; there is no automatic compaction.
 //! * Raft itself: terms and indexes grow as they would, but votes, messages and disks aren't simulated; a leader's
 //!   entry is either committed at once or not at all. Reads that wait for the leader don't queue behind one another, so
@@ -45,7 +46,6 @@ mod lease;
 mod log;
 mod node;
 mod request;
-mod snapshot;
 mod stream;
 #[cfg(test)]
 mod tests;

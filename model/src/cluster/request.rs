@@ -25,6 +25,7 @@ pub const UNCOVERED: &[&str] = &[
     "/etcdserverpb.Cluster/MemberUpdate",
     "/etcdserverpb.Maintenance/Downgrade",
     "/etcdserverpb.Maintenance/Hash",
+    "/etcdserverpb.Maintenance/Snapshot",
     "/v3electionpb.Election/Campaign",
     "/v3electionpb.Election/Leader",
     "/v3electionpb.Election/Observe",
@@ -57,7 +58,6 @@ const SERVICES: [&str; 9] = [
 pub(super) enum StreamMethod {
     HealthWatch,
     LeaseKeepAlive,
-    Snapshot,
     Watch,
 }
 
@@ -66,7 +66,6 @@ impl StreamMethod {
     pub(super) fn of(path: &str) -> Result<Self, Status> {
         match split(path)? {
             ("etcdserverpb.Lease", "LeaseKeepAlive") => Ok(Self::LeaseKeepAlive),
-            ("etcdserverpb.Maintenance", "Snapshot") => Ok(Self::Snapshot),
             ("etcdserverpb.Watch", "Watch") => Ok(Self::Watch),
             ("grpc.health.v1.Health", "Watch") => Ok(Self::HealthWatch),
             (service, method) => {

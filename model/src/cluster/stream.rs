@@ -1,4 +1,4 @@
-//! Streams: Watch, LeaseKeepAlive, Snapshot and the watch of Health.
+//! Streams: Watch, LeaseKeepAlive and the watch of Health.
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -6,7 +6,7 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
-use etcd_proxy_proto::etcdserverpb::{SnapshotRequest, WatchRequest, watch_request::RequestUnion};
+use etcd_proxy_proto::etcdserverpb::{WatchRequest, watch_request::RequestUnion};
 use etcd_proxy_proto::health::health_check_response::ServingStatus;
 use etcd_proxy_proto::health::{HealthCheckRequest, HealthCheckResponse};
 use prost::{DecodeError, Message};
@@ -14,10 +14,9 @@ use prost::{DecodeError, Message};
 use super::answer::serving;
 use super::lease::KeepAlive;
 use super::request::StreamMethod;
-use super::snapshot::Snapshot;
 use super::types::{Action, Member, Metadata, StreamId};
 use super::{Cluster, OVERHEAD_BYTES, Timer};
-use crate::auth::{Identity, unmapped};
+use crate::auth::Identity;
 use crate::error::Error;
 use crate::status::Status;
 use crate::watch::{Settings, WatchStream};
@@ -38,20 +37,9 @@ pub(super) struct Stream {
 pub(super) enum Kind {
     HealthWatch(Option<HealthWatch>),
     KeepAlive(KeepAlive),
-    Snapshot(Progress),
     /// The member hasn't read the call yet, or is at it now.
     Unread,
     Watch(Box<Watch>),
-}
-
-/// How far a Snapshot call is.
-#[derive(Debug)]
-pub(super) enum Progress {
-    /// The request hasn't come.
-    Unasked,
-    /// The member doesn't know the client's token yet.
-    Asked,
-    Sending(Snapshot),
 }
 
 /// The one answer of a Health watch, until the client takes it.
@@ -72,7 +60,7 @@ impl Stream {
         match &self.kind {
             Kind::KeepAlive(keep_alive) => keep_alive.requests.len(),
             Kind::Watch(watch) => watch.requests.len(),
-            Kind::HealthWatch(_) | Kind::Snapshot(_) | Kind::Unread => 0,
+            Kind::HealthWatch(_) | Kind::Unread => 0,
         }
     }
 }
@@ -109,7 +97,6 @@ impl Cluster {
         let kind = match method {
             StreamMethod::HealthWatch => Kind::HealthWatch(None),
             StreamMethod::LeaseKeepAlive => Kind::KeepAlive(KeepAlive::default()),
-            StreamMethod::Snapshot => Kind::Snapshot(Progress::Unasked),
             StreamMethod::Watch => {
                 let settings = Settings {
                     buffer_max: self.config.watch_buffer_max,
@@ -145,10 +132,8 @@ impl Cluster {
                 watch.requests.push_back(message);
                 None
             }
-            // These take one request.
-            Kind::HealthWatch(Some(_))
-            | Kind::Snapshot(Progress::Asked | Progress::Sending(_))
-            | Kind::Unread => return,
+            // This one takes one request.
+            Kind::HealthWatch(Some(_)) | Kind::Unread => return,
             Kind::HealthWatch(watch) => match HealthCheckRequest::decode(message) {
                 _ if sized.is_err() => sized.err(),
                 Err(error) => Some(undecodable(&error)),
@@ -162,14 +147,6 @@ impl Cluster {
                         unknown
                     };
                     *watch = Some(HealthWatch(Some(answer)));
-                    None
-                }
-            },
-            Kind::Snapshot(progress) => match SnapshotRequest::decode(message) {
-                _ if sized.is_err() => sized.err(),
-                Err(error) => Some(undecodable(&error)),
-                Ok(_) => {
-                    *progress = Progress::Asked;
                     None
                 }
             },
@@ -187,7 +164,7 @@ impl Cluster {
         };
         stream.half_closed = true;
         match &stream.kind {
-            Kind::HealthWatch(None) | Kind::Snapshot(Progress::Unasked) => self.end(id, NO_REQUEST),
+            Kind::HealthWatch(None) => self.end(id, NO_REQUEST),
             _ => self.pump(id),
         }
     }
@@ -217,7 +194,6 @@ impl Cluster {
                 None
             }
             Kind::KeepAlive(keep_alive) => self.pump_keep_alive(id, keep_alive),
-            Kind::Snapshot(progress) => self.pump_snapshot(id, progress),
             Kind::Unread => None,
             Kind::Watch(watch) => self.pump_watch(id, watch),
         };
@@ -227,39 +203,6 @@ impl Cluster {
         if let Some(status) = ended {
             self.end(id, status);
         }
-    }
-
-    fn pump_snapshot(&mut self, id: StreamId, progress: &mut Progress) -> Option<Status> {
-        let stream = self.streams.get(&id)?;
-        let (member, token) = (stream.member, stream.token.clone());
-        if let Progress::Asked = progress {
-            let user = match self.identify(member, token.as_ref()) {
-                Ok(Identity::User(user)) => Some(user),
-                Ok(Identity::Anonymous) => None,
-                Ok(Identity::Later(_)) => {
-                    self.nodes[member].interest.wait(id, true);
-                    return None;
-                }
-                Err(error) => return Some(unmapped(error)),
-            };
-            self.nodes[member].interest.wait(id, false);
-            let state = &self.nodes[member].state;
-            if let Err(error) = state.auth().check_admin(user.as_ref()) {
-                return Some(unmapped(error));
-            }
-            *progress = Progress::Sending(Snapshot::new(state.store()));
-        }
-        let Progress::Sending(snapshot) = progress else {
-            return None;
-        };
-        while !snapshot.is_empty() {
-            if self.streams.get(&id)?.credit == 0 {
-                return None;
-            }
-            // There is credit for it.
-            let _ = self.send(id, snapshot.next().encode_to_vec().into());
-        }
-        Some(Status::OK)
     }
 
     fn pump_watch(&mut self, id: StreamId, watch: &mut Watch) -> Option<Status> {

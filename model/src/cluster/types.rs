@@ -33,6 +33,8 @@ pub struct Config {
     pub version: &'static str,
     /// What each member advertises to clients, in the members' order, for MemberList.
     pub client_urls: Vec<String>,
+    /// What each member advertises to other members, in the members' order; who has none gets one that leads nowhere.
+    pub peer_urls: Vec<String>,
 }
 
 impl Default for Config {
@@ -48,6 +50,7 @@ impl Default for Config {
             watch_buffer_max: 128,
             version: "3.5.30",
             client_urls: Vec::new(),
+            peer_urls: Vec::new(),
         }
     }
 }
@@ -91,7 +94,7 @@ pub enum Event {
     },
     /// The client of a unary call is gone. What was proposed may still be committed.
     CancelCall(CallId),
-    /// A streaming call reaches a member (Watch, LeaseKeepAlive, Snapshot; anything else ends UNIMPLEMENTED).
+    /// A streaming call reaches a member (Watch, LeaseKeepAlive, the watch of Health; anything else ends UNIMPLEMENTED).
     Open {
         /// Its name.
         stream: StreamId,

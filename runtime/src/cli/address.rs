@@ -2,6 +2,8 @@
 
 use core::fmt::{self, Display, Formatter};
 
+use super::number::{self, plain};
+
 #[cfg(test)]
 mod tests;
 
@@ -27,8 +29,9 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// Reads one element of `--endpoints`, in the forms etcd's clientv3 takes: `host:port`, `http://host:port` with
-    /// anything behind it ignored, `unix:path` and `unix://path`. Blanks around it are ignored.
+    /// Reads one element of `--endpoints`, in the forms etcd's clientv3 takes: `host:port`, `http://host:port`, `unix:path`
+    /// and `unix://path`. Blanks around it are ignored. What clientv3 ignores behind `http://host:port`, but for a slash, is
+    /// refused: whoever writes a path expects it to be used.
     ///
     /// # Errors
     ///
@@ -42,9 +45,23 @@ impl Endpoint {
             None if text.starts_with("unixs:") => return Err(NO_TLS.into()),
             None => text,
             Some((scheme, rest)) => match scheme.to_ascii_lowercase().as_str() {
-                "http" => rest.split(['/', '?', '#']).next().unwrap_or_default(),
+                "http" => {
+                    let (address, more) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+                    if !["", "/"].contains(&more) {
+                        return Err(format!(
+                            "etcd's gRPC API has no path; leave out {}",
+                            number::quote(more)
+                        ));
+                    }
+                    address
+                }
                 "https" | "unixs" => return Err(NO_TLS.into()),
-                other => return Err(format!("unknown scheme {other:?}; use http:// or unix://")),
+                other => {
+                    return Err(format!(
+                        "unknown scheme {}; use http:// or unix://",
+                        number::quote(other)
+                    ));
+                }
             },
         };
         let (host, port) = split_host_port(address)?;
@@ -133,28 +150,45 @@ impl ListenAddress {
     ///
     /// # Errors
     ///
-    /// Go's message, whole.
+    /// Go's message, whole, and what to do where that doesn't say it.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
+        if ["unix:", "unixs:"].iter().any(|scheme| text.starts_with(scheme)) {
+            return Err(format!(
+                "--listen-addr: cannot use {}: listening on unix sockets is not supported by this version of \
+                 etcd-proxy yet",
+                number::quote(text)
+            ));
+        }
         if text.is_empty() {
             return Ok(Self {
                 host: String::new(),
                 port: 0,
             });
         }
-        let (host, port) =
-            split_host_port(text).map_err(|problem| format!("listen tcp: address {text}: {problem}"))?;
+        let (host, port) = split_host_port(text).map_err(|problem| {
+            let more = if text.contains("://") {
+                "; leave out the scheme"
+            } else if text.contains(',') {
+                "; listening on several addresses is not supported by this version of etcd-proxy yet"
+            } else {
+                ""
+            };
+            format!("listen tcp: address {}: {problem}{more}", plain(text))
+        })?;
         let digits = port.strip_prefix(['+', '-']).unwrap_or(port);
         if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(format!("listen tcp: lookup tcp/{port}: unknown port"));
+            return Err(format!("listen tcp: lookup tcp/{}: unknown port", plain(port)));
         }
+        let out_of_range = || {
+            let range = number::from_to("0", "65535");
+            format!("listen tcp: address {}: invalid port{range}", plain(port))
+        };
         let port = match digits {
             "" => 0,
             _ if port.starts_with('-') && digits.bytes().any(|byte| byte != b'0') => {
-                return Err(format!("listen tcp: address {port}: invalid port"));
+                return Err(out_of_range());
             }
-            _ => digits
-                .parse()
-                .map_err(|_| format!("listen tcp: address {port}: invalid port"))?,
+            _ => digits.parse().map_err(|_| out_of_range())?,
         };
         Ok(Self {
             host: host.into(),

@@ -21,12 +21,20 @@ pub(super) fn check(values: &Values, unknown_environment: Vec<String>) -> Result
     check_upstream(values)?;
     check_support(values)?;
 
-    let probe_interval = not_negative(values, "endpoint-probe-interval")?;
+    let probe_interval = match not_negative(values, "endpoint-probe-interval")? {
+        Duration::ZERO => Duration::ZERO,
+        _ => at_least(
+            values,
+            "endpoint-probe-interval",
+            PROBE_MIN,
+            ", or 0 to disable the probes",
+        )?,
+    };
     let probe_timeout = match probe_interval {
         Duration::ZERO => Duration::ZERO,
-        _ => positive(values, "endpoint-probe-timeout")?,
+        _ => at_least(values, "endpoint-probe-timeout", PROBE_MIN, "")?,
     };
-    let dial_timeout = positive(values, "dial-timeout")?;
+    let dial_timeout = at_least(values, "dial-timeout", DIAL_TIMEOUT_MIN, "")?;
     let lease_share_within = not_negative(values, "lease-share-within")?;
     let shutdown_timeout = not_negative(values, "shutdown-timeout")?;
     let cache = cache(values)?;
@@ -80,8 +88,53 @@ pub(super) fn check(values: &Values, unknown_environment: Vec<String>) -> Result
         workers,
         log_format: log_format(values),
         log_level: log_level(values),
+        notes: notes(values),
         unknown_environment,
     })
+}
+
+/// What was asked for and isn't done as it was written, for the log.
+fn notes(values: Typed<'_>) -> Vec<String> {
+    let mut notes = repeated(values);
+    for (name, min) in [
+        ("grpc-keepalive-interval", SERVER_PING_MIN),
+        ("dial-keepalive-time", CLIENT_PING_MIN),
+    ] {
+        if values.duration(name).is_some_and(|interval| interval < min) {
+            let min = min.as_secs();
+            notes.push(format!("--{name} is below the least there is; {min}s is used"));
+        }
+    }
+    let probes = values.duration("endpoint-probe-interval").is_some();
+    let pings = values.duration("dial-keepalive-time").is_some();
+    let cache = values.text("cache") != "off";
+    for (name, is_used, because) in [
+        ("endpoint-probe-timeout", probes, "--endpoint-probe-interval is 0"),
+        ("dial-keepalive-timeout", pings, "--dial-keepalive-time is 0"),
+        ("permit-without-stream", pings, "--dial-keepalive-time is 0"),
+        ("cache-linearizable", cache, "--cache is off"),
+        ("cache-size", cache, "--cache is off"),
+        ("cache-staleness", cache, "--cache is off"),
+    ] {
+        if !is_used && values.0.of(name).1 != Source::Default {
+            notes.push(format!("--{name} changes nothing as {because}"));
+        }
+    }
+    for flag in FLAGS {
+        if *values.0.of(flag.name).0 != flag.default_value()
+            && let Some(because) = idle(values, flag.name)
+        {
+            notes.push(format!("--{} changes nothing as {because}", flag.name));
+        }
+    }
+    notes
+}
+
+fn repeated(values: Typed<'_>) -> Vec<String> {
+    let names = values.0.repeated.iter();
+    names
+        .map(|name| format!("--{name} was given more than once; the last value is used"))
+        .collect()
 }
 
 /// Checks everything that `in-memory-etcd` was given and resolves it.
@@ -100,6 +153,7 @@ pub(super) fn check_in_memory_etcd(
         shutdown_timeout,
         log_format: log_format(values),
         log_level: log_level(values),
+        notes: repeated(values),
         unknown_environment,
     })
 }
@@ -118,18 +172,25 @@ fn cache(values: Typed<'_>) -> Result<CacheOptions, String> {
         "off" => CacheMode::Off,
         _ => CacheMode::All,
     };
+    let bytes_max = values.uint("cache-size");
+    if mode != CacheMode::Off && bytes_max < CACHE_BYTES_MIN {
+        return Err(format!(
+            "invalid cache-size {bytes_max}: it must be at least {CACHE_BYTES_MIN}; --cache=off is for no cache"
+        ));
+    }
     Ok(CacheOptions {
         mode,
         linearizable: values.bool("cache-linearizable"),
-        bytes_max: usize::try_from(values.uint("cache-size")).unwrap_or(usize::MAX),
+        bytes_max: usize::try_from(bytes_max).unwrap_or(usize::MAX),
         staleness_max: not_negative(values, "cache-staleness")?,
     })
 }
 
-fn log_format(values: Typed<'_>) -> Format {
+fn log_format(values: Typed<'_>) -> Option<Format> {
     match values.text("log-format") {
-        "console" => Format::Console,
-        _ => Format::Json,
+        "console" => Some(Format::Console),
+        "json" => Some(Format::Json),
+        _ => None,
     }
 }
 
@@ -197,11 +258,47 @@ fn check_upstream(values: Typed<'_>) -> Result<(), String> {
     ))
 }
 
+/// Why a flag of a feature that this version does not have asks for nothing: in etcd it would have no effect either. Scripts
+/// pass such flags all the time.
+fn idle(values: Typed<'_>, name: &str) -> Option<&'static str> {
+    let is_given = |flag| values.0.of(flag).1 != Source::Default;
+    let serves_tls = values.bool("auto-tls")
+        || ["cert-file", "key-file", "trusted-ca-file"]
+            .iter()
+            .any(|flag| !values.text(flag).is_empty());
+    match name {
+        "data-dir" | "self-signed-cert-validity" if !values.bool("auto-tls") => {
+            Some("there is no --auto-tls")
+        }
+        "client-crl-file" | "listen-cipher-suites" | "tls-min-version" | "tls-max-version" if !serves_tls => {
+            Some("clients connect without TLS")
+        }
+        "discovery-srv-name" | "insecure-discovery" if values.text("discovery-srv").is_empty() => {
+            Some("there is no --discovery-srv")
+        }
+        // Without a scheme, a certificate is what makes clientv3 use TLS.
+        "cert" | "key" | "cacert" | "insecure-skip-tls-verify"
+            if is_given("endpoints")
+                && values.list("endpoints").iter().all(|endpoint| is_plain(endpoint)) =>
+        {
+            Some("all endpoints are without TLS")
+        }
+        _ => None,
+    }
+}
+
+/// Whether an endpoint says itself that there is no TLS.
+fn is_plain(endpoint: &str) -> bool {
+    let endpoint = endpoint.trim().to_ascii_lowercase();
+    endpoint.starts_with("http://") || endpoint.starts_with("unix:")
+}
+
 /// Refuses every flag that asks for what this version does not do, all in one go.
 fn check_support(values: Typed<'_>) -> Result<(), String> {
     let refusals: Vec<String> = FLAGS
         .iter()
         .filter(|flag| *values.0.of(flag.name).0 != flag.default_value())
+        .filter(|flag| idle(values, flag.name).is_none())
         .filter_map(|flag| match flag.support {
             Support::Full => None,
             Support::NotYet(what) => Some(format!(
@@ -249,13 +346,18 @@ fn message_limits(values: Typed<'_>) -> Result<(u64, u64), String> {
     ))
 }
 
-fn positive(values: Typed<'_>, name: &str) -> Result<Duration, String> {
-    values.duration(name).ok_or_else(|| {
-        format!(
-            "invalid {name} {}: it must be greater than 0",
-            duration::format(values.duration_ns(name))
-        )
-    })
+/// `otherwise` follows the message.
+fn at_least(values: Typed<'_>, name: &str, min: Duration, otherwise: &str) -> Result<Duration, String> {
+    values
+        .duration(name)
+        .filter(|given| *given >= min)
+        .ok_or_else(|| {
+            format!(
+                "invalid {name} {}: it must be at least {}ms{otherwise}",
+                duration::format(values.duration_ns(name)),
+                min.as_millis()
+            )
+        })
 }
 
 fn not_negative(values: Typed<'_>, name: &str) -> Result<Duration, String> {
@@ -337,6 +439,13 @@ const CLUSTER_FLAGS: [&str; 9] = [
     "insecure-skip-tls-verify",
 ];
 
+/// Shorter intervals than this would keep members busy with probes, of each connection of each worker; and a shorter
+/// time-out would take a busy member for a dead one.
+const PROBE_MIN: Duration = Duration::from_millis(100);
+/// Connecting takes a round trip, or several with a name to resolve.
+const DIAL_TIMEOUT_MIN: Duration = Duration::from_millis(100);
+/// A smaller cache would hold next to nothing and still cost a watch.
+const CACHE_BYTES_MIN: u64 = 64 * 1024;
 /// Ping enforcement of grpc-go when nothing is set.
 const KEEPALIVE_MIN_TIME_GRPC: Duration = Duration::from_secs(300);
 /// grpc-go raises a shorter interval of a server to this.

@@ -13,6 +13,7 @@ mod tests;
 /// Go's message for everything else, and for what does not fit into 64 bits (about 292 years).
 pub(super) fn parse(text: &str) -> Result<i64, String> {
     let invalid = || format!("time: invalid duration {}", quote(text));
+    let out_of_range = || invalid() + &number::from_to(&format(i64::MIN), &format(i64::MAX));
     let (negative, mut rest) = match text.as_bytes().first() {
         Some(b'-') => (true, &text[1..]),
         Some(b'+') => (false, &text[1..]),
@@ -48,16 +49,16 @@ pub(super) fn parse(text: &str) -> Result<i64, String> {
         // More than 19 digits never fit, leading zeros apart.
         let whole: i128 = match whole.trim_start_matches('0') {
             "" => 0,
-            digits if digits.len() > 19 => return Err(invalid()),
-            digits => digits.parse().map_err(|_| invalid())?,
+            digits if digits.len() > 19 => return Err(out_of_range()),
+            digits => digits.parse().map_err(|_| out_of_range())?,
         };
         total += whole * unit_ns + fraction_ns(fraction, unit_ns);
         if total > LIMIT_NS {
-            return Err(invalid());
+            return Err(out_of_range());
         }
     }
     let signed = if negative { -total } else { total };
-    signed.try_into().map_err(|_| invalid())
+    signed.try_into().map_err(|_| out_of_range())
 }
 
 /// Writes a duration as Go's `Duration.String`: `2h0m0s`, `1.5s`, `100ms`, `0s`.
@@ -113,7 +114,7 @@ fn quote(text: &str) -> String {
         return number::quote(text);
     }
     let mut quoted = String::from("\"");
-    for byte in text.bytes() {
+    for byte in number::shorten(text).bytes() {
         match byte {
             b'"' | b'\\' => quoted.extend(['\\', char::from(byte)]),
             b' '..0x80 => quoted.push(char::from(byte)),

@@ -23,6 +23,7 @@ mod flags;
 mod number;
 mod options;
 mod render;
+mod suggest;
 mod syntax;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 pub use address::{Endpoint, ListenAddress};
+pub(crate) use number::shorten;
 pub use options::{CacheMode, CacheOptions, InMemoryEtcdOptions, Keepalive, StartOptions, Upstream};
 
 /// What the command line asked for.
@@ -102,19 +104,39 @@ pub fn parse(
         Some("grpc-proxy") => match rest.next() {
             Some("start") => start(program, rest, environment),
             Some(flag) if is_flag(flag) => Err(lone_flag(program, "grpc-proxy", flag)),
-            _ => Err(Exit::printed(render::help(program, Some("grpc-proxy")))),
+            Some(other) => Err(unknown_command(program, "grpc-proxy", other, &["start"])),
+            None => Err(Exit::printed(render::help(program, Some("grpc-proxy")))),
         },
         Some("in-memory-etcd") => in_memory_etcd(program, rest, environment),
-        Some("completion") => Err(completion(program, rest.next())),
-        Some("version" | "--version") => Err(Exit::printed(format!(
-            "{program} {}\n",
-            env!("CARGO_PKG_VERSION")
-        ))),
-        Some("help") => Err(Exit::printed(render::help(program, rest.next()))),
+        Some("completion") => Err(completion(program, rest)),
+        Some("version" | "--version") => Err(version(program, rest)),
+        Some("help") => Err(help(program, rest)),
         Some(flag) if is_flag(flag) => Err(lone_flag(program, "", flag)),
-        _ => Err(Exit::printed(render::help(program, None))),
+        Some(other) => Err(unknown_command(program, "", other, &COMMANDS)),
+        None => Err(Exit::printed(render::help(program, None))),
     }
 }
+
+/// The environment variable that one with an unknown name was probably meant to be.
+#[must_use]
+pub fn variable_meant_by(unknown: &str) -> Option<String> {
+    let word = unknown.strip_prefix(flags::VARIABLE_PREFIX)?;
+    let name = suggest::closest(word, flags::FLAGS.iter().map(|flag| flag.name))?;
+    flags::FLAGS
+        .iter()
+        .find(|flag| flag.name == name)
+        .map(flags::Flag::variable)
+}
+
+/// What the program can be told to do.
+const COMMANDS: [&str; 6] = [
+    "start",
+    "grpc-proxy",
+    "in-memory-etcd",
+    "completion",
+    "version",
+    "help",
+];
 
 fn start<'a>(
     program: &str,
@@ -164,16 +186,57 @@ fn read<'a>(
     Ok((values, variables.into_keys().collect()))
 }
 
-fn completion(program: &str, shell: Option<&str>) -> Exit {
-    let outcome = match shell {
-        None => Err(format!("completion needs a shell: {}", render::SHELLS)),
-        Some("-h" | "--help") => return Exit::printed(render::help(program, Some("completion"))),
-        Some(shell) => render::completion(program, shell),
+fn completion<'a>(program: &str, mut arguments: impl Iterator<Item = &'a str>) -> Exit {
+    let outcome = match (arguments.next(), arguments.next()) {
+        (None, _) => Err(format!("completion needs a shell: {}", render::SHELLS)),
+        (Some("-h" | "--help"), _) => return Exit::printed(render::help(program, Some("completion"))),
+        (Some(_), Some(more)) => return unexpected(program, "completion", more),
+        (Some(shell), None) => render::completion(program, shell),
     };
     match outcome {
         Ok(script) => Exit::printed(script),
         Err(message) => Exit::usage(&message, &usage(program, "completion")),
     }
+}
+
+fn version<'a>(program: &str, mut arguments: impl Iterator<Item = &'a str>) -> Exit {
+    match arguments.next() {
+        None => Exit::printed(format!("{program} {}\n", env!("CARGO_PKG_VERSION"))),
+        Some("-h" | "--help") => Exit::printed(render::help(program, Some("version"))),
+        Some(more) => unexpected(program, "", more),
+    }
+}
+
+fn help<'a>(program: &str, mut arguments: impl Iterator<Item = &'a str>) -> Exit {
+    match (arguments.next(), arguments.next()) {
+        (None | Some("-h" | "--help"), _) => Exit::printed(render::help(program, None)),
+        (Some("grpc-proxy"), Some("start")) => Exit::printed(render::help(program, Some("start"))),
+        (Some(_), Some(more)) => unexpected(program, "", more),
+        (Some(command), None) if COMMANDS.contains(&command) => {
+            Exit::printed(render::help(program, Some(command)))
+        }
+        (Some(command), None) => unknown_command(program, "", command, &COMMANDS),
+    }
+}
+
+fn unexpected(program: &str, subcommand: &str, argument: &str) -> Exit {
+    let message = format!("unexpected argument {}", number::quote(argument));
+    Exit::usage(&message, &usage(program, subcommand))
+}
+
+/// Refuses a word that should be a command, in cobra's words. `etcd grpc-proxy` prints its help and exits with 0, so that
+/// a mistyped word in a unit file looks like success.
+fn unknown_command(program: &str, parent: &str, command: &str, commands: &[&'static str]) -> Exit {
+    let path = format!("{program} {parent}");
+    let meant = suggest::closest(command, commands.iter().copied())
+        .map(|meant| format!("; did you mean {meant}?"))
+        .unwrap_or_default();
+    let message = format!(
+        "unknown command {} for \"{}\"{meant}",
+        number::quote(command),
+        path.trim_end()
+    );
+    Exit::usage(&message, &usage(program, parent))
 }
 
 fn is_flag(argument: &str) -> bool {
@@ -182,7 +245,14 @@ fn is_flag(argument: &str) -> bool {
 
 /// Answers a flag in front of any subcommand that would have it.
 fn lone_flag(program: &str, subcommand: &str, flag: &str) -> Exit {
+    let name = flag.trim_start_matches('-').split('=').next().unwrap_or_default();
+    if flags::FLAGS.iter().any(|other| other.name == name) {
+        let message =
+            format!("unknown flag: --{name}; it belongs behind the command, as in {program} start --{name}");
+        return Exit::usage(&message, &usage(program, subcommand));
+    }
     match syntax::read(&[], &[flag.to_owned()], &BTreeMap::new()) {
+        Ok(_) if flag == "--" => Exit::usage("unexpected argument \"--\"", &usage(program, subcommand)),
         Err(syntax::Stop::Error(message)) => Exit::usage(&message, &usage(program, subcommand)),
         Ok(_) | Err(syntax::Stop::Help) => Exit::printed(render::help(program, Some(subcommand))),
     }

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+
 /// Reads a signed number as `strconv.ParseInt(text, 0, 64)`: an optional sign, then decimal, `0x`, `0o`, `0b` or a
 /// leading zero for octal, with single underscores between digits.
 ///
@@ -17,21 +19,27 @@ pub(super) fn parse_int(text: &str) -> Result<i64, String> {
     };
     let number = magnitude(digits).map_err(|problem| numeric_error("ParseInt", text, problem))?;
     let signed = if negative { -number } else { number };
-    signed
-        .try_into()
-        .map_err(|_| numeric_error("ParseInt", text, OUT_OF_RANGE))
+    signed.try_into().map_err(|_| {
+        numeric_error("ParseInt", text, OUT_OF_RANGE) + &from_to(&i64::MIN.to_string(), &i64::MAX.to_string())
+    })
 }
 
 /// Reads an unsigned number as `strconv.ParseUint(text, 0, bits)`: like [`parse_int`] without a sign, up to `max`.
 ///
 /// # Errors
 ///
-/// Go's message for what is not a number or does not fit.
+/// Go's message for what is not a number or does not fit; for a number that does not fit, and for a negative one, the range
+/// follows.
 pub(super) fn parse_uint(text: &str, max: u64) -> Result<u64, String> {
-    let number = magnitude(text).map_err(|problem| numeric_error("ParseUint", text, problem))?;
+    let range = || from_to("0", &max.to_string());
+    let number = magnitude(text).map_err(|problem| {
+        let is_negative = text.strip_prefix('-').is_some_and(|rest| magnitude(rest).is_ok());
+        let range = if is_negative { range() } else { String::new() };
+        numeric_error("ParseUint", text, problem) + &range
+    })?;
     match u64::try_from(number) {
         Ok(number) if number <= max => Ok(number),
-        _ => Err(numeric_error("ParseUint", text, OUT_OF_RANGE)),
+        _ => Err(numeric_error("ParseUint", text, OUT_OF_RANGE) + &range()),
     }
 }
 
@@ -48,8 +56,32 @@ pub(super) fn parse_bool(text: &str) -> Result<bool, String> {
     }
 }
 
-/// Puts text in quotes as `strconv.Quote`: what cannot be printed is escaped.
+/// What a message adds to the words of Go for a value out of its range.
+pub(super) fn from_to(min: &str, max: &str) -> String {
+    format!(" (it must be from {min} to {max})")
+}
+
+/// Text for a message: a long one is cut, and its length is told.
+pub(crate) fn shorten(text: &str) -> Cow<'_, str> {
+    if text.len() <= SHOWN_BYTES_MAX {
+        return text.into();
+    }
+    let shown = &text[..text.floor_char_boundary(SHOWN_BYTES)];
+    format!("{shown}... ({} bytes)", text.len()).into()
+}
+
+/// Text for a message without quotes, unless something in it cannot be printed.
+pub(super) fn plain(text: &str) -> Cow<'_, str> {
+    if text.chars().any(char::is_control) {
+        quote(text).into()
+    } else {
+        shorten(text)
+    }
+}
+
+/// Puts text in quotes as `strconv.Quote`: what cannot be printed is escaped. A long one is cut.
 pub(super) fn quote(text: &str) -> String {
+    let text = &*shorten(text);
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
     for c in text.chars() {
@@ -112,6 +144,11 @@ fn magnitude(text: &str) -> Result<i128, &'static str> {
 fn numeric_error(function: &str, text: &str, problem: &str) -> String {
     format!("strconv.{function}: parsing {}: {problem}", quote(text))
 }
+
+/// Texts up to this many bytes are shown as a whole.
+const SHOWN_BYTES_MAX: usize = 200;
+/// Of longer ones so many bytes are shown.
+const SHOWN_BYTES: usize = 100;
 
 const INVALID_SYNTAX: &str = "invalid syntax";
 const OUT_OF_RANGE: &str = "value out of range";

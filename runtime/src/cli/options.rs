@@ -59,10 +59,13 @@ pub struct StartOptions {
     /// `--workers`: the number of worker threads, up to 1024; `None` for one per core.
     pub workers: Option<NonZeroUsize>,
 
-    /// `--log-format`.
-    pub log_format: Format,
+    /// `--log-format`; `None` for the console's on a terminal and JSON elsewhere.
+    pub log_format: Option<Format>,
     /// `--log-level`, or [`Level::Debug`] with `--debug`.
     pub log_level: Level,
+    /// What was asked for and isn't done as it was written: a flag that was given twice, a value that is raised, a flag
+    /// that changes nothing beside the others. Whoever starts the proxy logs each.
+    pub notes: Vec<String>,
     /// Names of `ETCD_PROXY_*` environment variables that no flag has, sorted. They change nothing; whoever starts the
     /// proxy logs them, because each is probably a misspelt setting.
     pub unknown_environment: Vec<String>,
@@ -108,10 +111,12 @@ pub struct InMemoryEtcdOptions {
     pub listen_address: ListenAddress,
     /// `--shutdown-timeout`: how long open calls may go on after SIGTERM or SIGINT; zero ends them at once.
     pub shutdown_timeout: Duration,
-    /// `--log-format`.
-    pub log_format: Format,
+    /// As [`StartOptions::log_format`].
+    pub log_format: Option<Format>,
     /// `--log-level`, or [`Level::Debug`] with `--debug`.
     pub log_level: Level,
+    /// As [`StartOptions::notes`].
+    pub notes: Vec<String>,
     /// As [`StartOptions::unknown_environment`].
     pub unknown_environment: Vec<String>,
 }

@@ -1,13 +1,15 @@
 //! The flag syntax of pflag (1.0), which etcd's commands use, with its error texts.
 //!
 //! `--flag=value`, `--flag value` (the next argument whatever it looks like), `--bool`, `--bool=false`, `--` to end the
-//! flags. What is not a flag is skipped, as `etcd grpc-proxy start` does. `-h` is the only short flag.
+//! flags. `-h` is the only short flag. What is not a flag is refused, where `etcd grpc-proxy start` skips it: nobody means
+//! `--embedded false` to be `--embedded`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-use super::flags::{Flag, Value};
-use super::number::{parse_bool, quote};
+use super::flags::{Flag, Kind, Value};
+use super::number::{parse_bool, plain, quote};
+use super::suggest;
 
 #[cfg(test)]
 mod tests;
@@ -22,7 +24,11 @@ pub(super) enum Source {
 
 /// The value of every flag.
 #[derive(Debug)]
-pub(super) struct Values(BTreeMap<&'static str, (Value, Source)>);
+pub(super) struct Values {
+    of: BTreeMap<&'static str, (Value, Source)>,
+    /// Flags that were given more than once with different values, of which the last one counts.
+    pub(super) repeated: Vec<&'static str>,
+}
 
 impl Values {
     /// The value of a flag, and where it came from.
@@ -32,7 +38,7 @@ impl Values {
     /// When the table has no such flag: names here are literals, and a test reads all of them.
     pub(super) fn of(&self, name: &str) -> (&Value, Source) {
         let (value, source) = self
-            .0
+            .of
             .get(name)
             .unwrap_or_else(|| panic!("no flag is called {name}"));
         (value, *source)
@@ -60,27 +66,34 @@ pub(super) fn read(
     arguments: &[String],
     variables: &BTreeMap<String, OsString>,
 ) -> Result<Values, Stop> {
-    let mut values = Values(
-        flags
+    let mut values = Values {
+        of: flags
             .iter()
             .map(|flag| (flag.name, (flag.default_value(), Source::Default)))
             .collect(),
-    );
+        repeated: Vec::new(),
+    };
     let mut help = false;
+    // As cobra, which refuses them when all flags have been read.
+    let mut stray = None;
+    let mut switch = None;
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         if argument == "--" {
+            stray = stray.or_else(|| rest.next().map(|argument| unexpected(argument, None)));
             break;
         }
+        let before = switch.take();
         let Some(dashed) = argument.strip_prefix('-').filter(|dashed| !dashed.is_empty()) else {
+            stray = stray.or_else(|| Some(unexpected(argument, before)));
             continue;
         };
         let Some(long) = dashed.strip_prefix('-') else {
-            help |= read_short(dashed)?;
+            help |= read_short(flags, dashed)?;
             continue;
         };
         if long.starts_with(['-', '=']) {
-            return Err(Stop::Error(format!("bad flag syntax: {argument}")));
+            return Err(Stop::Error(format!("bad flag syntax: {}", plain(argument))));
         }
         let (name, text) = match long.split_once('=') {
             Some((name, text)) => (name, Some(text)),
@@ -91,11 +104,18 @@ pub(super) fn read(
                 help = text.map_or(Ok(true), read_help)?;
                 continue;
             }
-            return Err(Stop::Error(format!("unknown flag: --{name}")));
+            return Err(Stop::Error(format!(
+                "unknown flag: --{}{}",
+                plain(name),
+                did_you_mean(flags, name)
+            )));
         };
         let text = match text {
             Some(text) => text,
-            None if flag.is_bool() => "true",
+            None if flag.is_bool() => {
+                switch = Some(flag.name);
+                "true"
+            }
             None => rest
                 .next()
                 .ok_or_else(|| Stop::Error(format!("flag needs an argument: --{name}")))?,
@@ -105,6 +125,9 @@ pub(super) fn read(
     }
     if help {
         return Err(Stop::Help);
+    }
+    if let Some(message) = stray {
+        return Err(Stop::Error(message));
     }
     for flag in flags {
         if values.of(flag.name).1 == Source::Flag {
@@ -124,13 +147,39 @@ pub(super) fn read(
     Ok(values)
 }
 
+/// The message about an argument that is no flag. `switch` is the boolean flag before it, if that came without a value.
+fn unexpected(argument: &str, switch: Option<&str>) -> String {
+    let meant = match switch {
+        Some(name) if parse_bool(argument).is_ok() => format!("; did you mean --{name}={argument}?"),
+        _ => String::new(),
+    };
+    format!("unexpected argument {}{meant}", quote(argument))
+}
+
+/// The end of a message about a flag that there is not.
+fn did_you_mean(flags: &[Flag], name: &str) -> String {
+    let names = flags.iter().map(|flag| flag.name).chain(["help"]);
+    suggest::closest(name, names)
+        .map(|meant| format!("; did you mean --{meant}?"))
+        .unwrap_or_default()
+}
+
 /// Reads the letters behind one dash, of which `h` is the only flag; true if help is asked for.
-fn read_short(letters: &str) -> Result<bool, Stop> {
+fn read_short(flags: &[Flag], letters: &str) -> Result<bool, Stop> {
     let mut rest = letters;
     while let Some(letter) = rest.chars().next() {
         if letter != 'h' {
+            // Go's own flags take one dash, and so do etcd's.
+            let name = letters.split('=').next().unwrap_or_default();
+            let meant = if name.len() > 1 {
+                did_you_mean(flags, name)
+            } else {
+                String::new()
+            };
             return Err(Stop::Error(format!(
-                "unknown shorthand flag: '{letter}' in -{rest}"
+                "unknown shorthand flag: '{}' in -{}{meant}",
+                letter.escape_debug(),
+                plain(rest)
             )));
         }
         rest = &rest[1..];
@@ -156,13 +205,27 @@ fn invalid_argument(text: &str, flag: &str, problem: &str) -> Stop {
 fn set(values: &mut Values, flag: &Flag, text: &str, source: Source) -> Result<(), String> {
     let value = flag.parse(text)?;
     let (current, current_source) = values
-        .0
+        .of
         .get_mut(flag.name)
         .expect("every flag of the table has a value");
+    let repeated = *current_source == source;
+    if repeated && ONCE.contains(&flag.name) {
+        return Err(
+            "the flag was given before, and listening on several addresses is not supported by this version of \
+             etcd-proxy yet"
+                .into(),
+        );
+    }
+    if repeated && flag.kind != Kind::List && *current != value && !values.repeated.contains(&flag.name) {
+        values.repeated.push(flag.name);
+    }
     match (current, value) {
-        (Value::List(list), Value::List(more)) if *current_source == source => list.extend(more),
+        (Value::List(list), Value::List(more)) if repeated => list.extend(more),
         (current, value) => *current = value,
     }
     *current_source = source;
     Ok(())
 }
+
+/// Flags that can be given once: who gives one twice wants both.
+const ONCE: [&str; 1] = ["listen-addr"];

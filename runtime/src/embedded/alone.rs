@@ -6,25 +6,26 @@ use std::process::ExitCode;
 
 use tokio::sync::watch;
 
-use super::{Failure, hint, server, warn};
-use crate::app::{for_people, notify_ready, warn_of_unknown};
+use super::{Failure, server, warn};
 use crate::cli::InMemoryEtcdOptions;
 use crate::listen::listen;
-use crate::rt::{Runtime, Signals as _};
+use crate::logging::Format;
+use crate::process::{self, Asked};
+use crate::rt::Runtime;
 use crate::server::Phase;
 
 /// Serves until a signal ends the process. A second one ends it at once.
 ///
 /// # Errors
 /// Why it can't start or go on.
-pub(crate) fn run<R: Runtime>(options: &InMemoryEtcdOptions) -> Result<ExitCode, Failure> {
-    warn_of_unknown(&options.unknown_environment);
+pub(crate) fn run<R: Runtime>(options: &InMemoryEtcdOptions, format: Format) -> Result<ExitCode, Failure> {
+    process::warn_of(&options.notes, &options.unknown_environment);
     let (listener, address) = listen(&options.listen_address)?;
     warn(address);
     let served = R::block_on(serve::<R>(listener, address, options.shutdown_timeout, || {
         tracing::info!(address = %address, "ready to serve client requests");
-        for_people(options.log_format, || hint(address));
-        notify_ready();
+        process::say_what_to_try(format, address);
+        process::notify_ready();
     }));
     served.map_err(Failure::Runtime)?
 }
@@ -35,20 +36,25 @@ async fn serve<R: Runtime>(
     shutdown_timeout: Duration,
     ready: impl FnOnce(),
 ) -> Result<ExitCode, Failure> {
-    let mut signals = R::signals().map_err(Failure::Signals)?;
+    let mut asked = Asked::new(R::signals().map_err(Failure::Signals)?);
     let (phase, shutdown) = watch::channel(Phase::Serving);
-    let mut server = core::pin::pin!(server::run::<R>(listener, address, shutdown, || shutdown_timeout));
+    let mut server = core::pin::pin!(server::run::<R>(
+        listener,
+        process::reachable(address),
+        shutdown,
+        || shutdown_timeout
+    ));
     // The socket is listening: whoever connects from here on is served.
     ready();
     let signal = tokio::select! {
-        signal = signals.next() => signal,
+        signal = asked.to_end() => signal,
         ended = &mut server => return ended.map(|()| ExitCode::SUCCESS),
     };
     tracing::info!(signal = signal.number(), "shutting down; open calls may finish");
     phase.send_replace(Phase::Draining);
     tokio::select! {
         ended = &mut server => ended?,
-        again = signals.next() => {
+        again = asked.to_end() => {
             tracing::warn!(signal = again.number(), "ending at once");
             return Ok(ExitCode::from(128 + again.number()));
         }

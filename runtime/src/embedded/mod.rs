@@ -32,6 +32,7 @@ pub(crate) use alone::run;
 
 use crate::cli::{Endpoint, ListenAddress};
 use crate::listen::{ListenError, listen};
+use crate::process::reachable;
 use crate::rt::Runtime;
 use crate::server::Phase;
 
@@ -64,11 +65,11 @@ pub(crate) struct Embedded {
 }
 
 impl Embedded {
-    /// Starts it on a port of 127.0.0.1 that the kernel chooses.
+    /// Starts it on a port of 127.0.0.1 that the kernel chooses. `advertised` is where clients reach it, through a proxy.
     ///
     /// # Errors
     /// The operating system's.
-    pub(crate) fn start<R: Runtime>() -> Result<Self, Failure> {
+    pub(crate) fn start<R: Runtime>(advertised: SocketAddr) -> Result<Self, Failure> {
         let any_port = ListenAddress {
             host: "127.0.0.1".into(),
             port: 0,
@@ -80,7 +81,7 @@ impl Embedded {
         let thread = thread::Builder::new()
             .name("in-memory-etcd".into())
             .spawn(move || {
-                let run = server::run::<R>(listener, address, shutdown, || ENDING_TIMEOUT);
+                let run = server::run::<R>(listener, reachable(advertised), shutdown, || ENDING_TIMEOUT);
                 if let Err(failure) = R::block_on(run).map_err(Failure::Runtime).flatten() {
                     // Nobody wants to know it once the process is ending.
                     let _ = end.send(failure);
@@ -123,23 +124,4 @@ impl Embedded {
 /// Says in the log what this is.
 fn warn(address: SocketAddr) {
     tracing::warn!(address = %address, "in-memory etcd for trying out and tests; data is lost at exit");
-}
-
-/// What to try next, for a person in front of a terminal.
-pub(crate) fn hint(address: SocketAddr) -> String {
-    let mut reachable = address;
-    if address.ip().is_unspecified() {
-        reachable.set_ip([127, 0, 0, 1].into());
-    }
-    format!(
-        "\n\
-         In-memory etcd for trying out and tests; data is lost at exit. In another terminal:\n\
-         \n  \
-         export ETCDCTL_ENDPOINTS={reachable}\n  \
-         etcdctl put greeting hello\n  \
-         etcdctl get greeting\n  \
-         etcdctl watch --prefix g\n  \
-         etcdctl lease grant 60\n\
-         \n"
-    )
 }

@@ -36,21 +36,24 @@ fn limits(config: &Config) -> Limits {
     }
 }
 
-/// Serves clients on the current thread until the phase is [`Phase::Draining`] or its sender is gone, and then for
+/// Serves clients on the current thread, `advertised` to them as the one member's address, until the phase is [`Phase::Draining`] or its sender is gone, and then for
 /// as long as connections are open, `drain` at most.
 ///
 /// # Errors
 /// When the model fails, which is a bug of it, or the listener can't be used.
 pub(super) async fn run<R: Runtime>(
     listener: TcpListener,
-    address: SocketAddr,
+    advertised: SocketAddr,
     shutdown: watch::Receiver<Phase>,
     drain: impl Fn() -> Duration,
 ) -> Result<(), Failure> {
     let listener = R::listener(listener).map_err(Failure::Runtime)?;
+    // There is no other member, and no address for one.
+    let url = format!("http://{advertised}");
     let config = Config {
         seed: rt::random_seed(),
-        client_urls: vec![format!("http://{address}")],
+        client_urls: vec![url.clone()],
+        peer_urls: vec![url],
         ..Config::default()
     };
     let limits = limits(&config);
@@ -59,6 +62,7 @@ pub(super) async fn run<R: Runtime>(
     let connections = async {
         loop {
             let socket = listen::accept::<R>(&listener).await;
+            let peer = socket.peer_addr().ok();
             let stream = match R::adopt(socket) {
                 Ok(stream) => stream,
                 Err(error) => {
@@ -73,7 +77,7 @@ pub(super) async fn run<R: Runtime>(
                     let (hub, phase) = (hub.clone(), calls_phase.clone());
                     call::serve::<R>(hub, limits.request_bytes_max, phase, request, respond)
                 };
-                connection::serve::<R, _>(stream, limits, None, phase, call).await;
+                connection::serve::<R, _>(stream, peer, limits, None, phase, call).await;
                 drop(open);
             });
         }

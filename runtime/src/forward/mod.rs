@@ -25,7 +25,7 @@ use etcd_proxy_core::endpoints::{ConnectionId, Event};
 use etcd_proxy_core::grpc::{Code, Status};
 use etcd_proxy_core::lease::Router;
 use etcd_proxy_core::method::{Method, Shape};
-use etcd_proxy_core::retry::{no_endpoint, no_turn};
+use etcd_proxy_core::retry::{no_endpoint, no_turn, patience};
 use etcd_proxy_core::watch::Hub;
 use fastrand::Rng;
 use h2::client::ResponseFuture;
@@ -176,11 +176,7 @@ impl Call {
         {
             return Ok(pinned.clone());
         }
-        let patience = Instant::now() + worker.settings.dial_timeout;
-        let until = self
-            .deadline
-            .at
-            .map_or(patience, |deadline| deadline.min(patience));
+        let until = Instant::now() + patience(worker.settings.dial_timeout, self.deadline.left());
         let taken = match worker
             .lane
             .connection::<R>(self.client.wish(self.class, avoid), until)

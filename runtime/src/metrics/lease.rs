@@ -12,37 +12,41 @@ pub(super) fn families(stats: &Stats) -> Vec<MetricFamily> {
     for (name, help, value) in [
         (
             "client_streams",
-            "Open keep-alive streams of clients.",
+            "Open lease keep-alive streams of clients.",
             stats.clients,
         ),
         (
             "upstream_streams",
-            "Keep-alive streams to the cluster, also those that wait to be opened.",
+            "Lease keep-alive streams to the cluster, also ones waiting to be opened.",
             stats.upstreams,
         ),
         (
             "leases",
-            "Leases that heartbeats came for and that haven't ended, as far as is known.",
+            "Leases with heartbeats of clients that haven't ended as far as is known.",
             stats.leases,
         ),
-        ("outbox_bytes", "Bytes that wait for clients.", stats.outbox_bytes),
+        (
+            "outbox_bytes",
+            "Bytes of heartbeat answers waiting for clients to read.",
+            stats.outbox_bytes,
+        ),
     ] {
         families.push(gauge(format!("etcd_proxy_lease_{name}"), help, value as f64));
     }
     for (name, help, value) in [
         (
             "heartbeats_received_total",
-            "Heartbeats that clients sent.",
+            "Heartbeats of leases received from clients.",
             stats.heartbeats_in,
         ),
         (
             "heartbeats_sent_total",
-            "Heartbeats sent to the cluster.",
+            "Heartbeats of leases sent to the cluster.",
             stats.heartbeats_out,
         ),
         (
             "heartbeats_resent_total",
-            "Those of them that were sent again because their stream was lost.",
+            "Heartbeats of leases sent to the cluster again because a stream was lost.",
             stats.resent,
         ),
         (
@@ -50,30 +54,34 @@ pub(super) fn families(stats: &Stats) -> Vec<MetricFamily> {
             "Heartbeats of clients that were served by a heartbeat sent for another one.",
             stats.shared,
         ),
-        ("answers_total", "Answers sent to clients.", stats.answers),
+        (
+            "answers_total",
+            "Heartbeat answers sent to clients.",
+            stats.answers,
+        ),
         (
             "stray_answers_total",
-            "Answers of the cluster to nothing that was asked.",
+            "Heartbeat answers of the cluster that nothing had asked for.",
             stats.strays,
         ),
         (
             "stalls_total",
-            "Upstream streams given up because nothing was answered on them.",
+            "Lease keep-alive streams to the cluster given up because nothing was answered.",
             stats.stalls,
         ),
         (
             "refused_total",
-            "Client streams ended because the cluster refused.",
+            "Lease keep-alive streams of clients ended because the cluster refused.",
             stats.refused,
         ),
         (
             "timed_out_total",
-            "Client streams ended because no answer came in time.",
+            "Lease keep-alive streams of clients ended because no answer came in time.",
             stats.timed_out,
         ),
         (
             "leaderless_total",
-            "Client streams ended because the cluster has no leader.",
+            "Lease keep-alive streams of clients ended because the cluster has no leader.",
             stats.leaderless,
         ),
     ] {
@@ -82,7 +90,7 @@ pub(super) fn families(stats: &Stats) -> Vec<MetricFamily> {
     let bounds = LATENCY_BOUNDS.map(|bound| Duration::from_millis(bound).as_secs_f64());
     families.push(histogram(
         "etcd_proxy_lease_answer_duration_seconds".to_owned(),
-        "How long heartbeats of clients have waited for their answers.",
+        "Time between a heartbeat of a client and the answer.",
         &bounds,
         &stats.latency,
         Duration::from_nanos(stats.answer_nanos).as_secs_f64(),

@@ -4,6 +4,7 @@ mod lease;
 mod read;
 mod watch;
 
+use core::time::Duration;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -26,6 +27,8 @@ pub(crate) struct Metrics {
     reads: Arc<ReadCache>,
     /// Endpoints of another cluster.
     foreign: Arc<AtomicUsize>,
+    /// `--cache-staleness`.
+    staleness_max: Duration,
 }
 
 impl Metrics {
@@ -34,12 +37,14 @@ impl Metrics {
         lease: Arc<LeaseRouter>,
         reads: Arc<ReadCache>,
         foreign: Arc<AtomicUsize>,
+        staleness_max: Duration,
     ) -> Self {
         Self {
             watch,
             lease,
             reads,
             foreign,
+            staleness_max,
         }
     }
 
@@ -54,7 +59,7 @@ impl Metrics {
         families.extend(self.lease.delivery().collect());
         let stats = self.reads.look(Cache::stats);
         let confirmed = stats.confirmed_at.map(|then| self.reads.since(then));
-        families.extend(read::families(&stats, confirmed));
+        families.extend(read::families(&stats, confirmed, self.staleness_max));
         families.push(gauge(
             "etcd_proxy_endpoints_foreign".to_owned(),
             "Endpoints that are not used because they are members of another cluster than the one in use.",
@@ -62,9 +67,24 @@ impl Metrics {
         ));
         let mut text = Vec::new();
         TextEncoder::new().encode(&families, &mut text)?;
-        String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+        let mut text = String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))?;
+        for name in UNTYPED {
+            // The encoder knows no other kind.
+            text = text.replace(
+                &format!("# TYPE {name} gauge\n"),
+                &format!("# TYPE {name} untyped\n"),
+            );
+        }
+        Ok(text)
     }
 }
+
+/// Metrics of the existing proxy that go up and down, though `_total` at the end of their names says that they only grow. So
+/// their type is left open: whoever knows them by name finds them, and nobody takes them for counters, or bad gauges.
+const UNTYPED: [&str; 2] = [
+    "etcd_grpc_proxy_cache_keys_total",
+    "etcd_grpc_proxy_watchers_coalescing_total",
+];
 
 fn family(name: String, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
     let mut family = MetricFamily::default();
@@ -143,8 +163,8 @@ mod tests {
     use super::*;
     use crate::read::Shown;
 
-    #[test]
-    fn each_metric_has_a_name_of_its_own() {
+    /// Of a proxy that has just started.
+    fn text() -> String {
         let (watch_worker, _watch_mailbox) = mpsc::unbounded_channel();
         let hub = Hub::new(etcd_proxy_core::watch::Config::default(), 1);
         let shown = Arc::<Shown>::default();
@@ -168,8 +188,19 @@ mod tests {
             lease.clone(),
             vec![read_worker],
         );
-        let metrics = Metrics::new(watch, lease, Arc::new(reads), Arc::default());
-        let text = metrics.text().unwrap();
+        let metrics = Metrics::new(
+            watch,
+            lease,
+            Arc::new(reads),
+            Arc::default(),
+            Duration::from_secs(1),
+        );
+        metrics.text().unwrap()
+    }
+
+    #[test]
+    fn each_metric_has_a_name_of_its_own() {
+        let text = text();
         for line in [
             "# TYPE etcd_proxy_watch_client_watchers gauge",
             "etcd_proxy_watch_client_watchers 0",
@@ -187,6 +218,80 @@ mod tests {
         let types = text.lines().filter(|line| line.starts_with("# TYPE"));
         let names = types.map(|line| line.split(' ').nth(2)).collect::<Vec<_>>();
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{text}");
+    }
+
+    /// What `promtool check metrics` looks at, and more of the HELP texts: each is read alone.
+    #[test]
+    fn metrics_keep_the_conventions() {
+        let text = text();
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').unwrap();
+                if kind != "untyped" {
+                    assert_eq!(name.ends_with("_total"), kind == "counter", "{name} is a {kind}");
+                }
+                assert!(
+                    !["_count", "_sum", "_bucket", "_info"]
+                        .iter()
+                        .any(|end| name.ends_with(end)),
+                    "{name}"
+                );
+                assert!(
+                    name.bytes()
+                        .all(|byte| byte.is_ascii_lowercase() || b"_0123456789".contains(&byte)),
+                    "{name}"
+                );
+                for unit in ["milliseconds", "nanoseconds", "minutes", "kilobytes", "megabytes"] {
+                    assert!(!name.contains(unit), "{name} isn't in base units");
+                }
+                if kind != "untyped" && kind != "counter" {
+                    for type_name in ["gauge", "counter", "histogram"] {
+                        assert!(!name.contains(type_name), "{name} names its type");
+                    }
+                }
+            }
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                let (name, help) = rest.split_once(' ').unwrap();
+                let words = help.split(|c: char| !c.is_alphanumeric());
+                for word in words {
+                    assert!(
+                        !["it", "its", "they", "them", "their", "those", "these"]
+                            .contains(&word.to_ascii_lowercase().as_str()),
+                        "{name}: \"{word}\" stands for something that isn't said: {help}"
+                    );
+                }
+                // What the name is about is in the text as well.
+                let about: &[&str] = match name
+                    .strip_prefix("etcd_proxy_")
+                    .and_then(|name| name.split('_').next())
+                {
+                    Some("watch") => &["watch"],
+                    Some("lease") => &["lease", "heartbeat", "keep-alive"],
+                    Some("read") => &["read"],
+                    _ => &[""],
+                };
+                let help = help.to_lowercase();
+                assert!(about.iter().any(|about| help.contains(about)), "{name}: {help}");
+            }
+        }
+    }
+
+    /// What is asked for before anything has happened is no number of something else.
+    #[test]
+    fn an_idle_proxy_shows_nothing() {
+        let text = text();
+        let value = |name: &str| {
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.unwrap_or_else(|| panic!("no {name}"))
+                .parse::<f64>()
+                .unwrap()
+        };
+        for name in ["entries", "bytes", "waiting", "forwarded", "watched_revision"] {
+            assert_eq!(value(&format!("etcd_proxy_read_{name}")), 0.0, "{name}");
+        }
+        assert!(value("etcd_proxy_read_index_bytes") > 0.0);
     }
 
     #[test]

@@ -7,26 +7,40 @@ use prometheus::proto::MetricFamily;
 
 use super::{counter, gauge, labelled};
 
-/// `confirmed` is how long ago the watch was known to be in step with the cluster.
-pub(super) fn families(stats: &Stats, confirmed: Option<Duration>) -> Vec<MetricFamily> {
+/// `confirmed` is how long ago the watch was known to be in step with the cluster. Beyond `staleness_max` a check comes before
+/// an answer.
+pub(super) fn families(
+    stats: &Stats,
+    confirmed: Option<Duration>,
+    staleness_max: Duration,
+) -> Vec<MetricFamily> {
     let mut families = Vec::new();
     for (name, help, value) in [
-        ("entries", "Answers that are cached.", stats.entries),
-        ("bytes", "Memory that they take.", stats.bytes),
-        ("waiting", "Reads that wait for the cache.", stats.waiters),
+        ("entries", "Answers in the read cache.", stats.entries),
+        (
+            "bytes",
+            "Memory taken by the answers in the read cache; 0 when none is cached.",
+            stats.bytes,
+        ),
+        (
+            "index_bytes",
+            "Memory taken by the index of the read cache, most of which is there when no answer is cached. Together with etcd_proxy_read_bytes at most --cache-size.",
+            stats.index_bytes,
+        ),
+        ("waiting", "Reads waiting for the read cache.", stats.waiters),
         (
             "forwarded",
-            "Reads under way to the cluster whose answers may be cached.",
+            "Reads under way to the cluster whose answers may go to the read cache.",
             stats.flights,
         ),
         (
             "queued",
-            "Reads that wait because too many have fallen back to the cluster.",
+            "Reads queueing because too many for which the read cache took too long are under way to the cluster.",
             stats.queued,
         ),
         (
             "watched_revision",
-            "The revision up to which the cache knows all events; 0 without a watch.",
+            "Revision up to which the read cache knows all events; 0 without a watch.",
             usize::try_from(stats.watched).unwrap_or_default(),
         ),
     ] {
@@ -34,23 +48,23 @@ pub(super) fn families(stats: &Stats, confirmed: Option<Duration>) -> Vec<Metric
     }
     families.push(gauge(
         "etcd_proxy_read_staleness_seconds".to_owned(),
-        "How long ago the cache was known to be in step with the cluster; -1 if it isn't known.",
-        confirmed.map_or(-1.0, |confirmed| confirmed.as_secs_f64()),
+        "How old an answer from the read cache to a serializable read can be now; at most --cache-staleness, since a check comes first when more time has passed; -1 without a watch, when nothing is answered from the read cache.",
+        confirmed.map_or(-1.0, |confirmed| confirmed.min(staleness_max).as_secs_f64()),
     ));
     for (name, help, value) in [
         (
             "hits_serializable_total",
-            "Serializable reads answered from the cache.",
+            "Serializable reads answered from the read cache.",
             stats.hits_serializable,
         ),
         (
             "hits_linearizable_total",
-            "Linearizable reads answered from the cache.",
+            "Linearizable reads answered from the read cache.",
             stats.hits_linearizable,
         ),
         (
             "forwarded_total",
-            "Reads forwarded to the cluster whose answers might be cached.",
+            "Reads forwarded to the cluster whose answers might go to the read cache.",
             stats.forwarded,
         ),
         (
@@ -60,34 +74,42 @@ pub(super) fn families(stats: &Stats, confirmed: Option<Duration>) -> Vec<Metric
         ),
         (
             "fallbacks_total",
-            "Reads that were forwarded because the cache took too long.",
+            "Reads forwarded because the read cache took too long.",
             stats.fallbacks,
         ),
         (
             "checks_total",
-            "Revision checks sent to the cluster.",
+            "Revision checks of the read cache sent to the cluster.",
             stats.checks,
         ),
         (
             "progress_requests_total",
-            "Progress requests sent on the watch of the cache.",
+            "Progress requests sent on the watch of the read cache.",
             stats.progress_asked,
         ),
-        ("admitted_total", "Answers that were cached.", stats.admitted),
+        (
+            "admitted_total",
+            "Answers taken into the read cache.",
+            stats.admitted,
+        ),
         (
             "invalidated_total",
-            "Entries dropped because a key changed, or may have.",
+            "Answers dropped from the read cache because a key changed, or may have.",
             stats.invalidated,
         ),
-        ("evicted_total", "Entries dropped to make room.", stats.evicted),
+        (
+            "evicted_total",
+            "Answers dropped from the read cache to make room.",
+            stats.evicted,
+        ),
         (
             "flushes_total",
-            "Times that all entries were dropped.",
+            "Times all answers were dropped from the read cache.",
             stats.flushes,
         ),
         (
             "denied_total",
-            "Times that the cluster asked for credentials.",
+            "Times the cluster asked the read cache for credentials.",
             stats.denied,
         ),
     ] {
@@ -95,17 +117,17 @@ pub(super) fn families(stats: &Stats, confirmed: Option<Duration>) -> Vec<Metric
     }
     families.push(labelled(
         "etcd_proxy_read_bypasses_total".to_owned(),
-        "Reads that the cache wasn't asked for.",
+        "Reads the read cache wasn't asked for, by reason.",
         "reason",
         Reason::ALL.iter().map(|reason| reason.name()).zip(stats.bypasses),
     ));
-    // Under the names, and of the kind, that the existing proxy has them.
+    // Under the names that the existing proxy has them. There all are gauges.
+    families.push(gauge(
+        "etcd_grpc_proxy_cache_keys_total".to_owned(),
+        "Total number of keys/ranges cached",
+        stats.entries as f64,
+    ));
     for (name, help, value) in [
-        (
-            "keys_total",
-            "Total number of keys/ranges cached",
-            stats.entries as f64,
-        ),
         (
             "hits_total",
             "Total number of cache hits",
@@ -117,7 +139,7 @@ pub(super) fn families(stats: &Stats, confirmed: Option<Duration>) -> Vec<Metric
             stats.forwarded as f64,
         ),
     ] {
-        families.push(gauge(format!("etcd_grpc_proxy_cache_{name}"), help, value));
+        families.push(counter(format!("etcd_grpc_proxy_cache_{name}"), help, value));
     }
     families
 }

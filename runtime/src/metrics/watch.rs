@@ -12,7 +12,11 @@ pub(super) fn families(stats: &Stats) -> Vec<MetricFamily> {
     let upstream_watchers = stats.live_sources + stats.catch_up_sources;
     for (name, help, value) in [
         ("client_streams", "Open watch streams of clients.", stats.clients),
-        ("client_watchers", "Watchers of clients.", stats.watchers),
+        (
+            "client_watchers",
+            "Watchers of clients, on all watch streams.",
+            stats.watchers,
+        ),
         (
             "lagging_watchers",
             "Watchers of clients that haven't been sent all events yet.",
@@ -20,23 +24,27 @@ pub(super) fn families(stats: &Stats) -> Vec<MetricFamily> {
         ),
         (
             "upstream_streams",
-            "Watch streams to the cluster, also those that wait to be opened again.",
+            "Watch streams to the cluster, also ones waiting to be opened again.",
             stats.upstreams,
         ),
         (
             "upstream_watchers",
-            "Watchers that the cluster has for this proxy.",
+            "Watchers in the cluster that the watchers of clients share.",
             upstream_watchers,
         ),
         (
             "catch_up_watchers",
-            "Those of them that replay history.",
+            "Watchers in the cluster that replay history for watchers of clients.",
             stats.catch_up_sources,
         ),
-        ("outbox_bytes", "Bytes that wait for clients.", stats.outbox_bytes),
+        (
+            "outbox_bytes",
+            "Bytes of watch responses waiting for clients to read.",
+            stats.outbox_bytes,
+        ),
         (
             "history_bytes",
-            "Bytes of events that are kept for watchers that join or lag.",
+            "Bytes of events kept for watchers that join or lag.",
             stats.history_bytes,
         ),
     ] {
@@ -45,13 +53,17 @@ pub(super) fn families(stats: &Stats) -> Vec<MetricFamily> {
     for (name, help, value) in [
         (
             "events_received_total",
-            "Events received from the cluster.",
+            "Events received from the cluster on watch streams.",
             stats.events_in,
         ),
-        ("events_sent_total", "Events sent to clients.", stats.events_out),
+        (
+            "events_sent_total",
+            "Events sent to watchers of clients.",
+            stats.events_out,
+        ),
         (
             "lags_total",
-            "Times that a watcher fell behind because its client was slow.",
+            "Times a watcher fell behind because a client was slow.",
             stats.lagged,
         ),
         (
@@ -66,12 +78,12 @@ pub(super) fn families(stats: &Stats) -> Vec<MetricFamily> {
         ),
         (
             "compacted_total",
-            "Watchers of clients cancelled because their history was compacted.",
+            "Watchers of clients cancelled because of a compaction of events still to come.",
             stats.compacted,
         ),
         (
             "denied_total",
-            "Watchers of clients refused or cancelled for their credentials.",
+            "Watchers of clients refused or cancelled for lack of permission.",
             stats.denied,
         ),
         (
@@ -86,7 +98,7 @@ pub(super) fn families(stats: &Stats) -> Vec<MetricFamily> {
         ),
         (
             "late_frames_total",
-            "Responses sent from history.",
+            "Watch responses sent from history instead of live.",
             stats.late_frames,
         ),
     ] {
@@ -94,7 +106,7 @@ pub(super) fn families(stats: &Stats) -> Vec<MetricFamily> {
     }
     families.push(counter(
         "etcd_proxy_watch_late_seconds_total".to_owned(),
-        "How long responses sent from history have waited in it, together.",
+        "Seconds that all watch responses sent from history have waited there.",
         Duration::from_nanos(stats.late_nanos).as_secs_f64(),
     ));
     // Under the names that the existing proxy has them.

@@ -5,6 +5,7 @@ use core::future::{Future, poll_fn};
 use core::task::Poll;
 use core::time::Duration;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -17,7 +18,7 @@ use http::Request;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 
-use super::{Limits, Open, Phase, PingGuard, http1};
+use super::{Limits, Open, Phase, PingGuard, http1, stranger};
 use crate::keepalive::Keepalive;
 use crate::metrics::Metrics;
 use crate::rt::{self, Runtime};
@@ -41,11 +42,16 @@ const PENDING_RESETS_MAX: usize = 1024;
 enum Protocol {
     Http1,
     Http2,
+    /// A client's first TLS message.
+    Tls,
+    Unknown,
 }
 
-/// Serves a connection to its end. `metrics` are there for HTTP/1 clients. Each gRPC call becomes a task of the future that `call` makes.
+/// Serves a connection to its end. `peer` is for the log, `metrics` are there for HTTP/1 clients. Each gRPC call becomes a
+/// task of the future that `call` makes.
 pub(crate) async fn serve<R, F>(
     mut stream: R::Stream,
+    peer: Option<SocketAddr>,
     limits: Limits,
     metrics: Option<Arc<Metrics>>,
     mut shutdown: watch::Receiver<Phase>,
@@ -62,18 +68,20 @@ pub(crate) async fn serve<R, F>(
     };
     match sniffed {
         Ok(Ok(Some(Protocol::Http2))) => {
-            http2::<R, F>(stream, read.freeze(), limits, shutdown, call).await;
+            http2::<R, F>(stream, peer, read.freeze(), limits, shutdown, call).await;
         }
         Ok(Ok(Some(Protocol::Http1))) => {
-            Box::pin(http1::serve::<R>(stream, read.freeze(), metrics, shutdown)).await
+            Box::pin(http1::serve::<R>(stream, peer, read.freeze(), metrics, shutdown)).await
         }
+        Ok(Ok(Some(Protocol::Tls))) => stranger::speaks_tls(peer),
+        Ok(Ok(Some(Protocol::Unknown))) => stranger::speaks_gibberish(peer, &read),
         Ok(Ok(None) | Err(_)) | Err(rt::Elapsed) => {
             tracing::debug!("a client connection ended before it was known what it speaks");
         }
     }
 }
 
-/// Reads until it is known what the client speaks; `None` if it is neither.
+/// Reads until it is known what the client speaks; `None` if it ends before.
 async fn sniff(
     stream: &mut (impl tokio::io::AsyncRead + Unpin),
     read: &mut BytesMut,
@@ -95,13 +103,19 @@ async fn sniff(
             let method = read
                 .iter()
                 .all(|byte| !byte.is_ascii_control() || matches!(byte, b'\r' | b'\n'));
-            return Ok((read[0].is_ascii_uppercase() && method).then_some(Protocol::Http1));
+            return Ok(Some(match read[..] {
+                [first, ..] if first.is_ascii_uppercase() && method => Protocol::Http1,
+                // A handshake record of TLS 1.0 to 1.3 (RFC 8446, section 5.1).
+                [22] | [22, 3, ..] => Protocol::Tls,
+                _ => Protocol::Unknown,
+            }));
         }
     }
 }
 
 async fn http2<R, F>(
     stream: R::Stream,
+    peer: Option<SocketAddr>,
     replay: Bytes,
     limits: Limits,
     mut shutdown: watch::Receiver<Phase>,
@@ -156,6 +170,10 @@ async fn http2<R, F>(
                 }
                 Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(error = %error, "a client connection has ended");
+                    // Our own verdict, not the client's, nor the operating system's.
+                    if error.is_library() {
+                        stranger::breaks_http2(peer, &error);
+                    }
                     return Poll::Ready(());
                 }
                 Poll::Ready(None) => return Poll::Ready(()),

@@ -7,6 +7,7 @@ use core::pin::Pin;
 use core::task::{Context, Poll, ready};
 use core::time::Duration;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,7 +20,7 @@ use hyper::service::service_fn;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
-use super::Phase;
+use super::{Phase, stranger};
 use crate::metrics::Metrics;
 use crate::rt::Runtime;
 use crate::transport::Transport;
@@ -30,6 +31,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Serves a connection to its end.
 pub(super) async fn serve<R: Runtime>(
     stream: R::Stream,
+    peer: Option<SocketAddr>,
     replay: Bytes,
     metrics: Option<Arc<Metrics>>,
     mut shutdown: watch::Receiver<Phase>,
@@ -58,20 +60,26 @@ pub(super) async fn serve<R: Runtime>(
     .await;
     if let Err(error) = ended {
         tracing::debug!(error = %error, "an HTTP/1 connection has ended");
+        if error.is_parse() {
+            stranger::breaks_http1(peer, &error);
+        }
     }
 }
 
 /// Answers in the words of Go's HTTP server, which the existing proxy answers with.
 fn answer(request: &Request<hyper::body::Incoming>, metrics: Option<&Metrics>) -> Response<Full<Bytes>> {
     match (request.uri().path(), metrics) {
-        ("/proxy/metrics", Some(metrics)) if request.method() == Method::GET => match metrics.text() {
-            Ok(metrics) => text(
-                StatusCode::OK,
-                "text/plain; version=0.0.4; charset=utf-8",
-                metrics,
-            ),
-            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, format!("{error}\n")),
-        },
+        // A HEAD is answered like a GET; hyper keeps the body back.
+        ("/proxy/metrics", Some(metrics)) if [Method::GET, Method::HEAD].contains(request.method()) => {
+            match metrics.text() {
+                Ok(metrics) => text(
+                    StatusCode::OK,
+                    "text/plain; version=0.0.4; charset=utf-8",
+                    metrics,
+                ),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, format!("{error}\n")),
+            }
+        }
         _ => text(StatusCode::NOT_FOUND, PLAIN, "404 page not found\n"),
     }
 }

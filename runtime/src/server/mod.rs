@@ -3,6 +3,7 @@
 pub(crate) mod connection;
 mod guard;
 mod http1;
+mod stranger;
 mod worker;
 
 use std::sync::Arc;

@@ -138,13 +138,15 @@ async fn run<R: Runtime>(
         rt::spawn::<R>(async move { cache.run_timer::<R>().await });
     }
     while let Some((socket, open)) = sockets.recv().await {
+        let peer = socket.peer_addr().ok();
         match R::adopt(socket) {
             Ok(stream) => {
                 let client = Arc::new(ClientConnection::new(worker.clone()));
                 let call = move |request, respond| forward::forward::<R>(client.clone(), request, respond);
                 let metrics = Some(worker.metrics.clone());
                 let shutdown = worker.shutdown.clone();
-                let connection = connection::serve::<R, _>(stream, worker.limits, metrics, shutdown, call);
+                let connection =
+                    connection::serve::<R, _>(stream, peer, worker.limits, metrics, shutdown, call);
                 rt::spawn::<R>(async move {
                     connection.await;
                     drop(open);

@@ -112,7 +112,9 @@ impl<M: Multiplexer> Streams<M> {
     ) -> Self {
         let options = HistogramOpts::new(
             format!("etcd_proxy_{name}_delivery_duration_seconds"),
-            format!("How long responses to {name} clients have waited in the proxy before they went to the connection."),
+            format!(
+                "Time that responses to {name} clients have waited in the proxy on the way to the connection."
+            ),
         )
         .buckets(DELIVERY_BUCKETS.to_vec());
         let shared = Shared::new(State {

@@ -308,6 +308,15 @@ impl Drop for OpenCall {
     }
 }
 
+/// How a connection has ended.
+#[derive(Debug)]
+pub(crate) struct End {
+    /// The end was announced, by its peer or by its users.
+    pub(crate) announced: bool,
+    /// What went wrong, for the log; `None` when the peer just closed it.
+    pub(crate) error: Option<String>,
+}
+
 /// Reads and writes the socket of a [`Connection`].
 pub(crate) struct Driver<R: Runtime> {
     connection: h2::client::Connection<Transport<R::Stream>, Bytes>,
@@ -323,9 +332,10 @@ pub(crate) struct Driver<R: Runtime> {
 
 impl<R: Runtime> Driver<R> {
     /// Runs until the connection has ended. Calls `on_go_away` when the peer says that it takes no new calls. Tells
-    /// whether the end was announced, by its peer or by its users.
-    pub(crate) async fn run(mut self, on_go_away: impl FnOnce()) -> bool {
+    /// how it ended.
+    pub(crate) async fn run(mut self, on_go_away: impl FnOnce()) -> End {
         let mut on_go_away = Some(on_go_away);
+        let mut failed = None;
         let shared = self.shared.clone();
         let mut close = core::pin::pin!(shared.close.notified());
         poll_fn(|cx| {
@@ -336,7 +346,7 @@ impl<R: Runtime> Driver<R> {
                 let is_pinged = self.is_pinged || shared.has_reached(State::Refusing);
                 let calls_open = || is_pinged && shared.calls_open.load(Ordering::Relaxed) > 0;
                 if keepalive.poll(cx, calls_open).is_ready() {
-                    tracing::warn!("a member doesn't answer HTTP/2 keepalive pings; closing the connection");
+                    failed = Some("HTTP/2 keepalive pings are not answered".to_owned());
                     return Poll::Ready(());
                 }
             }
@@ -351,6 +361,7 @@ impl<R: Runtime> Driver<R> {
             ended.map(|ended| {
                 if let Err(error) = ended {
                     tracing::debug!(error = %error, "a member's connection has ended");
+                    failed = Some(error.to_string());
                 }
             })
         })
@@ -358,7 +369,10 @@ impl<R: Runtime> Driver<R> {
         let announced = shared.has_reached(State::Withdrawn);
         // First the state, then the calls' errors: whoever sees such an error must not pick this connection again.
         drop(self);
-        announced
+        End {
+            announced,
+            error: failed,
+        }
     }
 
     /// What a member allows is the first that it says, and it may change it.

@@ -7,15 +7,16 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use etcd_proxy_core::endpoints::{
-    Action, Actions, Config, ConnectionId, EndpointId, Endpoints, Event, FailureCause, Lane as For,
+    Action, Actions, Config, ConnectionId, EndpointId, Endpoints, Event, Lane as For,
 };
 use etcd_proxy_core::retry::Failure;
 use etcd_proxy_core::time;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch as latest};
 
 use super::channel::Found;
-use super::connection::Connection;
+use super::connection::{Connection, End};
 use super::lane::Lane;
+use super::news::{Reached, Reporter};
 use super::{Settings, channel};
 use crate::cli::Endpoint;
 use crate::rt::{self, Runtime};
@@ -32,6 +33,8 @@ const TIDY_EVERY: Duration = Duration::from_secs(5);
 pub(crate) enum Report {
     /// A connection was established.
     Connected(Arc<Connection>),
+    /// A connection has ended or never came to be, and what went wrong.
+    Ended(Event, Option<String>),
     /// Anything else, in the machine's words.
     Event(Event),
     /// The process is ending: every call on a member's connection ends now, with a status.
@@ -63,7 +66,7 @@ impl Connect {
         let report = match opened {
             Err(error) => {
                 tracing::debug!(endpoint = %self.target, error = %error, "connecting to an endpoint failed");
-                Report::Event(Event::ConnectFailed(self.connection))
+                Report::Ended(Event::ConnectFailed(self.connection), Some(error.to_string()))
             }
             Ok((connection, driver)) => {
                 let reports = reports.clone();
@@ -75,13 +78,13 @@ impl Connect {
                             let _ = draining.send(Report::Event(event)).await;
                         });
                     };
-                    let graceful = driver.run(on_go_away).await;
+                    let End { announced, error } = driver.run(on_go_away).await;
                     let event = Event::Lost {
                         connection: self.connection,
-                        graceful,
+                        graceful: announced,
                     };
                     // Nobody listens any more once the process is ending.
-                    let _ = reports.send(Report::Event(event)).await;
+                    let _ = reports.send(Report::Ended(event, error)).await;
                 });
                 if self.further {
                     tokio::select! {
@@ -108,6 +111,9 @@ struct Known {
 /// The control task's state.
 pub(crate) struct Control {
     machine: Endpoints,
+    reporter: Reporter,
+    /// What went wrong, while the machine is told of it.
+    error: Option<String>,
     targets: HashMap<String, Endpoint>,
     started: Instant,
     settings: Arc<Settings>,
@@ -148,6 +154,8 @@ impl Control {
             .map(|endpoint| endpoint.to_string().into_boxed_str());
         Self {
             machine: Endpoints::new(config, seed, addresses),
+            reporter: Reporter::new(config.connect_timeout, config.probe_timeout),
+            error: None,
             targets,
             started: Instant::now(),
             settings,
@@ -168,6 +176,11 @@ impl Control {
         self.reports.clone()
     }
 
+    /// Which endpoint is reached first, once that is known.
+    pub(crate) fn reached(&self) -> latest::Receiver<Reached> {
+        self.reporter.reached()
+    }
+
     /// Runs for as long as the process does.
     pub(crate) async fn run<R: Runtime>(mut self) {
         let mut actions = Actions::new();
@@ -185,12 +198,17 @@ impl Control {
                     if matches!(event, Event::Doubt(_)) {
                         self.report_activity::<R>(&mut actions);
                     }
+                    self.step::<R>(event, &mut actions);
+                }
+                Ok(Some(Report::Ended(event, error))) => {
                     if let Event::ConnectFailed(id) | Event::Lost { connection: id, .. } = &event {
                         self.connecting.remove(id);
                         self.connections.remove(id);
                     }
                     let drains = matches!(event, Event::Draining(_));
+                    self.error = error;
                     self.step::<R>(event, &mut actions);
+                    self.error = None;
                     if drains {
                         // Of a further connection nothing else tells those that have a stream on it.
                         for lane in &self.lanes {
@@ -239,8 +257,11 @@ impl Control {
     }
 
     fn step<R: Runtime>(&mut self, event: Event, actions: &mut Actions) {
-        self.machine.handle(self.now(), event, actions);
+        let now = self.now();
+        self.machine.handle(now, event, actions);
         for action in actions.drain(..) {
+            self.reporter
+                .tell(now, &action, &self.machine, self.error.as_deref());
             self.carry_out::<R>(action);
         }
         self.foreign.store(self.machine.foreign(), Ordering::Relaxed);
@@ -288,10 +309,6 @@ impl Control {
 
     fn connection(&self, id: ConnectionId) -> Option<Arc<Connection>> {
         self.connections.get(&id)?.connection.upgrade()
-    }
-
-    fn name(&self, endpoint: EndpointId) -> &str {
-        self.machine.address(endpoint).unwrap_or("removed")
     }
 
     fn carry_out<R: Runtime>(&mut self, action: Action) {
@@ -357,49 +374,14 @@ impl Control {
                 }
             }
             Action::NotJoined { worker, class } => self.lanes[worker as usize].not_joined(class),
-            Action::Chosen(endpoint) => tracing::info!(endpoint = self.name(endpoint), "using endpoint"),
-            // It was said why, and nothing has changed.
-            Action::Hidden {
-                cause: FailureCause::Foreign,
-                ..
-            } => {}
-            Action::Foreign {
-                endpoint,
-                cluster,
-                ours,
-            } => tracing::error!(
-                endpoint = self.name(endpoint),
-                cluster_id = format!("{cluster:x}"),
-                cluster_id_in_use = format!("{ours:x}"),
-                "endpoint is a member of another cluster; it is not used"
-            ),
-            Action::Followed { cluster, former } => tracing::error!(
-                cluster_id = format!("{cluster:x}"),
-                former_cluster_id = format!("{former:x}"),
-                "all endpoints are members of another cluster than before; it is used from now on"
-            ),
-            Action::Hidden {
-                endpoint,
-                cause,
-                retry_in,
-            } => tracing::warn!(
-                endpoint = self.name(endpoint),
-                ?cause,
-                retry_in_ms = u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX),
-                "endpoint failed"
-            ),
-            Action::Restored(endpoint) => {
-                tracing::info!(endpoint = self.name(endpoint), "endpoint answers again")
-            }
-            Action::LeaderLost(endpoint) => {
-                tracing::warn!(
-                    endpoint = self.name(endpoint),
-                    "endpoint has no leader; asking the others"
-                );
-            }
-            Action::LeaderRegained(endpoint) => {
-                tracing::info!(endpoint = self.name(endpoint), "endpoint has a leader again");
-            }
+            // The log's business.
+            Action::Chosen(_)
+            | Action::Followed { .. }
+            | Action::Foreign { .. }
+            | Action::Hidden { .. }
+            | Action::Restored(_)
+            | Action::LeaderLost(_)
+            | Action::LeaderRegained(_) => {}
         }
     }
 

@@ -4,6 +4,7 @@ mod channel;
 mod connection;
 mod control;
 mod lane;
+mod news;
 mod question;
 
 use core::time::Duration;
@@ -12,6 +13,7 @@ pub(crate) use channel::{Channel, trusts_progress};
 pub(crate) use connection::{Connection, OpenCall, Refused, UNPROBED_KEEPALIVE};
 pub(crate) use control::{Connect, Control, Report, Reports};
 pub(crate) use lane::{Counted, Lane, NoConnection, Wish};
+pub(crate) use news::Reached;
 pub(crate) use question::{CHECK_PATIENCE, Question};
 
 use crate::cli;

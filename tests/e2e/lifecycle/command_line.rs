@@ -18,6 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("every_line_is_json", every_line_is_json),
         trial("port_in_use", port_in_use),
         trial("bad_flags", bad_flags),
+        trial("bad_words", bad_words),
         trial("refused_flags", refused_flags),
         trial("help_and_version", help_and_version),
         trial("alias", alias),
@@ -72,6 +73,53 @@ async fn port_in_use() {
     let expected = format!("listen tcp {address}: bind: address already in use");
     assert!(output.stderr.contains(&expected), "{output:?}");
     assert!(!output.stderr.contains(READY), "{output:?}");
+}
+
+/// A typo in a unit file is no success, and nothing is left out without a word.
+async fn bad_words() {
+    let long = format!("--{}", "x".repeat(100_000));
+    for (args, text) in [
+        (&["strat", "--embedded"][..], "did you mean start?"),
+        (&["grpc-proxy", "strat"], "did you mean start?"),
+        (
+            &["start", "--embedded", "false"],
+            "did you mean --embedded=false?",
+        ),
+        (&["start", "--embedded", "now"], "unexpected argument \"now\""),
+        (&["in-memory-etcd", "now"], "unexpected argument \"now\""),
+        (&["start", "--listen-adr=:0"], "did you mean --listen-addr?"),
+        (&["start", "--workers=1025"], "it must be from 0 to 1024"),
+        (
+            &["start", "--endpoint-probe-interval=1ms"],
+            "it must be at least 100ms",
+        ),
+        (&["start", "--cache-size=0"], "--cache=off"),
+        (
+            &["start", "--listen-addr=127.0.0.1:0", "--listen-addr=127.0.0.1:0"],
+            "was given before",
+        ),
+        (&["start", "--endpoints=http://a:1/path"], "leave out \"/path\""),
+        (&["start", "--listen-addr=unix:/x.sock"], "unix sockets"),
+        (&["start", &long], "(100000 bytes)"),
+    ] {
+        let output = run_binary(args, Duration::from_secs(3)).await;
+        let shown = format!("{:.60}", args.join(" "));
+        assert_eq!(output.code, Some(1), "{shown}: {:.300}", output.stderr);
+        assert!(
+            output.stderr.contains(text),
+            "{shown}: {text:?}: {:.300}",
+            output.stderr
+        );
+        assert!(
+            output.stderr.len() < 1000,
+            "{shown}: {} bytes",
+            output.stderr.len()
+        );
+        assert!(
+            output.stdout.is_empty() && !output.stderr.contains(READY),
+            "{shown}"
+        );
+    }
 }
 
 fn says(output: &Output, code: i32, text: &str) {

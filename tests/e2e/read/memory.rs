@@ -58,7 +58,7 @@ async fn memory(keys: u64) {
     for part in 1..=20 {
         let until = keys * part / 20;
         read_up_to(&world, &next, until).await;
-        let bytes = world.read_metric("bytes").await;
+        let bytes = world.read_metric("bytes").await + world.read_metric("index_bytes").await;
         most = most.max(bytes);
         assert!(bytes <= BOUND as f64, "{bytes} bytes after {until} keys");
         if part == 5 {

@@ -211,7 +211,8 @@ impl Cache {
     pub fn stats(&self) -> Stats {
         Stats {
             entries: self.store.len(),
-            bytes: self.store.bytes(),
+            bytes: self.store.entry_bytes(),
+            index_bytes: self.store.bytes() - self.store.entry_bytes(),
             waiters: self.waiters.len(),
             flights: self.flights.len(),
             queued: self.queue.len(),

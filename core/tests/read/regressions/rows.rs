@@ -273,7 +273,8 @@ fn row_45_memory() {
         world
             .cache
             .complete_read(world.now, ticket, outcome, &mut actions);
-        most = most.max(world.cache.stats().bytes);
+        let stats = world.cache.stats();
+        most = most.max(stats.bytes + stats.index_bytes);
     }
     let stats = world.cache.stats();
     assert!(actions.is_empty(), "{actions:?}");

@@ -86,8 +86,15 @@ fn members_are_listed_by_id_without_a_revision() {
 fn status_tells_indexes_and_alarms() {
     const STATUS: &str = "/etcdserverpb.Maintenance/Status";
     let mut world = World::new(1);
+    // etcdctl 3.6 divides by the size.
+    let fresh: StatusResponse = world.answer(0, STATUS, &StatusRequest {});
+    assert!(
+        fresh.db_size > 0 && fresh.db_size_in_use == fresh.db_size,
+        "{fresh:?}"
+    );
     world.put(0, "a");
     let status: StatusResponse = world.answer(0, STATUS, &StatusRequest {});
+    assert!(status.db_size > fresh.db_size, "{status:?}");
     assert_eq!(
         (status.raft_index, status.raft_applied_index, status.raft_term),
         (5, 5, 2)

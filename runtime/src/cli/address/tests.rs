@@ -15,8 +15,7 @@ fn endpoints() {
         ("[fe80::1%eth0]:2379", "[fe80::1%eth0]:2379", "[fe80::1]:2379"),
         ("http://a:1", "a:1", "a:1"),
         ("HTTP://a:1/", "a:1", "a:1"),
-        ("http://[::1]:1/path?query#x", "[::1]:1", "[::1]:1"),
-        ("http://a:1?x://y", "a:1", "a:1"),
+        ("http://[::1]:1/", "[::1]:1", "[::1]:1"),
         ("unix:a/b", "unix:a/b", "localhost"),
         ("unix:/a/b", "unix:/a/b", "localhost"),
         ("unix:///a/b", "unix:/a/b", "localhost"),
@@ -58,6 +57,17 @@ fn endpoints_that_cannot_be_used() {
         ("HTTPS://a:1", NO_TLS),
         ("unixs:a", NO_TLS),
         ("unixs:///a", NO_TLS),
+        (
+            "http://[::1]:1/path?query#x",
+            "etcd's gRPC API has no path; leave out \"/path?query#x\"",
+        ),
+        (
+            "http://a:1?x://y",
+            "etcd's gRPC API has no path; leave out \"?x://y\"",
+        ),
+        ("http://a:1//", "etcd's gRPC API has no path; leave out \"//\""),
+        ("http://a:1#x", "etcd's gRPC API has no path; leave out \"#x\""),
+        ("http://user@a:1", HOST),
         ("tcp://a:1", "unknown scheme \"tcp\"; use http:// or unix://"),
         ("unix:", "the path of the socket is missing"),
         ("unix://", "the path of the socket is missing"),
@@ -116,7 +126,7 @@ fn listen_addresses_that_go_refuses() {
     for (text, message) in [
         (
             "http://127.0.0.1:1",
-            "address http://127.0.0.1:1: too many colons in address",
+            "address http://127.0.0.1:1: too many colons in address; leave out the scheme",
         ),
         ("127.0.0.1", "address 127.0.0.1: missing port in address"),
         ("[::1", "address [::1: missing ']' in address"),
@@ -130,8 +140,14 @@ fn listen_addresses_that_go_refuses() {
         ("[a[b]:1", "address [a[b]:1: unexpected '[' in address"),
         ("x]y", "address x]y: missing port in address"),
         ("127.0.0.1:foo", "lookup tcp/foo: unknown port"),
-        ("127.0.0.1:99999", "address 99999: invalid port"),
-        ("127.0.0.1:-1", "address -1: invalid port"),
+        (
+            "127.0.0.1:99999",
+            "address 99999: invalid port (it must be from 0 to 65535)",
+        ),
+        (
+            "127.0.0.1:-1",
+            "address -1: invalid port (it must be from 0 to 65535)",
+        ),
     ] {
         assert_eq!(
             ListenAddress::parse(text),

@@ -25,7 +25,7 @@ pub(in crate::cli) static FLAGS: &[Flag] = &[
         "listen-addr",
         Kind::Text,
         "127.0.0.1:23790",
-        "Address for clients, gRPC and HTTP/1 alike: host:port without a scheme; nothing before the colon for all addresses of the machine",
+        "Address for clients, gRPC and HTTP/1 alike: host:port without a scheme; nothing before the colon for all addresses of the machine. Can be given once",
     ),
     Flag {
         support: Support::NotYet("advertising a client URL is"),
@@ -57,21 +57,21 @@ pub(in crate::cli) static FLAGS: &[Flag] = &[
         "dial-timeout",
         Kind::Duration,
         "5s",
-        "How long a call waits for a member that can be reached before it fails with UNAVAILABLE",
+        "How long a call waits for a member that can be reached before it fails with UNAVAILABLE, at least 100ms; a call whose client waits no longer than that fails a little before the client gives up",
     ),
     full(
         Group::Upstream,
         "endpoint-probe-interval",
         Kind::Duration,
         "1s",
-        "How often each connection to a member is probed: does it answer, does it have a leader? 0 to disable",
+        "How often each connection to a member is probed, at least 100ms: does it answer, does it have a leader? 0 to disable",
     ),
     full(
         Group::Upstream,
         "endpoint-probe-timeout",
         Kind::Duration,
         "2.5s",
-        "How long a member may take to answer a probe before another one takes over",
+        "How long a member may take to answer a probe before another one takes over, at least 100ms",
     ),
     full(
         Group::Limits,
@@ -127,7 +127,7 @@ pub(in crate::cli) static FLAGS: &[Flag] = &[
         "cache-size",
         Kind::Uint(u64::MAX >> 1),
         "67108864",
-        "Memory of the cache, in bytes; answers of more than a 64th of it are not cached",
+        "Memory of the cache, in bytes, at least 65536; answers of more than a 64th of it are not cached. --cache=off is for no cache",
     ),
     full(
         Group::Cache,
@@ -389,9 +389,9 @@ const SHUTDOWN_TIMEOUT: Flag = full(
 const LOG_FORMAT: Flag = full(
     Group::Logging,
     "log-format",
-    Kind::Choice(&["json", "console"]),
-    "json",
-    "Form of the log on standard error: json or console",
+    Kind::Choice(&["auto", "json", "console"]),
+    "auto",
+    "Form of the log on standard error: json, console, or auto for console on a terminal and json elsewhere",
 );
 
 const LOG_LEVEL: Flag = full(

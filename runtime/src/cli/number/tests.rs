@@ -46,7 +46,8 @@ fn no_integers() {
         assert_eq!(
             parse_int(text),
             Err(format!(
-                "strconv.ParseInt: parsing \"{text}\": value out of range"
+                "strconv.ParseInt: parsing \"{text}\": value out of range \
+                 (it must be from -9223372036854775808 to 9223372036854775807)"
             )),
             "{text}"
         );
@@ -57,7 +58,16 @@ fn no_integers() {
 fn unsigned() {
     assert_eq!(parse_uint("18446744073709551615", u64::MAX), Ok(u64::MAX));
     assert_eq!(parse_uint("0xff", 255), Ok(255));
-    for text in ["-1", "+1", "-0", ""] {
+    for text in ["-1", "-0"] {
+        assert_eq!(
+            parse_uint(text, 9),
+            Err(format!(
+                "strconv.ParseUint: parsing \"{text}\": invalid syntax (it must be from 0 to 9)"
+            )),
+            "{text}"
+        );
+    }
+    for text in ["+1", "-x", "-", ""] {
         assert_eq!(
             parse_uint(text, 9),
             Err(format!("strconv.ParseUint: parsing \"{text}\": invalid syntax")),
@@ -68,7 +78,7 @@ fn unsigned() {
         assert_eq!(
             parse_uint(text, 255),
             Err(format!(
-                "strconv.ParseUint: parsing \"{text}\": value out of range"
+                "strconv.ParseUint: parsing \"{text}\": value out of range (it must be from 0 to 255)"
             )),
             "{text}"
         );
@@ -99,6 +109,15 @@ fn quotes() {
         quote("\u{1}\u{7f}\u{200b}\u{e0001}😀"),
         r#""\x01\x7f\u200b\U000e0001😀""#
     );
+}
+
+#[test]
+fn what_is_long_is_cut() {
+    let long = "é".repeat(1000);
+    assert_eq!(shorten(&long), format!("{}... (2000 bytes)", "é".repeat(50)));
+    assert_eq!(quote(&long), format!("\"{}... (2000 bytes)\"", "é".repeat(50)));
+    assert_eq!(shorten(&long[..200]), &long[..200]);
+    assert_eq!((plain("a b"), plain("a\nb")), ("a b".into(), "\"a\\nb\"".into()));
 }
 
 proptest::proptest! {

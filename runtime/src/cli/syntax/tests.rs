@@ -15,7 +15,11 @@ fn a_value_can_look_like_a_flag() {
 
 #[test]
 fn booleans_take_no_next_argument() {
-    let values = read_arguments(&["--debug", "false", "--auto-tls=F", "--enable-pprof=1"]).unwrap();
+    assert_eq!(
+        read_arguments(&["--debug", "false"]).unwrap_err(),
+        Stop::Error("unexpected argument \"false\"; did you mean --debug=false?".into())
+    );
+    let values = read_arguments(&["--debug", "--auto-tls=F", "--enable-pprof=1"]).unwrap();
     assert_eq!(values.of("debug").0, &Value::Bool(true));
     assert_eq!(values.of("auto-tls"), (&Value::Bool(false), Source::Flag));
     assert_eq!(values.of("enable-pprof").0, &Value::Bool(true));
@@ -29,14 +33,31 @@ fn the_last_value_counts_and_lists_grow() {
         values.of("endpoints").0,
         &Value::List(vec!["a".into(), "b".into(), "c".into()])
     );
+    assert_eq!(values.repeated, ["cert"]);
     let values = read_arguments(&["--endpoints=a", "--endpoints="]).unwrap();
     assert_eq!(values.of("endpoints").0, &Value::List(vec!["a".into()]));
 }
 
 #[test]
 fn two_dashes_end_the_flags_and_one_is_none() {
-    let values = read_arguments(&["a", "-", "--cert=a", "--", "--cert=b", "--x"]).unwrap();
+    let values = read_arguments(&["--cert=a", "--"]).unwrap();
     assert_eq!(values.of("cert").0, &Value::Text("a".into()));
+    // The first of them that is no flag is told, once the flags are right.
+    for (arguments, message) in [
+        (
+            &["--cert=a", "--", "--cert=b", "--x"][..],
+            "unexpected argument \"--cert=b\"",
+        ),
+        (&["a", "-", "--cert=a"], "unexpected argument \"a\""),
+        (&["-", "--cert=a"], "unexpected argument \"-\""),
+        (&["a", "--x"], "unknown flag: --x"),
+    ] {
+        assert_eq!(
+            read_arguments(arguments).unwrap_err(),
+            Stop::Error(message.into()),
+            "{arguments:?}"
+        );
+    }
     // As a value, two dashes are a value.
     let values = read_arguments(&["--cert", "--", "--key=b"]).unwrap();
     assert_eq!(
@@ -56,7 +77,7 @@ fn help_waits_for_mistakes_behind_it() {
     assert!(read_arguments(&["--help", "--help=false"]).is_ok());
     assert!(read_arguments(&["-h=f"]).is_ok());
     // Behind two dashes nothing is a flag.
-    assert!(read_arguments(&["--", "--help"]).is_ok());
+    assert_ne!(read_arguments(&["--", "--help"]).unwrap_err(), Stop::Help);
 }
 
 #[test]

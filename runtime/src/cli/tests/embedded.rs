@@ -69,8 +69,9 @@ fn in_memory_etcd() {
                 port: 2379
             },
             shutdown_timeout: Duration::from_secs(10),
-            log_format: Format::Json,
+            log_format: None,
             log_level: Level::Info,
+            notes: Vec::new(),
             unknown_environment: Vec::new(),
         }
     );
@@ -90,8 +91,9 @@ fn in_memory_etcd() {
                 port: 1
             },
             shutdown_timeout: Duration::from_secs(3),
-            log_format: Format::Console,
+            log_format: Some(Format::Console),
             log_level: Level::Debug,
+            notes: Vec::new(),
             unknown_environment: vec!["ETCD_PROXY_LISTEN_ADRR".into()],
         }
     );

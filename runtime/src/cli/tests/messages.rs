@@ -2,8 +2,8 @@
 
 use std::ffi::OsString;
 
-use super::{started, stopped};
-use crate::cli::flags::{FLAGS, Kind, Support};
+use super::{run, started, stopped};
+use crate::cli::flags::{FLAGS, IN_MEMORY_ETCD_FLAGS, Kind, Support};
 use crate::cli::parse;
 
 /// First line on standard error, next to what `etcd grpc-proxy start` 3.5.30 prints first for the same arguments.
@@ -12,13 +12,16 @@ fn mistakes_get_the_words_of_etcd() {
     const CASES: &[(&[&str], &str)] = &[
         (&["--x"], "Error: unknown flag: --x"),
         (&["--x=1"], "Error: unknown flag: --x"),
-        (&["--Debug"], "Error: unknown flag: --Debug"),
+        (
+            &["--Debug"],
+            "Error: unknown flag: --Debug; did you mean --debug?",
+        ),
         (&["-x"], "Error: unknown shorthand flag: 'x' in -x"),
         (&["-hx"], "Error: unknown shorthand flag: 'x' in -x"),
         (&["-h="], "Error: unknown shorthand flag: '=' in -="),
         (
             &["-listen-addr=1"],
-            "Error: unknown shorthand flag: 'l' in -listen-addr=1",
+            "Error: unknown shorthand flag: 'l' in -listen-addr=1; did you mean --listen-addr?",
         ),
         (&["-h", "--x"], "Error: unknown flag: --x"),
         (
@@ -50,15 +53,15 @@ fn mistakes_get_the_words_of_etcd() {
         ),
         (
             &["--max-recv-bytes=9223372036854775808"],
-            r#"Error: invalid argument "9223372036854775808" for "--max-recv-bytes" flag: strconv.ParseInt: parsing "9223372036854775808": value out of range"#,
+            r#"Error: invalid argument "9223372036854775808" for "--max-recv-bytes" flag: strconv.ParseInt: parsing "9223372036854775808": value out of range (it must be from -9223372036854775808 to 9223372036854775807)"#,
         ),
         (
             &["--max-concurrent-streams=4294967296"],
-            r#"Error: invalid argument "4294967296" for "--max-concurrent-streams" flag: strconv.ParseUint: parsing "4294967296": value out of range"#,
+            r#"Error: invalid argument "4294967296" for "--max-concurrent-streams" flag: strconv.ParseUint: parsing "4294967296": value out of range (it must be from 0 to 4294967295)"#,
         ),
         (
             &["--max-concurrent-streams=-1"],
-            r#"Error: invalid argument "-1" for "--max-concurrent-streams" flag: strconv.ParseUint: parsing "-1": invalid syntax"#,
+            r#"Error: invalid argument "-1" for "--max-concurrent-streams" flag: strconv.ParseUint: parsing "-1": invalid syntax (it must be from 0 to 4294967295)"#,
         ),
         (
             &["--self-signed-cert-validity=1.5"],
@@ -129,7 +132,7 @@ fn mistakes_get_the_words_of_etcd() {
         ),
         (
             &["--listen-addr=http://127.0.0.1:1"],
-            "listen tcp: address http://127.0.0.1:1: too many colons in address",
+            "listen tcp: address http://127.0.0.1:1: too many colons in address; leave out the scheme",
         ),
         (
             &["--listen-addr=127.0.0.1"],
@@ -137,7 +140,7 @@ fn mistakes_get_the_words_of_etcd() {
         ),
         (
             &["--listen-addr=127.0.0.1:99999", "--endpoints="],
-            "listen tcp: address 99999: invalid port",
+            "listen tcp: address 99999: invalid port (it must be from 0 to 65535)",
         ),
         (
             &["--endpoints=", "--max-recv-bytes=5"],
@@ -162,11 +165,11 @@ fn our_own_checks_name_the_flag() {
     const CASES: &[(&[&str], &str)] = &[
         (
             &["--dial-timeout=0"],
-            "invalid dial-timeout 0s: it must be greater than 0\n",
+            "invalid dial-timeout 0s: it must be at least 100ms\n",
         ),
         (
             &["--dial-timeout=-1s"],
-            "invalid dial-timeout -1s: it must be greater than 0\n",
+            "invalid dial-timeout -1s: it must be at least 100ms\n",
         ),
         (
             &["--endpoint-probe-interval=-1h"],
@@ -174,7 +177,7 @@ fn our_own_checks_name_the_flag() {
         ),
         (
             &["--endpoint-probe-timeout=0"],
-            "invalid endpoint-probe-timeout 0s: it must be greater than 0\n",
+            "invalid endpoint-probe-timeout 0s: it must be at least 100ms\n",
         ),
         (
             &["--shutdown-timeout=-1ms"],
@@ -183,6 +186,42 @@ fn our_own_checks_name_the_flag() {
         (
             &["--endpoints=a:1,b"],
             "--endpoints: cannot use \"b\": missing port in address\n",
+        ),
+        (
+            &["--endpoints=http://a:1/path"],
+            "--endpoints: cannot use \"http://a:1/path\": etcd's gRPC API has no path; leave out \"/path\"\n",
+        ),
+        (
+            &["--endpoint-probe-interval=1ms"],
+            "invalid endpoint-probe-interval 1ms: it must be at least 100ms, or 0 to disable the probes\n",
+        ),
+        (
+            &["--endpoint-probe-timeout=1ms"],
+            "invalid endpoint-probe-timeout 1ms: it must be at least 100ms\n",
+        ),
+        (
+            &["--dial-timeout=1ns"],
+            "invalid dial-timeout 1ns: it must be at least 100ms\n",
+        ),
+        (
+            &["--cache-size=0"],
+            "invalid cache-size 0: it must be at least 65536; --cache=off is for no cache\n",
+        ),
+        (
+            &["--cache-size=65535"],
+            "invalid cache-size 65535: it must be at least 65536; --cache=off is for no cache\n",
+        ),
+        (
+            &["--listen-addr=unix:/x.sock"],
+            "--listen-addr: cannot use \"unix:/x.sock\": listening on unix sockets is not supported by this version of etcd-proxy yet\n",
+        ),
+        (
+            &["--listen-addr=unixs://x"],
+            "--listen-addr: cannot use \"unixs://x\": listening on unix sockets is not supported by this version of etcd-proxy yet\n",
+        ),
+        (
+            &["--listen-addr=a:1,b:2"],
+            "listen tcp: address a:1,b:2: too many colons in address; listening on several addresses is not supported by this version of etcd-proxy yet\n",
         ),
         (
             &["--endpoints=https://a:1"],
@@ -196,11 +235,11 @@ fn our_own_checks_name_the_flag() {
     for (argument, expected) in [
         (
             "--workers=1025",
-            r#"invalid argument "1025" for "--workers" flag: strconv.ParseUint: parsing "1025": value out of range"#,
+            r#"invalid argument "1025" for "--workers" flag: strconv.ParseUint: parsing "1025": value out of range (it must be from 0 to 1024)"#,
         ),
         (
             "--log-format=xml",
-            r#"invalid argument "xml" for "--log-format" flag: must be one of: json, console"#,
+            r#"invalid argument "xml" for "--log-format" flag: must be one of: auto, json, console"#,
         ),
         (
             "--log-level=Info",
@@ -213,6 +252,138 @@ fn our_own_checks_name_the_flag() {
             Some(format!("Error: {expected}").as_str())
         );
     }
+}
+
+/// Scripts and unit files go by the exit code.
+#[test]
+fn words_that_mean_nothing_here_are_refused() {
+    const CASES: &[(&[&str], &str)] = &[
+        (
+            &["strat"],
+            r#"unknown command "strat" for "etcd-proxy"; did you mean start?"#,
+        ),
+        (
+            &["strat", "--endpoints=a:1"],
+            r#"unknown command "strat" for "etcd-proxy"; did you mean start?"#,
+        ),
+        (&["nothing"], r#"unknown command "nothing" for "etcd-proxy""#),
+        (&[""], r#"unknown command "" for "etcd-proxy""#),
+        (&["-"], r#"unknown command "-" for "etcd-proxy""#),
+        (
+            &["grpc-proxy", "stat"],
+            r#"unknown command "stat" for "etcd-proxy grpc-proxy"; did you mean start?"#,
+        ),
+        (&["--", "start"], r#"unexpected argument "--""#),
+        (
+            &["help", "in-memory-etdc"],
+            r#"unknown command "in-memory-etdc" for "etcd-proxy"; did you mean in-memory-etcd?"#,
+        ),
+        (&["help", "start", "now"], r#"unexpected argument "now""#),
+        (&["version", "now"], r#"unexpected argument "now""#),
+        (&["--version", "now"], r#"unexpected argument "now""#),
+        (&["completion", "bash", "zsh"], r#"unexpected argument "zsh""#),
+        (
+            &["--debug", "start"],
+            "unknown flag: --debug; it belongs behind the command, as in etcd-proxy start --debug",
+        ),
+        (
+            &["grpc-proxy", "--listen-addr=:1", "start"],
+            "unknown flag: --listen-addr; it belongs behind the command, as in etcd-proxy start --listen-addr",
+        ),
+        (
+            &["start", "--embedded", "false"],
+            r#"unexpected argument "false"; did you mean --embedded=false?"#,
+        ),
+        (
+            &["start", "--debug", "--embedded", "0", "more"],
+            r#"unexpected argument "0"; did you mean --embedded=0?"#,
+        ),
+        // Not the value of a flag that takes one.
+        (
+            &["start", "--debug=true", "false"],
+            r#"unexpected argument "false""#,
+        ),
+        (&["start", "start"], r#"unexpected argument "start""#),
+        (&["start", "--debug", "now"], r#"unexpected argument "now""#),
+        (&["start", ""], r#"unexpected argument """#),
+        (&["start", "-"], r#"unexpected argument "-""#),
+        (
+            &["start", "--", "--embedded"],
+            r#"unexpected argument "--embedded""#,
+        ),
+        (
+            &["in-memory-etcd", "127.0.0.1:1"],
+            r#"unexpected argument "127.0.0.1:1""#,
+        ),
+        (
+            &["start", "--listen-adr=:1"],
+            "unknown flag: --listen-adr; did you mean --listen-addr?",
+        ),
+        (
+            &["in-memory-etcd", "--log-fromat=json"],
+            "unknown flag: --log-fromat; did you mean --log-format?",
+        ),
+        (
+            &["start", "--listen-addr=:1", "--listen-addr=:2"],
+            r#"invalid argument ":2" for "--listen-addr" flag: the flag was given before, and listening on several addresses is not supported by this version of etcd-proxy yet"#,
+        ),
+        (
+            &["start", "--grpc-keepalive-timeout=9999999h"],
+            r#"invalid argument "9999999h" for "--grpc-keepalive-timeout" flag: time: invalid duration "9999999h" (it must be from -2562047h47m16.854775808s to 2562047h47m16.854775807s)"#,
+        ),
+    ];
+    for (arguments, expected) in CASES {
+        let exit = stopped(arguments, &[]);
+        assert_eq!(
+            exit.stderr.lines().next(),
+            Some(format!("Error: {expected}").as_str()),
+            "{arguments:?}"
+        );
+        assert_eq!((exit.code, exit.stdout.as_str()), (1, ""), "{arguments:?}");
+        assert!(exit.stderr.contains("Usage:\n"), "{arguments:?}");
+    }
+}
+
+/// A screen is enough for any message.
+#[test]
+fn long_values_are_shortened() {
+    let long = "x".repeat(100_000);
+    let mut all: Vec<Vec<String>> = FLAGS
+        .iter()
+        .chain(IN_MEMORY_ETCD_FLAGS)
+        .flat_map(|flag| {
+            let name = flag.name;
+            ["", "9", "http://", "unix:", "a:", "\"", "tcp", "1s"]
+                .map(|begin| vec!["start".into(), format!("--{name}={begin}{long}")])
+        })
+        .collect();
+    for begin in ["", "-", "--", "---", "--=", "\n", "--\n", "-\n"] {
+        all.push(vec![format!("{begin}{long}")]);
+        for command in [
+            "start",
+            "help",
+            "completion",
+            "version",
+            "grpc-proxy",
+            "in-memory-etcd",
+        ] {
+            all.push(vec![command.into(), format!("{begin}{long}")]);
+        }
+    }
+    for arguments in all {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let shown = format!("{:.60}", arguments.join(" "));
+        let Err(exit) = run(&arguments, &[]) else {
+            // It may be a text that is for others to judge: a host, a path, a prefix.
+            continue;
+        };
+        assert_eq!(exit.code, 1, "{shown}");
+        assert!(exit.stderr.len() < 1000, "{shown}: {} bytes", exit.stderr.len());
+        let message = exit.stderr.split("\nUsage:").next().unwrap_or_default();
+        assert_eq!(message.trim_end().lines().count(), 1, "{shown}: {message}");
+    }
+    let exit = stopped(&["start"], &[("ETCD_PROXY_WORKERS", &long)]);
+    assert!(exit.stderr.len() < 1000, "{} bytes", exit.stderr.len());
 }
 
 #[test]
@@ -235,12 +406,15 @@ fn what_is_not_built_is_refused_and_never_ignored() {
             Support::Never(reason) => format!("--{}: not supported: {reason}", flag.name),
         };
         refused += 1;
-        // Registration takes two flags, or etcd's own check comes first.
-        let pair = ["--resolver-prefix=a", "--resolver-ttl=7"];
-        let arguments = if flag.name.starts_with("resolver-") {
-            &pair[..]
-        } else {
-            &[setting.as_str()]
+        // Registration takes two flags, or etcd's own check comes first; others only count beside another one.
+        let arguments: &[&str] = match flag.name {
+            name if name.starts_with("resolver-") => &["--resolver-prefix=a", "--resolver-ttl=7"],
+            "discovery-srv-name" | "insecure-discovery" => &[&setting, "--discovery-srv=example.org"],
+            "client-crl-file" | "listen-cipher-suites" | "tls-min-version" | "tls-max-version" => {
+                &[&setting, "--cert-file=x"]
+            }
+            "data-dir" | "self-signed-cert-validity" => &[&setting, "--auto-tls"],
+            _ => &[&setting],
         };
         let exit = stopped(&[&["start"], arguments].concat(), &[]);
         assert_eq!(exit.code, 1, "{setting}");
@@ -273,6 +447,60 @@ fn what_is_not_built_is_refused_and_never_ignored() {
             .count(),
         2
     );
+}
+
+/// What would have no effect in etcd either, and is passed by scripts, is no reason to refuse.
+#[test]
+fn what_asks_for_nothing_is_noted() {
+    for (flags, notes) in [
+        (
+            &["--data-dir=/var/lib/x"][..],
+            &["--data-dir changes nothing as there is no --auto-tls"][..],
+        ),
+        (
+            &[
+                "--endpoints=http://a:1,unix:/b",
+                "--cert=c",
+                "--key=k",
+                "--cacert=ca",
+            ],
+            &[
+                "--cert changes nothing as all endpoints are without TLS",
+                "--key changes nothing as all endpoints are without TLS",
+                "--cacert changes nothing as all endpoints are without TLS",
+            ],
+        ),
+        (
+            &["--tls-min-version=TLS1.3"],
+            &["--tls-min-version changes nothing as clients connect without TLS"],
+        ),
+        (
+            &["--insecure-discovery"],
+            &["--insecure-discovery changes nothing as there is no --discovery-srv"],
+        ),
+    ] {
+        assert_eq!(
+            started(&[&["start"], flags].concat(), &[]).notes,
+            notes,
+            "{flags:?}"
+        );
+    }
+    for flags in [
+        // Without a scheme it is the certificate that asks for TLS.
+        &["--endpoints=a:1", "--cacert=ca"][..],
+        &["--cacert=ca"],
+        &["--endpoints=http://a:1,b:2", "--cacert=ca"],
+        &["--endpoints=http://a:1,https://b:2", "--cacert=ca"],
+        &["--data-dir=x", "--auto-tls"],
+        &["--tls-min-version=TLS1.3", "--trusted-ca-file=x"],
+    ] {
+        let exit = stopped(&[&["start"], flags].concat(), &[]);
+        assert!(
+            exit.stderr.contains("not supported by this version"),
+            "{flags:?}: {}",
+            exit.stderr
+        );
+    }
 }
 
 #[test]

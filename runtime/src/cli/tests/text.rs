@@ -12,14 +12,7 @@ fn help_and_usage() {
         "{}",
         root.stdout
     );
-    for arguments in [
-        &[][..],
-        &["-h"],
-        &["help"],
-        &["help", "nothing"],
-        &["nothing"],
-        &["nothing", "--x"],
-    ] {
+    for arguments in [&[][..], &["-h"], &["help"], &["help", "-h"]] {
         assert_eq!(stopped(arguments, &[]), root, "{arguments:?}");
     }
     assert_eq!((root.code, root.stderr.as_str()), (0, ""));
@@ -30,6 +23,7 @@ fn help_and_usage() {
         &["start", "-h"][..],
         &["start", "--namespace=x", "-hh", "extra"],
         &["help", "start"],
+        &["help", "grpc-proxy", "start"],
         &["grpc-proxy", "start", "--help"],
     ] {
         assert_eq!(stopped(arguments, &[]), start, "{arguments:?}");
@@ -57,10 +51,7 @@ fn help_and_usage() {
         stopped(&["grpc-proxy"], &[]),
         stopped(&["help", "grpc-proxy"], &[])
     );
-    assert_eq!(
-        stopped(&["grpc-proxy", "bogus"], &[]),
-        stopped(&["grpc-proxy", "-h"], &[])
-    );
+    assert_eq!(stopped(&["grpc-proxy"], &[]), stopped(&["grpc-proxy", "-h"], &[]));
     let exit = stopped(&["grpc-proxy", "--bogus", "start"], &[]);
     assert_eq!(
         (exit.code, exit.stderr.lines().next()),
