@@ -4,7 +4,7 @@ use core::hint::black_box;
 use core::time::Duration;
 
 use bytes::Bytes;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput};
 use etcd_proxy_core::lease::{
     Action, Actions, Caller, ClientId, Config, Event, Heartbeat, Router, UpstreamId,
 };
@@ -118,5 +118,8 @@ fn heartbeat(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, heartbeat);
-criterion_main!(benches);
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    heartbeat(&mut criterion);
+    criterion.final_summary();
+}

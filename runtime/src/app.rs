@@ -144,7 +144,7 @@ async fn serve<R: Runtime>(
         core::future::pending::<core::convert::Infallible>().await
     };
     let signal = tokio::select! {
-        signal = asked.to_end() => signal,
+        signal = asked.until_end() => signal,
         never = ready => match never {},
         gone = accept::<R>(&listener, &workers) => return Err(gone.into()),
         failure = embedded_failure(&mut embedded) => return Err(failure.into()),
@@ -162,7 +162,7 @@ async fn serve<R: Runtime>(
         drained = rt::timeout_at::<R, _>(deadline, all_ended.recv()) => if drained.is_err() {
             tracing::warn!("calls are still open at the end of --shutdown-timeout; ending them");
         },
-        again = asked.to_end() => {
+        again = asked.until_end() => {
             tracing::warn!(signal = again.number(), "ending at once");
             return Ok(ExitCode::from(128 + again.number()));
         }

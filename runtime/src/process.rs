@@ -103,7 +103,7 @@ impl<S: Signals> Asked<S> {
 
     /// Waits for the next signal that asks the process to end. SIGHUP does that when the terminal goes away that the process
     /// was started on; a daemon has none, logs it, and goes on.
-    pub(crate) async fn to_end(&mut self) -> Signal {
+    pub(crate) async fn until_end(&mut self) -> Signal {
         static SELDOM: Seldom = Seldom::new();
         loop {
             let signal = self.signals.next().await;

@@ -47,14 +47,14 @@ async fn serve<R: Runtime>(
     // The socket is listening: whoever connects from here on is served.
     ready();
     let signal = tokio::select! {
-        signal = asked.to_end() => signal,
+        signal = asked.until_end() => signal,
         ended = &mut server => return ended.map(|()| ExitCode::SUCCESS),
     };
     tracing::info!(signal = signal.number(), "shutting down; open calls may finish");
     phase.send_replace(Phase::Draining);
     tokio::select! {
         ended = &mut server => ended?,
-        again = asked.to_end() => {
+        again = asked.until_end() => {
             tracing::warn!(signal = again.number(), "ending at once");
             return Ok(ExitCode::from(128 + again.number()));
         }

@@ -104,7 +104,7 @@ fn call(path: &str, more: &[(&str, &str)], after: &[&[u8]]) -> Vec<u8> {
 async fn no_grpc_ends_its_own_call() {
     let cluster = Cluster::start(Options::default()).await;
     let member = Counted::start(cluster.address(0)).await;
-    let proxy = Proxy::start(&[member.address.clone()], &[]).await;
+    let proxy = Proxy::start(std::slice::from_ref(&member.address), &[]).await;
     healthy(&proxy).await;
     let neighbour = Client::connect(proxy.address()).await.expect("proxy");
     let over = Arc::new(AtomicBool::new(false));
@@ -359,7 +359,7 @@ async fn flushes_nothing(proxy: Proxy) {
             .call(RANGE, &[("grpc-encoding", "gzip")], &[range("a")])
             .await;
         assert!(reply.is_ok() && reply.compressed > 0, "{reply:?}");
-        assert!(wire.call(TXN, &[], &[untaken.clone()]).await.is_ok());
+        assert!(wire.call(TXN, &[], std::slice::from_ref(&untaken)).await.is_ok());
         // A put without key is refused.
         let refused = wire.call("/etcdserverpb.KV/Put", &[], &[Bytes::new()]).await;
         assert_eq!(refused.code(), Some(3), "{refused:?}");

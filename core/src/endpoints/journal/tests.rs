@@ -50,7 +50,10 @@ impl World {
                         connection, endpoint, ..
                     } => {
                         let address = self.machine.address(endpoint).unwrap();
-                        let endpoint = *self.names.entry(endpoint).or_insert(address.parse().unwrap());
+                        let endpoint = *self
+                            .names
+                            .entry(endpoint)
+                            .or_insert_with(|| address.parse().unwrap());
                         events.push_back(if self.refusing.contains(&endpoint) {
                             Event::ConnectFailed(connection)
                         } else {
