@@ -88,13 +88,15 @@ impl Proxy {
         if let Some(upstream) = self.watch.upstreams.get_mut(&id) {
             upstream.at = At::Open(connection, stream);
         }
-        if !opening.require_leader {
-            let trusted = self.watch.config.trusts_progress;
-            self.tell(io, Event::ProgressTrusted(id, trusted));
-        }
+        let is_for_leader = opening.require_leader;
         io.send(link, Side::Dialler, Frame::Open(stream, opening));
         for message in queue {
             io.send(link, Side::Dialler, Frame::Message(stream, message));
+        }
+        // What the hub sends now follows that.
+        if !is_for_leader {
+            let trusted = self.watch.config.trusts_progress;
+            self.tell(io, Event::ProgressTrusted(id, trusted));
         }
     }
 
