@@ -108,7 +108,7 @@ pub enum Choice<L> {
     },
     /// Ask for one more connection, which is nobody else's to do, and wait for a change.
     Want,
-    /// Wait for a change: of the connections, or that [`PAUSE`] is over.
+    /// Wait for a change: of the connections, or that half a second is over.
     Wait,
     /// Wait for the client's turn, or for a change.
     Turn,
