@@ -34,6 +34,7 @@ struct Settings {
     backoff_min: u16,
     backoff_max: u16,
     graceful_age_min: u16,
+    say: u16,
     endpoints_max: u8,
 }
 
@@ -95,6 +96,7 @@ impl Driver {
             backoff_min,
             backoff_max: ms(settings.backoff_max).max(backoff_min),
             graceful_age_min: ms(settings.graceful_age_min),
+            say: ms(settings.say),
             endpoints_max: usize::from(settings.endpoints_max % 8) + 1,
         };
         let machine = Endpoints::new(config, input.seed, addresses(&input.addresses));
