@@ -448,7 +448,11 @@ impl Driver {
         for client in self.clients.iter().filter(|client| !client.is_odd) {
             assert!(client.wants.len() <= config.requests_max);
             wanted += client.wants.len();
-            let same = || self.clients.iter().filter(|other| other.connection == client.connection);
+            let same = || {
+                self.clients
+                    .iter()
+                    .filter(|other| other.connection == client.connection)
+            };
             let waiting: usize = same().map(|client| client.wants.len()).sum();
             // Each that is read from again may send one more.
             let most = config.connection_requests_max + same().count();
