@@ -11,6 +11,7 @@ mod one_call;
 mod pings;
 mod unread;
 mod watch_crowd;
+mod watches;
 
 use std::{sync::Arc, time::Duration};
 
@@ -84,6 +85,7 @@ fn main() {
     trials.extend(pings::trials(&upstream));
     trials.extend(unread::trials());
     trials.extend(watch_crowd::trials(&upstream));
+    trials.extend(watches::trials());
     trials.extend(connections::trials());
     trials.extend(given_up::trials(&upstream));
     trials.extend(one_call::trials(&upstream));

@@ -32,6 +32,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("users_share_a_range", users_share_a_range),
         trial("denials", denials),
         trial("revoked", revoked),
+        trial("revoked_before_a_failover", revoked_before_a_failover),
         trial("expired", expired),
     ]
 }
@@ -355,6 +356,43 @@ async fn revoked() {
     new.until(revision).await;
     other.until(revision).await;
     assert_eq!(new.revisions(), [revision], "after {last}");
+    guarded.world.proxy.assert_sound();
+}
+
+/// Who lost his role is refused when his connection to the member is lost, though what he watches is watched for another
+/// one, who goes on.
+async fn revoked_before_a_failover() {
+    let mut guarded = Guarded::start(Options::default()).await;
+    let (alice, bob) = (guarded.auth.token("alice").await, guarded.auth.token("bob").await);
+    let mut alices = guarded.watch(&alice, on_prefix("shared/")).await;
+    let mut bobs = guarded.watch(&bob, on_prefix("shared/")).await;
+    let mut bobs_key = guarded.watch(&bob, on_key("shared/1")).await;
+    let creates = guarded.world.tap().record().creates_of(&on_prefix("shared/"));
+    assert_eq!(creates, 1, "they share it");
+    guarded.auth.revoke(&guarded.root, "bob").await;
+    let first = guarded.put("shared/1").await;
+    for follower in [&mut alices, &mut bobs, &mut bobs_key] {
+        follower.until(first).await;
+    }
+
+    guarded.world.tap().reset_connections();
+    let second = guarded.put("shared/1").await;
+    alices.until(second).await;
+    let mut direct = Watching::open(&guarded.world.direct.wire, &[("token", &bob)]).await;
+    direct.create(on_prefix("shared/")).await;
+    let refusal = direct.next().await;
+    for follower in [&mut bobs, &mut bobs_key] {
+        let told = follower.watching.next().await;
+        println!("revoked_before_a_failover: {told:?}");
+        assert!(
+            told.canceled && told.events.is_empty(),
+            "he is told of {second}: {told:?}"
+        );
+        assert_eq!(told.cancel_reason, refused(&refusal, "bob"));
+    }
+    let third = guarded.put("shared/1").await;
+    alices.until(third).await;
+    assert_eq!(alices.revisions(), [first, second, third]);
     guarded.world.proxy.assert_sound();
 }
 
