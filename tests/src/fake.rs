@@ -1,7 +1,7 @@
 //! An upstream that records what reaches it and plays scripted answers.
 //!
 //! For what a real etcd never does: details in a status, custom headers and trailers, RST_STREAM with
-//! a chosen code, GOAWAY. `Maintenance/Status` and `Health/Check` are answered as by a member that has
+//! a chosen code, GOAWAY. `Maintenance/Status`, `Health/Check` and `KV/Txn` are answered as by a member that has
 //! a leader, and not recorded, so that a proxy which looks at its endpoints finds this one healthy.
 
 use std::{
@@ -151,7 +151,7 @@ impl Fake {
         self.address.to_string()
     }
 
-    /// Every request so far but those for `Maintenance/Status` and `Health/Check`.
+    /// Every request so far but those for `Maintenance/Status`, `Health/Check` and `KV/Txn`.
     #[must_use]
     pub fn requests(&self) -> Vec<Recorded> {
         self.shared
@@ -279,6 +279,20 @@ fn of_a_healthy_member(path: &str) -> Option<Bytes> {
                 ..Default::default()
             };
             Some(status.encode_to_vec().into())
+        }
+        // Which cluster it is of: an empty transaction tells, without credentials.
+        "/etcdserverpb.KV/Txn" => {
+            let header = pb::ResponseHeader {
+                cluster_id: 1,
+                member_id: 1,
+                revision: 1,
+                raft_term: 2,
+            };
+            let response = pb::TxnResponse {
+                header: Some(header),
+                ..Default::default()
+            };
+            Some(response.encode_to_vec().into())
         }
         // SERVING
         "/grpc.health.v1.Health/Check" => Some(Bytes::from_static(b"\x08\x01")),

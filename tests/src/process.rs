@@ -102,6 +102,8 @@ impl Process {
             .args(["--pdeathsig", "KILL", "--"])
             .arg(program)
             .args(args)
+            // The variable is the tests' own.
+            .env_remove("ETCD_PROXY_BIN")
             .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(out.try_clone().expect("log file handle"))
@@ -247,6 +249,7 @@ pub fn run(program: &Path, args: &[String], env: &[(&str, &str)], stdin: &str, l
         .args(["--pdeathsig", "KILL", "--"])
         .arg(program)
         .args(args)
+        .env_remove("ETCD_PROXY_BIN")
         .envs(env.iter().copied())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -62,7 +62,7 @@ impl Metrics {
         families.extend(read::families(&stats, confirmed, self.staleness_max));
         families.push(gauge(
             "etcd_proxy_endpoints_foreign".to_owned(),
-            "Endpoints that are not used because they are members of another cluster than the one in use.",
+            "Endpoints left unused as members of another cluster than the one in use.",
             self.foreign.load(Ordering::Relaxed) as f64,
         ));
         let mut text = Vec::new();

@@ -93,7 +93,7 @@ pub(super) fn families(stats: &Stats) -> Vec<MetricFamily> {
         ),
         (
             "doubts_total",
-            "Questions because a member knew less than others, or is one of another cluster.",
+            "Questions of the watch hub because a member knew less than others, or is one of another cluster.",
             stats.doubts,
         ),
         (
