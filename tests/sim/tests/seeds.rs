@@ -3,7 +3,7 @@
 use etcd_proxy_sim::{Counts, run_twice};
 
 /// Seeds of one run of the tests, which is unoptimised; the command runs as many as one likes.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 600;
 
 #[test]
 fn seeds_pass_and_meet_every_situation() {
