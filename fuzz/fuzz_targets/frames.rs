@@ -58,7 +58,7 @@ fn scanner(pieces: &[Piece]) {
                 chunk.extend_from_slice(&frame);
             }
             Piece::Cut => {
-                scanner.scan(&chunk, |kind| seen.push(kind));
+                scanner.scan(&chunk, |kind, _| seen.push(kind));
                 stream.append(&mut chunk);
                 let (expected, at_boundary) = frames(&stream);
                 assert_eq!((&seen, scanner.at_boundary()), (&expected, at_boundary));

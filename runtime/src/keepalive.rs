@@ -20,6 +20,9 @@ pub(crate) struct Keepalive<R: Runtime> {
     reads_seen: u64,
     alarm: Alarm<R>,
     waiting: bool,
+    measuring: bool,
+    /// The PING of a measurement was answered.
+    measured: bool,
 }
 
 /// The peer didn't answer in time.
@@ -37,14 +40,32 @@ impl<R: Runtime> Keepalive<R> {
             reads_seen,
             alarm: Alarm::new(times.interval),
             waiting: false,
+            measuring: false,
+            measured: false,
         }
+    }
+
+    /// Sends a PING to see how long its answer takes. False if one is unanswered already.
+    pub(crate) fn measure(&mut self) -> bool {
+        let sends = !self.waiting && !self.measuring && self.pings.send_ping(Ping::opaque()).is_ok();
+        self.measuring |= sends;
+        sends
+    }
+
+    /// Whether the PING of a measurement has been answered since this was last asked.
+    pub(crate) fn take_measured(&mut self) -> bool {
+        core::mem::take(&mut self.measured)
     }
 
     /// Never completes while the peer lives; `calls_open` tells whether a call is open on the connection.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, calls_open: impl Fn() -> bool) -> Poll<PeerSilent> {
         loop {
-            if self.waiting && self.pings.poll_pong(cx).is_ready() {
-                self.rest();
+            // There is one PING at a time.
+            if (self.waiting || self.measuring) && self.pings.poll_pong(cx).is_ready() {
+                self.measured |= core::mem::take(&mut self.measuring);
+                if self.waiting {
+                    self.rest();
+                }
             }
             ready!(self.alarm.poll(cx));
             let reads = self.reads.get();

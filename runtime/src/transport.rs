@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use etcd_proxy_core::http2::{FrameKind, FrameScanner};
+use etcd_proxy_core::http2::{FrameKind, FrameScanner, LONG_FRAME};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::server::PingGuard;
@@ -27,13 +27,40 @@ impl ReadCount {
     }
 }
 
-/// Tells whether the peer has sent GOAWAY: `h2` doesn't, as long as calls are open.
+/// What `h2` doesn't tell of what a member sends.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct GoAwaySeen(Arc<AtomicBool>);
+pub(crate) struct Inbound(Arc<Seen>);
 
-impl GoAwaySeen {
-    pub(crate) fn get(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+#[derive(Debug, Default)]
+struct Seen {
+    go_away: AtomicBool,
+    long_frame: AtomicBool,
+    bytes: AtomicU64,
+}
+
+impl Inbound {
+    /// Whether there was a GOAWAY: `h2` tells only when no call is open.
+    pub(crate) fn go_away(&self) -> bool {
+        self.0.go_away.load(Ordering::Relaxed)
+    }
+
+    /// Whether there was a frame of a long answer since this was last asked.
+    pub(crate) fn take_long_frame(&self) -> bool {
+        self.0.long_frame.load(Ordering::Relaxed) && self.0.long_frame.swap(false, Ordering::Relaxed)
+    }
+
+    /// All bytes so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.bytes.load(Ordering::Relaxed)
+    }
+
+    fn read(&self, scanner: &mut FrameScanner, bytes: &[u8]) {
+        self.0.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        scanner.scan(bytes, |kind, len| match kind {
+            FrameKind::GoAway => self.0.go_away.store(true, Ordering::Relaxed),
+            FrameKind::Message if len >= LONG_FRAME => self.0.long_frame.store(true, Ordering::Relaxed),
+            FrameKind::Message | FrameKind::Ping | FrameKind::Other => {}
+        });
     }
 }
 
@@ -61,9 +88,9 @@ enum Watch {
     /// On the side of clients.
     Pings(PingGuard),
     /// On the side of members.
-    GoAway {
-        inbound: FrameScanner,
-        seen: GoAwaySeen,
+    Inbound {
+        scanner: FrameScanner,
+        seen: Inbound,
     },
 }
 
@@ -85,11 +112,11 @@ impl<S> Transport<S> {
         self
     }
 
-    /// Looks out for the peer's GOAWAY.
-    pub(crate) fn watched(mut self) -> (Self, GoAwaySeen) {
-        let seen = GoAwaySeen::default();
-        self.watch = Watch::GoAway {
-            inbound: FrameScanner::default(),
+    /// Looks at what the peer sends.
+    pub(crate) fn watched(mut self) -> (Self, Inbound) {
+        let seen = Inbound::default();
+        self.watch = Watch::Inbound {
+            scanner: FrameScanner::default(),
             seen: seen.clone(),
         };
         (self, seen)
@@ -98,7 +125,7 @@ impl<S> Transport<S> {
     fn guard(&mut self) -> Option<&mut PingGuard> {
         match &mut self.watch {
             Watch::Pings(guard) => Some(guard),
-            Watch::Nothing | Watch::GoAway { .. } => None,
+            Watch::Nothing | Watch::Inbound { .. } => None,
         }
     }
 
@@ -164,11 +191,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Transport<S> {
             match &mut this.watch {
                 Watch::Nothing => {}
                 Watch::Pings(guard) => guard.received(read),
-                Watch::GoAway { inbound, seen } => inbound.scan(read, |kind| {
-                    if kind == FrameKind::GoAway {
-                        seen.0.store(true, Ordering::Relaxed);
-                    }
-                }),
+                Watch::Inbound { scanner, seen } => seen.read(scanner, read),
             }
         }
         Poll::Ready(Ok(()))

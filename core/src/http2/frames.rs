@@ -36,8 +36,8 @@ pub struct FrameScanner {
 }
 
 impl FrameScanner {
-    /// Reads the next chunk and reports each frame whose header is complete in it.
-    pub fn scan(&mut self, mut chunk: &[u8], mut on_frame: impl FnMut(FrameKind)) {
+    /// Reads the next chunk and reports each frame whose header is complete in it, with the bytes of its payload.
+    pub fn scan(&mut self, mut chunk: &[u8], mut on_frame: impl FnMut(FrameKind, usize)) {
         while !chunk.is_empty() {
             if self.payload_left > 0 {
                 let skip = self.payload_left.min(chunk.len());
@@ -53,12 +53,13 @@ impl FrameScanner {
                 self.header_len = 0;
                 let [a, b, c, kind, flags, ..] = self.header;
                 self.payload_left = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-                on_frame(match kind {
+                let kind = match kind {
                     TYPE_DATA | TYPE_HEADERS => FrameKind::Message,
                     TYPE_PING if flags & FLAG_ACK == 0 => FrameKind::Ping,
                     TYPE_GO_AWAY => FrameKind::GoAway,
                     _ => FrameKind::Other,
-                });
+                };
+                on_frame(kind, self.payload_left);
             }
         }
     }
@@ -107,18 +108,18 @@ mod tests {
             let mut scanner = FrameScanner::default();
             let mut seen = Vec::new();
             for chunk in stream.chunks(cut) {
-                scanner.scan(chunk, |kind| seen.push(kind));
+                scanner.scan(chunk, |kind, len| seen.push((kind, len)));
             }
             prop_assert!(scanner.at_boundary());
             prop_assert_eq!(seen.len(), frames.len());
-            for (kind, (code, flags, _)) in seen.iter().zip(&frames) {
+            for (seen, (code, flags, len)) in seen.iter().zip(&frames) {
                 let expected = match (*code, *flags) {
                     (0 | 1, _) => FrameKind::Message,
                     (6, 0) => FrameKind::Ping,
                     (7, _) => FrameKind::GoAway,
                     _ => FrameKind::Other,
                 };
-                prop_assert_eq!(*kind, expected);
+                prop_assert_eq!(*seen, (expected, *len));
             }
         }
     }
@@ -129,10 +130,10 @@ mod tests {
         let bytes = frame(0, 0, 4);
         for end in 1..bytes.len() {
             let mut scanner = scanner.clone();
-            scanner.scan(&bytes[..end], |_| {});
+            scanner.scan(&bytes[..end], |_, _| {});
             assert!(!scanner.at_boundary(), "after {end} bytes");
         }
-        scanner.scan(&bytes, |_| {});
+        scanner.scan(&bytes, |_, _| {});
         assert!(scanner.at_boundary());
     }
 
@@ -141,7 +142,7 @@ mod tests {
         let bytes = go_away_frame(0xb, b"too_many_pings");
         let mut scanner = FrameScanner::default();
         let mut frames = 0;
-        scanner.scan(&bytes, |_| frames += 1);
+        scanner.scan(&bytes, |_, _| frames += 1);
         assert_eq!((frames, scanner.at_boundary()), (1, true));
         assert!(bytes.ends_with(b"too_many_pings"));
     }

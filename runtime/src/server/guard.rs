@@ -55,7 +55,7 @@ impl PingGuard {
         self.preface_left -= skip;
         let (policy, calls_open, started) = (&mut self.policy, &self.calls_open, self.started);
         let mut too_many = false;
-        self.inbound.scan(&bytes[skip..], |kind| {
+        self.inbound.scan(&bytes[skip..], |kind, _| {
             if kind == FrameKind::Ping {
                 let now = time::Instant::ZERO + started.elapsed();
                 too_many |= policy
@@ -70,7 +70,7 @@ impl PingGuard {
 
     pub(crate) fn sent(&mut self, bytes: &[u8]) {
         let policy = &mut self.policy;
-        self.outbound.scan(bytes, |kind| {
+        self.outbound.scan(bytes, |kind, _| {
             if kind == FrameKind::Message {
                 policy.sent_message();
             }

@@ -239,15 +239,25 @@ fn answered_calls_clear_the_account() {
 }
 
 #[test]
-fn a_go_away_of_the_peer_is_seen() {
+fn a_go_away_and_long_frames_of_the_peer_are_seen() {
     let stream = Script {
         incoming: PING.to_vec(),
         ..Script::default()
     };
     let (mut transport, seen) = Transport::new(stream, Bytes::new()).watched();
     assert!(read(&mut transport).is_ready());
-    assert!(!seen.get());
+    assert!(!seen.go_away());
     transport.stream.incoming = go_away_frame(0, b"");
     assert!(read(&mut transport).is_ready());
-    assert!(seen.get());
+    assert!(seen.go_away());
+    assert!(!seen.take_long_frame());
+    // The header of a DATA frame of 16 KiB.
+    transport.stream.incoming = vec![0, 0x40, 0, 0, 0, 0, 0, 0, 1];
+    assert!(read(&mut transport).is_ready());
+    assert!(seen.take_long_frame());
+    assert!(!seen.take_long_frame(), "it is told once");
+    assert_eq!(
+        seen.bytes() as usize,
+        PING.len() + go_away_frame(0, b"").len() + 9
+    );
 }

@@ -7,9 +7,11 @@ use core::time::Duration;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use etcd_proxy_core::endpoints::ConnectionId;
+use etcd_proxy_core::http2::{CALL_WINDOW_MIN, CallWindow};
 use etcd_proxy_core::pool::Link;
 use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
@@ -23,10 +25,7 @@ use super::lane::Counted;
 use crate::cli::{self, Endpoint};
 use crate::keepalive::Keepalive;
 use crate::rt::Runtime;
-use crate::transport::{GoAwaySeen, ReadCount, Transport};
-
-/// Receive window of a call, in bytes: what is kept in memory for a client that doesn't read.
-const CALL_WINDOW: u32 = 256 * 1024;
+use crate::transport::{Inbound, ReadCount, Transport};
 
 /// Receive window of a connection: the largest there is, so that calls whose clients don't read never stop
 /// the others (RFC 9113, section 6.9.1).
@@ -125,10 +124,10 @@ impl Connection {
     ) -> io::Result<(Arc<Self>, Driver<R>)> {
         let authority = Authority::try_from(target.authority())
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "endpoint makes no valid :authority"))?;
-        let (transport, go_away) = Transport::new(R::connect(&target).await?, Bytes::new()).watched();
+        let (transport, inbound) = Transport::new(R::connect(&target).await?, Bytes::new()).watched();
         let reads = transport.reads();
         let (sender, mut connection) = h2::client::Builder::new()
-            .initial_window_size(CALL_WINDOW)
+            .initial_window_size(CALL_WINDOW_MIN)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(HEADER_LIST_BYTES_MAX)
             // Clients give calls up all the time. Members are trusted not to abuse what that leaves open.
@@ -155,7 +154,10 @@ impl Connection {
             shared: shared.clone(),
             reads: reads.clone(),
             heard: false,
-            go_away,
+            inbound,
+            window: CallWindow::default(),
+            window_told: CALL_WINDOW_MIN,
+            measuring: None,
         };
         let connection = Self {
             id,
@@ -327,7 +329,12 @@ pub(crate) struct Driver<R: Runtime> {
     reads: ReadCount,
     /// Something came from the member.
     heard: bool,
-    go_away: GoAwaySeen,
+    inbound: Inbound,
+    window: CallWindow,
+    /// The window that the member knows of.
+    window_told: u32,
+    /// A PING is under way beside a long answer: since when, and what had come until then.
+    measuring: Option<(Instant, u64)>,
 }
 
 impl<R: Runtime> Driver<R> {
@@ -350,9 +357,12 @@ impl<R: Runtime> Driver<R> {
                     return Poll::Ready(());
                 }
             }
-            let ended = Pin::new(&mut self.connection).poll(cx);
+            let mut ended = Pin::new(&mut self.connection).poll(cx);
+            if ended.is_pending() && self.tune() {
+                ended = Pin::new(&mut self.connection).poll(cx);
+            }
             self.note_calls_max();
-            if self.go_away.get()
+            if self.inbound.go_away()
                 && let Some(on_go_away) = on_go_away.take()
                 && shared.advance(State::Refusing)
             {
@@ -373,6 +383,33 @@ impl<R: Runtime> Driver<R> {
             announced,
             error: failed,
         }
+    }
+
+    /// Has the windows of calls follow what the link holds. True if there is something to send.
+    fn tune(&mut self) -> bool {
+        let Some(keepalive) = &mut self.keepalive else {
+            return false;
+        };
+        let calls_open = self.shared.calls_open.load(Ordering::Relaxed);
+        if keepalive.take_measured()
+            && let Some((since, before)) = self.measuring.take()
+        {
+            let bytes = self.inbound.bytes() - before;
+            self.window.measured(bytes, since.elapsed(), calls_open);
+        }
+        self.window.fit(calls_open);
+        let mut sends = false;
+        if self.measuring.is_none() && self.inbound.take_long_frame() && keepalive.measure() {
+            self.measuring = Some((Instant::now(), self.inbound.bytes()));
+            sends = true;
+        }
+        let bytes = self.window.bytes();
+        // Refused while the member hasn't confirmed the last change; it will be tried again.
+        if bytes != self.window_told && self.connection.set_initial_window_size(bytes).is_ok() {
+            self.window_told = bytes;
+            sends = true;
+        }
+        sends
     }
 
     /// What a member allows is the first that it says, and it may change it.

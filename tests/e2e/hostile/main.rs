@@ -7,6 +7,7 @@ mod floods;
 mod given_up;
 mod heartbeats;
 mod limits;
+mod long_links;
 mod one_call;
 mod pings;
 mod unread;
@@ -87,6 +88,7 @@ fn main() {
     trials.extend(watch_crowd::trials(&upstream));
     trials.extend(watches::trials());
     trials.extend(connections::trials());
+    trials.extend(long_links::trials());
     trials.extend(given_up::trials(&upstream));
     trials.extend(one_call::trials(&upstream));
     suite::main(1, trials, move || drop(upstream));
