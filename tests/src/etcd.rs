@@ -13,7 +13,7 @@ use std::{
 use crate::{
     client::Client,
     process::{Process, Signal},
-    relay::{Identify, Mode, Relay},
+    relay::{Identify, Link, Mode, Relay},
     sockets::owner_of_local_port,
     suite::{TempDir, eventually, free_port},
 };
@@ -60,6 +60,8 @@ pub struct Options {
     /// Peer URL to advertise instead of the real one (a single member only). Member and cluster ids
     /// are hashes of it, so two clusters with the same one have the same ids.
     pub peer_url: Option<String>,
+    /// How long a byte takes from one member to another.
+    pub peer_delay: Duration,
 }
 
 impl Default for Options {
@@ -69,6 +71,7 @@ impl Default for Options {
             flags: Vec::new(),
             client_relays: false,
             peer_url: None,
+            peer_delay: Duration::ZERO,
         }
     }
 }
@@ -156,7 +159,11 @@ impl Cluster {
                     owner_of_local_port(from, &pids)
                 });
                 let target = SocketAddr::from(([127, 0, 0, 1], peer_ports[index]));
-                Some(Relay::start(relay_ports[index], target, Some(identify)).await)
+                let link = Link {
+                    delay: options.peer_delay,
+                    ..Link::default()
+                };
+                Some(Relay::start_on(relay_ports[index], target, Some(identify), link).await)
             } else {
                 None
             };

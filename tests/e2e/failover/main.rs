@@ -6,6 +6,7 @@ mod load;
 mod members;
 mod outage;
 mod poison;
+mod shown;
 
 use etcd_proxy_tests::suite;
 
@@ -16,5 +17,6 @@ fn main() {
     trials.extend(poison::trials());
     trials.extend(former::trials());
     trials.extend(history::trials());
+    trials.extend(shown::trials());
     suite::main(1, trials, || ());
 }

@@ -71,7 +71,7 @@ pub(crate) async fn in_use(proxy: &Proxy, ids: &[u64]) -> usize {
 }
 
 /// Makes a member the leader.
-async fn lead(cluster: &Cluster, ids: &[u64], target: usize) {
+pub(crate) async fn lead(cluster: &Cluster, ids: &[u64], target: usize) {
     eventually("the wanted member leads", Duration::from_secs(20), async || {
         let leader = cluster.leader_seen_by(0, ids).await;
         if leader == target {
