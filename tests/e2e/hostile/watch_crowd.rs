@@ -28,7 +28,10 @@ const EVENTS: usize = 200;
 const RATIO: u32 = 5;
 
 pub(crate) fn trials(upstream: &Upstream) -> Vec<Trial> {
-    vec![attack(upstream, "a_crowd_asks_for_progress", &[], progress)]
+    vec![
+        attack(upstream, "a_crowd_asks_for_progress", &[], progress),
+        attack(upstream, "watches_of_old_revisions", &[], old_revisions),
+    ]
 }
 
 /// The median of the time from a put to its event.
@@ -73,5 +76,73 @@ async fn progress(proxy: Proxy) {
     asking.abort();
     println!("a crowd asks for progress: put to event {quiet:.1?} beside a quiet one, {loud:.1?} beside it");
     assert!(loud < quiet * RATIO, "{loud:?} instead of {quiet:?}");
+    crate::healthy(&proxy).await;
+}
+
+/// How many keys have a history, which is asked for from its beginning.
+const OLD_KEYS: usize = 400;
+
+/// How long progress is asked for.
+const ASKING: Duration = Duration::from_secs(4);
+
+/// How many times progress is told in [`ASKING`], if each time one more watcher begins at an old revision, of a key that
+/// nothing has happened to: only the member's progress tells that it has missed nothing.
+async fn told(wire: &Wire, first: i64, name: &str) -> usize {
+    let mut neighbour = Watching::open(wire, &[]).await;
+    let clock = Instant::now();
+    let mut told = 0;
+    while clock.elapsed() < ASKING {
+        let create = since(first, on_key(&format!("{name}/{told}")));
+        let created = within("a watcher", ANSWER_LIMIT, neighbour.created(create)).await;
+        assert!(!created.canceled, "{created:?}");
+        neighbour.ask_progress().await;
+        let answer = within("progress", ANSWER_LIMIT, neighbour.next()).await;
+        assert!(answer.events.is_empty(), "{answer:?}");
+        told += 1;
+    }
+    told
+}
+
+/// Watches of old revisions come all the time. A member tells no progress on a stream while one of its watchers is behind.
+async fn old_revisions(proxy: Proxy) {
+    let client = Client::connect(proxy.address()).await.expect("connection");
+    let mut first = i64::MAX;
+    for number in 0..OLD_KEYS {
+        let key = format!("old/{number}");
+        let put = client.put(key.as_bytes(), b"x").await.expect("put");
+        first = first.min(put.header.expect("a header").revision);
+    }
+    let quiet = told(&client.wire, first, "quiet").await;
+    let address = proxy.address().to_owned();
+    let (begun, mut has_begun) = tokio::sync::oneshot::channel();
+    let crowd = tokio::spawn(async move {
+        let wire = Wire::connect(&address).await.expect("connection");
+        let mut crowd = Watching::open(&wire, &[]).await;
+        let mut begun = Some(begun);
+        for number in 0.. {
+            crowd
+                .create(since(first, on_key(&format!("old/{}", number % OLD_KEYS))))
+                .await;
+            let pause = tokio::time::sleep(Duration::from_millis(5));
+            tokio::pin!(pause);
+            loop {
+                tokio::select! {
+                    () = &mut pause => break,
+                    _ = crowd.next() => {}
+                }
+            }
+            if number == OLD_KEYS {
+                begun.take().map(|begun| begun.send(()));
+            }
+        }
+    });
+    within("the crowd's beginning", ANSWER_LIMIT, &mut has_begun)
+        .await
+        .expect("it goes on");
+    let loud = told(&client.wire, first, "loud").await;
+    assert!(!crowd.is_finished(), "the crowd goes on");
+    crowd.abort();
+    println!("watches of old revisions: progress told {quiet} times without, {loud} times beside them");
+    assert!(loud * 3 > quiet, "{loud} times instead of {quiet}");
     crate::healthy(&proxy).await;
 }
