@@ -3,12 +3,43 @@
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use super::log::Log;
 use super::node::Unread;
 use super::types::{CallId, Event, Fault, Member, StreamId};
 use super::{Cluster, Process, Timer};
 use crate::auth::Tokens;
+use crate::state::State;
 
 impl Cluster {
+    /// Every member's data directory is replaced by what [`committed`](Self::committed) was at some time: a copy is put back, or
+    /// a snapshot is restored, of a new cluster with members of new ids if `is_new`. Members hold that when they start again.
+    /// Terms and indexes of the log go on as if nothing had happened, which only tokens could tell, and those are gone.
+    ///
+    /// # Panics
+    ///
+    /// If a member's process runs.
+    pub fn restore(&mut self, saved: &State, is_new: bool) {
+        let is_down = |node: &super::Node| node.process == Process::Crashed;
+        assert!(
+            self.nodes.iter().all(is_down),
+            "nobody's data is replaced while it runs"
+        );
+        if is_new {
+            self.id = self.random.u64(1..);
+        }
+        let last = self.log.last();
+        self.log = Log::new(last);
+        self.truth = (self.nodes.len() > 1).then(|| saved.clone());
+        for node in &mut self.nodes {
+            if is_new {
+                node.id = self.random.u64(1..);
+            }
+            node.state = saved.clone();
+            node.received = last;
+            node.applied = last;
+        }
+    }
+
     /// What a [`Fault`] changes.
     pub(super) fn fault(&mut self, fault: Fault) {
         match fault {

@@ -29,6 +29,7 @@
 //!   committed but unapplied entries is there, other overload (`--quota-backend-bytes`, disk latency) is not.
 //! * Database sizes in Status are those of keys and values, and of the pages that a fresh database has. Defragment does nothing. Compactions are done at once,
 //!   whether physical or not; there is no automatic compaction.
+//! * A [restored](Cluster::restore) cluster's terms and indexes begin anew; here they go on.
 //! * Raft itself: terms and indexes grow as they would, but votes, messages and disks aren't simulated; a leader's
 //!   entry is either committed at once or not at all. Reads that wait for the leader don't queue behind one another, so
 //!   they time out after one request timeout where a server's may take two.

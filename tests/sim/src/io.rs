@@ -4,9 +4,10 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
+use etcd_proxy_core::history::Known;
 use etcd_proxy_core::lease;
 use etcd_proxy_core::time::Instant;
-use etcd_proxy_core::watch::{UpstreamId, UpstreamKind};
+use etcd_proxy_core::watch::{Header, UpstreamId, UpstreamKind};
 use etcd_proxy_model::status::Status;
 use etcd_proxy_proto::etcdserverpb::watch_request::RequestUnion;
 use fastrand::Rng;
@@ -80,6 +81,10 @@ pub(crate) enum Note {
     },
     /// A member has answered a heartbeat that reached it then.
     Renewed { reached: Instant, message: Bytes },
+    /// What a proxy knows of the store's history, when it knows more.
+    Known { proxy: usize, known: Known },
+    /// A proxy takes an answer for one of another history.
+    AnotherHistory { proxy: usize, header: Header },
     /// A proxy dials a member.
     Dialling { proxy: usize, member: usize },
     /// A proxy sends a probe.

@@ -8,7 +8,7 @@ use std::sync::Once;
 use crate::settings::Settings;
 use crate::situations::Counts;
 use crate::trace::Lines;
-use crate::world::World;
+use crate::world::{FaultKind, World};
 
 /// Lines of the trace that a failure shows.
 const TAIL_LINES: usize = 60;
@@ -27,6 +27,8 @@ pub struct Passed {
 pub struct Failure {
     /// Its seed.
     pub seed: u64,
+    /// Kinds of faults that were left out.
+    pub without: Vec<FaultKind>,
     /// What happened.
     pub what: String,
     /// The last lines of its trace.
@@ -35,7 +37,7 @@ pub struct Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:#?}", Settings::of_seed(self.seed))?;
+        writeln!(f, "{:#?}", Settings::without(self.seed, &self.without))?;
         writeln!(f, "the last lines of its trace:")?;
         for line in &self.tail {
             writeln!(f, "  {line}")?;
@@ -45,22 +47,32 @@ impl fmt::Display for Failure {
             f,
             "replay it with: cargo run --profile ci -p etcd-proxy-sim -- --seed {} --trace",
             self.seed
-        )
+        )?;
+        for kind in &self.without {
+            write!(f, " --without {}", kind.name())?;
+        }
+        Ok(())
     }
 }
 
-/// Runs a seed.
+/// Runs a seed, without these kinds of faults.
 ///
 /// # Errors
 /// When something happens that must not.
-pub fn run(seed: u64, lines: Lines) -> Result<Passed, Failure> {
-    attempt(seed, lines).map_err(|what| {
+pub fn run(seed: u64, without: &[FaultKind], lines: Lines) -> Result<Passed, Failure> {
+    attempt(seed, without, lines).map_err(|what| {
         let tail = if lines == Lines::Off {
-            tail(seed)
+            tail(seed, without)
         } else {
             Vec::new()
         };
-        Failure { seed, what, tail }
+        let without = without.to_vec();
+        Failure {
+            seed,
+            without,
+            what,
+            tail,
+        }
     })
 }
 
@@ -68,23 +80,24 @@ pub fn run(seed: u64, lines: Lines) -> Result<Passed, Failure> {
 ///
 /// # Errors
 /// When something happens that must not, or the two runs differ.
-pub fn run_twice(seed: u64) -> Result<Passed, Failure> {
-    let first = run(seed, Lines::Off)?;
-    let second = run(seed, Lines::Off)?;
+pub fn run_twice(seed: u64, without: &[FaultKind]) -> Result<Passed, Failure> {
+    let first = run(seed, without, Lines::Off)?;
+    let second = run(seed, without, Lines::Off)?;
     if first.hash == second.hash {
         Ok(first)
     } else {
         Err(Failure {
             seed,
+            without: without.to_vec(),
             what: format!("two runs differ: {:x} and {:x}", first.hash, second.hash),
             tail: Vec::new(),
         })
     }
 }
 
-fn attempt(seed: u64, lines: Lines) -> Result<Passed, String> {
+fn attempt(seed: u64, without: &[FaultKind], lines: Lines) -> Result<Passed, String> {
     caught(|| {
-        let mut world = World::new(Settings::of_seed(seed), lines);
+        let mut world = World::new(Settings::without(seed, without), lines);
         world.live();
         Passed {
             counts: world.counts().clone(),
@@ -94,12 +107,11 @@ fn attempt(seed: u64, lines: Lines) -> Result<Passed, String> {
 }
 
 /// The end of the trace of a run that fails.
-fn tail(seed: u64) -> Vec<String> {
+fn tail(seed: u64, without: &[FaultKind]) -> Vec<String> {
     let mut world = None;
     let _ = caught(|| {
-        world
-            .insert(World::new(Settings::of_seed(seed), Lines::Tail(TAIL_LINES)))
-            .live();
+        let settings = Settings::without(seed, without);
+        world.insert(World::new(settings, Lines::Tail(TAIL_LINES))).live();
     });
     world.map(World::into_tail).unwrap_or_default()
 }

@@ -1,5 +1,6 @@
 //! What a run is made of, drawn from its seed.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub struct Settings {
     pub fault_pause: Range<Duration>,
     /// Whether users must authenticate.
     pub auth: bool,
+    /// After which faults, by number, the store goes back, and how long members may take to start then.
+    pub histories: BTreeMap<u32, Duration>,
 }
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -68,7 +71,19 @@ impl Settings {
             faults_max: 0,
             fault_pause: MS(100)..MS(1_000),
             auth: false,
+            histories: BTreeMap::new(),
         }
+    }
+
+    /// The settings of a seed, without these kinds of faults.
+    #[must_use]
+    pub fn without(seed: u64, kinds: &[FaultKind]) -> Self {
+        let mut settings = Self::of_seed(seed);
+        settings.faults.retain(|kind| !kinds.contains(kind));
+        if kinds.contains(&FaultKind::History) {
+            settings.histories.clear();
+        }
+        settings
     }
 
     /// The settings of a seed.
@@ -106,6 +121,7 @@ impl Settings {
             faults_max: rng.u32(0..24),
             fault_pause: MS(20)..MS(rng.u64(100..4_000)),
             auth: rng.u8(..6) == 0,
+            histories: any_histories(seed),
         };
         if settings.auth {
             // Few have users, and few of those lose a watcher to it.
@@ -251,5 +267,17 @@ fn any_endpoints(rng: &mut Rng, lanes: u32) -> endpoints::Config {
 fn any_faults(rng: &mut Rng) -> Vec<FaultKind> {
     let share = rng.u8(20..=100);
     let drawn = |_: &&FaultKind| rng.u8(..100) < share;
-    FaultKind::ALL.iter().filter(drawn).copied().collect()
+    let kinds = FaultKind::ALL.iter().filter(|kind| **kind != FaultKind::History);
+    kinds.filter(drawn).copied().collect()
+}
+
+/// In some runs the store goes back once or twice. With a generator of its own, so that other seeds stay what they were.
+fn any_histories(seed: u64) -> BTreeMap<u32, Duration> {
+    let rng = &mut Rng::with_seed(seed ^ 0x6261_636b);
+    let times = [0, 0, 0, 1, 1, 2][rng.usize(..6)];
+    let mut any = |_| {
+        let restart = [2, 500, 4_000][rng.usize(..3)];
+        (rng.u32(..12), within(rng, MS(1)..MS(restart)))
+    };
+    (0..times).map(&mut any).collect()
 }

@@ -38,6 +38,15 @@ situations! {
     AuthOn = "world: auth on",
     DirectClient = "world: a client without proxy",
 
+    // What histories the store had.
+    HistoryKept = "history: members restored, and nothing lost",
+    HistoryNewCluster = "history: restored as a new cluster",
+    HistoryNoticed = "history: another one noticed",
+    HistoryPassed = "history: gone back, and past what a proxy knew before it could notice",
+    HistoryRestored = "history: a former state put back",
+    HistoryStale = "history: an answer to a question of a former one",
+    HistoryWiped = "history: all data gone",
+
     // What was done to it.
     FaultBlackHole = "fault: a member can't be reached",
     FaultCancelWatcher = "fault: a watcher cancelled by its member",
@@ -49,6 +58,7 @@ situations! {
     FaultFreeze = "fault: a member frozen",
     FaultGoAway = "fault: a member ends a connection in good order",
     FaultGoodbye = "fault: a member ends all its connections at once",
+    FaultHistory = "fault: the store goes back",
     FaultIsolate = "fault: a member isolated",
     FaultKill = "fault: a member killed",
     FaultLag = "fault: a member lags",
@@ -129,6 +139,7 @@ situations! {
     WatchNoConnection = "watch: no connection in time",
     WatchPermissionAsked = "watch: a permission asked for",
     WatchRevisionRead = "watch: a revision read",
+    WatchToldHistory = "watch: ended, the store has gone back",
     WatchToldNoLeader = "watch: ended, no leader",
     WatchToldTimeout = "watch: ended, no answer in time",
     WatchToldToken = "watch: ended, the token isn't valid any more",

@@ -9,7 +9,7 @@ const SEEDS: u64 = 600;
 fn seeds_pass_and_meet_every_situation() {
     let mut counts = Counts::default();
     for seed in 0..SEEDS {
-        match run_twice(seed) {
+        match run_twice(seed, &[]) {
             Ok(passed) => counts.merge(&passed.counts),
             Err(failure) => panic!("{failure}"),
         }

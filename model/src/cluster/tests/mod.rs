@@ -4,6 +4,7 @@ mod calls;
 mod elections;
 mod hostile;
 mod random;
+mod restore;
 mod streams;
 
 use alloc::borrow::ToOwned;

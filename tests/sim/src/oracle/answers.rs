@@ -11,6 +11,8 @@ use etcd_proxy_proto::etcdserverpb::{
 use etcd_proxy_proto::mvccpb::KeyValue;
 use prost::Message;
 
+use super::histories::Number;
+use super::ledger::Ledger;
 use super::{Oracle, Outcome, Record, Sticky};
 use crate::delivery::{Answer, CallTag};
 use crate::io::Io;
@@ -46,15 +48,15 @@ impl Oracle {
         self.end(io.now, call, Outcome::Answered(answer.clone()));
         let record = self.record(call).clone();
         self.keeps_promise(io, call, &record, &answer);
-        let reply = record.replies.iter().rev().find(|(reply, _)| *reply == answer);
-        let from = reply.map(|(_, link)| *link);
+        let reply = record.replies.iter().rev().find(|(reply, ..)| *reply == answer);
+        let from = reply.map(|(_, link, history)| (*link, *history));
         match (answer, from) {
             (Ok(message), None) => {
                 panic!("{call:?} was answered with {message:?}, which no member said: {record:?}");
             }
-            (Ok(message), Some(from)) => {
+            (Ok(message), Some((from, history))) => {
                 self.stays_on_member(io, members, call, &record, from);
-                self.true_answer(io, call, &record, message);
+                self.true_answer(io, call, &record, history, message);
             }
             (Err(status), Some(_)) => self.member_refused(io, call, &record, &status),
             (Err(status), None) => self.proxy_refused(io, call, &record, &status),
@@ -204,7 +206,7 @@ impl Oracle {
                 "{call:?} was certainly not carried out, or may be made again: {record:?}"
             );
             if record.op.is_write() {
-                io.count(match self.ledger.written(call) {
+                io.count(match self.histories.written(call) {
                     Some(_) => Situation::LostAnswer,
                     None => Situation::LostRequest,
                 });
@@ -222,7 +224,7 @@ impl Oracle {
         }
         io.count(Situation::CheckedRefusal);
         assert_eq!(
-            self.ledger.written(call),
+            self.histories.written(call),
             None,
             "{call:?} was refused, and is in the log: {:?}",
             self.record(call)
@@ -230,7 +232,8 @@ impl Oracle {
         self.record_mut(call).refused = true;
     }
 
-    fn true_answer(&mut self, io: &mut Io, call: CallTag, record: &Record, message: Bytes) {
+    /// What a client is told is true in the history in which a member said it.
+    fn true_answer(&mut self, io: &mut Io, call: CallTag, record: &Record, history: Number, message: Bytes) {
         match &record.op {
             Op::Get {
                 key,
@@ -239,12 +242,12 @@ impl Oracle {
             } => {
                 let key = key.bytes();
                 let response: RangeResponse = decoded(message);
-                let now = self.revision_told(io, record, &response.header, *serializable, true);
+                let now = self.revision_told(io, record, history, &response.header, *serializable, true);
                 let at = if *revision > 0 { *revision } else { now };
-                let expected: Vec<&KeyValue> = self.ledger.at(&key, at).into_iter().collect();
+                let expected: Vec<&KeyValue> = self.ledger_of(history).at(&key, at).into_iter().collect();
                 same(call, record, &response, &expected);
-                self.count_read(io, *serializable, *revision, now);
-                self.told = self.told.max(now);
+                self.count_read(io, history, *serializable, *revision, now);
+                self.is_told(history, now);
             }
             Op::List {
                 from,
@@ -252,28 +255,35 @@ impl Oracle {
                 serializable,
             } => {
                 let response: RangeResponse = decoded(message);
-                let now = self.revision_told(io, record, &response.header, *serializable, true);
-                let expected = self.ledger.range(&from.bytes(), &to.bytes(), now);
+                let now = self.revision_told(io, record, history, &response.header, *serializable, true);
+                let expected = self.ledger_of(history).range(&from.bytes(), &to.bytes(), now);
                 same(call, record, &response, &expected);
-                self.count_read(io, *serializable, 0, now);
-                self.told = self.told.max(now);
+                self.count_read(io, history, *serializable, 0, now);
+                self.is_told(history, now);
             }
             Op::Put { key } => {
                 let response: PutResponse = decoded(message);
-                let now = self.revision_told(io, record, &response.header, false, false);
-                self.wrote(call, record, &key.bytes(), now, &value(call));
+                let now = self.revision_told(io, record, history, &response.header, false, false);
+                self.wrote(call, record, history, &key.bytes(), now, &value(call));
                 io.count(Situation::CheckedPut);
             }
             Op::PutLong { key, length } => {
                 let response: PutResponse = decoded(message);
-                let now = self.revision_told(io, record, &response.header, false, false);
-                self.wrote(call, record, &key.bytes(), now, &long_value(call, *length));
+                let now = self.revision_told(io, record, history, &response.header, false, false);
+                self.wrote(
+                    call,
+                    record,
+                    history,
+                    &key.bytes(),
+                    now,
+                    &long_value(call, *length),
+                );
             }
             Op::PutLeased { key, lease } => {
                 let response: PutResponse = decoded(message);
-                let now = self.revision_told(io, record, &response.header, false, false);
-                self.wrote(call, record, &key.bytes(), now, &value(call));
-                let written = self.ledger.at(&key.bytes(), now);
+                let now = self.revision_told(io, record, history, &response.header, false, false);
+                self.wrote(call, record, history, &key.bytes(), now, &value(call));
+                let written = self.ledger_of(history).at(&key.bytes(), now);
                 assert_eq!(written.map(|found| found.lease), Some(*lease), "{call:?}");
             }
             Op::LeaseGrant { lease, ttl } => {
@@ -289,28 +299,28 @@ impl Oracle {
             Op::Delete { key } => {
                 let response: DeleteRangeResponse = decoded(message);
                 let read = response.deleted == 0;
-                let now = self.revision_told(io, record, &response.header, false, read);
+                let now = self.revision_told(io, record, history, &response.header, false, read);
                 if read {
                     assert!(
-                        self.ledger.at(&key.bytes(), now).is_none(),
+                        self.ledger_of(history).at(&key.bytes(), now).is_none(),
                         "{call:?} deleted nothing at {now}, but the key is there: {record:?}"
                     );
                 } else {
                     assert!(
-                        self.ledger.claim_delete(&key.bytes(), now),
+                        self.histories.claim_delete(history, &key.bytes(), now),
                         "{call:?} was acknowledged at {now}, but isn't in the log or is another's: {record:?}"
                     );
                 }
-                self.told = self.told.max(now);
+                self.is_told(history, now);
                 io.count(Situation::CheckedDelete);
             }
             Op::PutIf { key, modified } => {
                 let response: TxnResponse = decoded(message);
                 let succeeded = response.succeeded;
-                let now = self.revision_told(io, record, &response.header, false, !succeeded);
+                let now = self.revision_told(io, record, history, &response.header, false, !succeeded);
                 let before = if succeeded { now - 1 } else { now };
                 let was = self
-                    .ledger
+                    .ledger_of(history)
                     .at(&key.bytes(), before)
                     .map_or(0, |value| value.mod_revision);
                 assert_eq!(
@@ -320,18 +330,25 @@ impl Oracle {
                 );
                 if succeeded {
                     io.count(Situation::CheckedTxnSucceeded);
-                    self.wrote(call, record, &key.bytes(), now, &value(call));
+                    self.wrote(call, record, history, &key.bytes(), now, &value(call));
                 } else {
                     io.count(Situation::CheckedTxnFailed);
-                    self.told = self.told.max(now);
+                    self.is_told(history, now);
                     self.not_carried_out(io, call);
                 }
             }
             Op::PutMany { from, count } => {
                 let response: TxnResponse = decoded(message);
-                let now = self.revision_told(io, record, &response.header, false, false);
+                let now = self.revision_told(io, record, history, &response.header, false, false);
                 for next in 0..*count {
-                    self.wrote(call, record, &Key(from.0 + next).bytes(), now, &value(call));
+                    self.wrote(
+                        call,
+                        record,
+                        history,
+                        &Key(from.0 + next).bytes(),
+                        now,
+                        &value(call),
+                    );
                 }
                 io.count(Situation::CheckedPutMany);
             }
@@ -352,7 +369,7 @@ impl Oracle {
         let calm = self
             .promise
             .is_some_and(|promise| promise.writes && record.began >= promise.since);
-        let met_trouble = record.not_processed > 0 || record.replies.iter().any(|(reply, _)| reply.is_err());
+        let met_trouble = record.not_processed > 0 || record.replies.iter().any(|(reply, ..)| reply.is_err());
         if record.direct || !calm || !record.first_about_member || record.deadline.is_some() || met_trouble {
             return;
         }
@@ -372,32 +389,44 @@ impl Oracle {
         &self,
         io: &Io,
         record: &Record,
+        history: Number,
         header: &Option<ResponseHeader>,
         serializable: bool,
         read: bool,
     ) -> i64 {
         let revision = header.as_ref().map_or(0, |header| header.revision);
+        let last = self.ledger_of(history).revision();
         assert!(
-            (1..=self.ledger.revision()).contains(&revision),
-            "revision {revision} at {:?}, when the last one is {}: {record:?}",
+            (1..=last).contains(&revision),
+            "revision {revision} at {:?}, when the last one is {last}: {record:?}",
             io.now,
-            self.ledger.revision()
         );
-        let least = if read { record.floor } else { record.floor + 1 };
+        let floor = record.floor.min(self.histories.common(record.history, history));
+        let least = if read { floor } else { floor + 1 };
         assert!(
             serializable || revision >= least,
-            "an answer of revision {revision} to what began after {} had been seen: {record:?}",
-            record.floor
+            "an answer of revision {revision} to what began after {floor} had been seen: {record:?}",
         );
+        let known = self.histories.known_to(record.client);
+        if !serializable
+            && known.is_some_and(|known| Some(known.history) == record.known.map(|known| known.history))
+        {
+            let before = record.known.map_or(0, |known| known.revision);
+            assert!(
+                revision >= before,
+                "an answer that is of another history, which shows {revision} after {before} was known, is taken for one of \
+                 the same: {record:?}"
+            );
+        }
         revision
     }
 
-    fn count_read(&self, io: &mut Io, serializable: bool, revision: i64, now: i64) {
+    fn count_read(&self, io: &mut Io, history: Number, serializable: bool, revision: i64, now: i64) {
         if revision > 0 {
             io.count(Situation::CheckedOldRevision);
         } else if !serializable {
             io.count(Situation::CheckedLinearizable);
-        } else if now < self.told {
+        } else if now < self.histories.of(history).told {
             io.count(Situation::CheckedStaleSerializable);
         } else {
             io.count(Situation::CheckedSerializable);
@@ -405,15 +434,38 @@ impl Oracle {
     }
 
     /// An acknowledged write is in the log, where its answer says.
-    fn wrote(&mut self, call: CallTag, record: &Record, key: &[u8], revision: i64, value: &Bytes) {
+    fn wrote(
+        &mut self,
+        call: CallTag,
+        record: &Record,
+        history: Number,
+        key: &[u8],
+        revision: i64,
+        value: &Bytes,
+    ) {
         assert_eq!(
-            self.ledger.written(call),
+            self.ledger_of(history).written(call),
             Some(revision),
             "{call:?} was acknowledged at {revision}: {record:?}"
         );
-        let written = self.ledger.at(key, revision).map(|found| &found.value);
+        let written = self
+            .ledger_of(history)
+            .at(key, revision)
+            .map(|found| &found.value);
         assert_eq!(written, Some(value), "{call:?} wrote something else");
-        self.told = self.told.max(revision);
+        self.is_told(history, revision);
+    }
+}
+
+impl Oracle {
+    fn ledger_of(&self, history: Number) -> &Ledger {
+        &self.histories.of(history).ledger
+    }
+
+    /// Somebody was told of a revision.
+    fn is_told(&mut self, history: Number, revision: i64) {
+        let story = self.histories.of_mut(history);
+        story.told = story.told.max(revision);
     }
 }
 

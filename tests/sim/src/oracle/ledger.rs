@@ -40,6 +40,28 @@ pub(super) struct Logged {
 }
 
 impl Ledger {
+    /// What it was at a revision, with what was compacted then.
+    pub(super) fn until(&self, revision: i64, compacted: i64) -> Self {
+        let keys = self.keys.iter().map(|(key, versions)| {
+            let kept = versions.iter().filter(|version| version.revision <= revision);
+            (key.clone(), kept.cloned().collect())
+        });
+        let writes = self.writes.iter().filter(|(_, written)| **written <= revision);
+        let deletes = self.deletes.iter().map(|(key, deletes)| {
+            let kept = deletes.range(..=revision);
+            (key.clone(), kept.copied().collect())
+        });
+        let changes = self.changes.iter().filter(|change| change.revision <= revision);
+        Self {
+            revision,
+            keys: keys.collect(),
+            writes: writes.map(|(call, written)| (*call, *written)).collect(),
+            deletes: deletes.collect(),
+            changes: changes.cloned().collect(),
+            compactions: self.compactions.range(..=compacted).copied().collect(),
+        }
+    }
+
     /// Reads what was committed since it last looked; gives the calls whose writes that brought.
     ///
     /// # Panics

@@ -2,6 +2,7 @@
 //! and the log of the model.
 
 mod answers;
+mod histories;
 mod leasing;
 mod ledger;
 mod usage;
@@ -11,12 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
+use etcd_proxy_core::history::Known;
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_model::store::Store;
 
+use self::histories::{Histories, Number};
 pub(crate) use self::leasing::Leasing;
 pub use self::leasing::{Heartbeats, LeaseTold};
-use self::ledger::Ledger;
 pub(crate) use self::usage::Usage;
 pub(crate) use self::watching::Delivers;
 use self::watching::Watching;
@@ -53,8 +55,11 @@ pub(crate) struct Record {
     pub(crate) deadline: Option<Instant>,
     pub(crate) outcome: Outcome,
     pub(crate) ended: Option<Instant>,
-    /// The highest revision that anybody had been told of before it began.
+    /// The history that the store had when it began, and the highest revision that anybody had been told of it.
+    history: Number,
     floor: i64,
+    /// What its proxy knew.
+    known: Option<Known>,
     /// Its client's connection has made no call about a member before.
     first_about_member: bool,
     /// Attempts handed to a connection.
@@ -69,8 +74,8 @@ pub(crate) struct Record {
     lost: u32,
     /// Attempts that the proxy ended to make them elsewhere.
     moved: u32,
-    /// What members answered, and over which connection.
-    pub(crate) replies: Vec<(Answer, LinkId)>,
+    /// What members answered, over which connection, and in which history.
+    replies: Vec<(Answer, LinkId, Number)>,
     member_reset: bool,
     /// It was refused in a way that says that it wasn't carried out.
     refused: bool,
@@ -137,9 +142,7 @@ pub(crate) const CALL_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Oracle {
     pub(crate) records: Vec<Record>,
-    ledger: Ledger,
-    /// The highest revision that anybody was told of.
-    told: i64,
+    histories: Histories,
     pub(crate) promise: Option<Promise>,
     pub(crate) efforts: Vec<Effort>,
     pub(crate) usage: Usage,
@@ -165,8 +168,7 @@ impl Oracle {
         let (proxies, members) = (settings.proxies, settings.cluster.members);
         Self {
             records: Vec::new(),
-            ledger: Ledger::default(),
-            told: 0,
+            histories: Histories::new(settings),
             promise: None,
             efforts: vec![Effort::none(members); proxies],
             usage: Usage::new(proxies, members),
@@ -211,7 +213,9 @@ impl Oracle {
             deadline: timeout.map(|timeout| now + timeout),
             outcome: Outcome::Open,
             ended: None,
-            floor: self.told,
+            history: self.histories.now(),
+            floor: self.histories.current().told,
+            known: self.histories.known_to(client),
             sent: 0,
             reached: 0,
             not_processed: 0,
@@ -242,20 +246,30 @@ impl Oracle {
 
     /// When this key was last modified; 0 if it is absent.
     pub(crate) fn modified(&self, key: Key) -> i64 {
-        self.ledger.modified(&key.bytes())
+        self.histories.ledger().modified(&key.bytes())
     }
 
     pub(crate) fn revision(&self) -> i64 {
-        self.ledger.revision()
+        self.histories.ledger().revision()
     }
 
     /// The last compaction; 0 before the first.
     pub(crate) fn compacted(&self) -> i64 {
-        self.ledger.compacted()
+        self.histories.ledger().compacted()
+    }
+
+    /// All members hold what the store was at this revision, with what was compacted then.
+    pub(crate) fn restored(&mut self, io: &mut Io, members: &Members, revision: i64, compacted: i64) {
+        self.histories.begins(revision, compacted);
+        self.histories.note_ids(members);
+        self.watches_restored();
+        self.leasing.restored(io, members);
+        self.watching.changed_auth(io.now);
     }
 
     /// Takes in what happened.
     pub(crate) fn hear(&mut self, io: &mut Io, members: &Members) {
+        self.histories.note_ids(members);
         self.read_log(io.now, members.cluster.committed().store());
         self.usage.note_leader(io.now, members.cluster.leader().is_some());
         self.note_state(io.now, members);
@@ -296,12 +310,20 @@ impl Oracle {
                 } => self.watching.upstreams.said(proxy, upstream, message),
                 Note::UpstreamGone { proxy, upstream } => {
                     self.watching.upstreams.gone(proxy, upstream);
-                    let revision = self.ledger.revision();
+                    let revision = self.histories.ledger().revision();
                     self.watching.upstream_gone(io, revision, proxy);
                 }
                 Note::Sent { call } => self.sent(io, call),
                 Note::Reached { call } => self.reached(call),
-                Note::Replied { call, answer, link } => self.record_mut(call).replies.push((answer, link)),
+                Note::Replied { call, answer, link } => {
+                    let history = self.histories.now();
+                    self.record_mut(call).replies.push((answer, link, history));
+                }
+                Note::Known { proxy, known } => self.histories.knows(proxy, known),
+                Note::AnotherHistory { proxy, header } => {
+                    io.count(Situation::HistoryNoticed);
+                    self.histories.noticed(io.now, proxy, header);
+                }
                 Note::MemberReset { call } => self.record_mut(call).member_reset = true,
                 Note::NotProcessed { call } => self.record_mut(call).not_processed += 1,
                 Note::TakenAlong { call, to } => self.taken_along(io.now, call, to),
@@ -324,10 +346,12 @@ impl Oracle {
             }
         }
         io.notes = notes;
+        let misled = self.histories.misled();
+        self.watches_misled(io, &misled);
     }
 
     fn read_log(&mut self, now: Instant, store: &Store) {
-        for writer in self.ledger.read(now, store) {
+        for writer in self.histories.ledger_mut().read(now, store) {
             let record = self.record(writer);
             assert!(
                 !record.refused,
@@ -399,7 +423,7 @@ impl Oracle {
                 *deletes.entry(key.bytes()).or_default() += 1;
             }
         }
-        for (key, unclaimed) in self.ledger.unclaimed_deletes() {
+        for (key, unclaimed) in self.histories.ledger().unclaimed_deletes() {
             let unsure = deletes.get(key).copied().unwrap_or_default();
             assert!(
                 unclaimed <= unsure,

@@ -22,6 +22,27 @@ macro_rules! kinds {
             /// All of them.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
+            /// What it is called.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)*
+                }
+            }
+
+            /// The one of this name, whatever its case.
+            ///
+            /// # Errors
+            /// When there is none.
+            pub fn of_name(name: &str) -> Result<Self, String> {
+                let mut kinds = Self::ALL.iter();
+                let found = kinds.find(|kind| kind.name().eq_ignore_ascii_case(name));
+                found.copied().ok_or_else(|| {
+                    let names: Vec<&str> = Self::ALL.iter().map(|kind| kind.name()).collect();
+                    format!("one of {}", names.join(", "))
+                })
+            }
+
             pub(crate) const fn situation(self) -> Situation {
                 match self {
                     $(Self::$name => Situation::$situation,)*
@@ -42,6 +63,7 @@ kinds! {
     Freeze => FaultFreeze, "A member's process gets no CPU.";
     GoAway => FaultGoAway, "A member ends a connection in good order.";
     Goodbye => FaultGoodbye, "A member ends all its connections at once, and every new one.";
+    History => FaultHistory, "All members are killed, and start with what the store was at some time.";
     Isolate => FaultIsolate, "A member doesn't reach the others.";
     Kill => FaultKill, "A member's process dies.";
     Lag => FaultLag, "A member applies the log late.";
@@ -116,6 +138,7 @@ impl World {
                 }
                 return self.heard();
             }
+            FaultKind::History => return self.go_back(time),
             FaultKind::Freeze => {
                 self.members.freeze(&mut self.io, member);
                 Remedy::Thaw(member)
@@ -265,7 +288,7 @@ impl World {
         self.oracle.usage.listed[proxy] = listed;
     }
 
-    fn remedy_after(&mut self, time: Duration, remedy: Remedy) {
+    pub(super) fn remedy_after(&mut self, time: Duration, remedy: Remedy) {
         self.next_remedy += 1;
         self.remedies.insert(self.next_remedy, remedy);
         self.io.after(time, Delivery::Remedy(self.next_remedy));

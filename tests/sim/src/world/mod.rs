@@ -2,6 +2,7 @@
 
 mod faults;
 mod leases;
+mod past;
 mod script;
 mod setup;
 mod story;
@@ -15,6 +16,7 @@ pub use faults::FaultKind;
 pub use script::{Manner, WatchCost};
 
 use self::faults::Remedy;
+use self::past::Past;
 use crate::client::{self, Client};
 use crate::delivery::{Delivery, Frame};
 use crate::io::Io;
@@ -40,6 +42,7 @@ pub struct World {
     oracle: Oracle,
     remedies: BTreeMap<u64, Remedy>,
     next_remedy: u64,
+    past: Past,
     /// What the cluster calls its members.
     member_ids: Vec<u64>,
     /// When all was well again after the last faults.
@@ -60,8 +63,10 @@ impl World {
         let clients = clients
             .map(|(index, config)| Client::new(index, config))
             .collect();
+        let past = Past::new(&settings, members.cluster.committed());
         let mut world = Self {
             oracle: Oracle::new(&settings),
+            past,
             settings,
             io,
             members,
@@ -77,6 +82,7 @@ impl World {
         world.learn_ids();
         if world.settings.auth {
             world.enable_auth();
+            world.past = Past::new(&world.settings, world.members.cluster.committed());
         }
         for proxy in &mut world.proxies {
             proxy.begin(&mut world.io);

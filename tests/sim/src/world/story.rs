@@ -6,7 +6,7 @@ use etcd_proxy_core::time::Instant;
 use etcd_proxy_model::cluster;
 
 use super::World;
-use super::faults::SLOW;
+use super::faults::{FaultKind, SLOW};
 use crate::oracle::{CALL_MAX, Delivers, Promise};
 use crate::proxy::{Holdings, LeaseHoldings, WatchHoldings};
 use crate::situations::Situation;
@@ -95,10 +95,16 @@ impl World {
         if self.io.rng.bool() {
             self.settle();
         }
-        for _ in 0..self.settings.faults_max {
+        for number in 0..self.settings.faults_max {
             let pause = self.io.within(self.settings.fault_pause.clone());
             self.run_for(pause);
             self.any_fault();
+            if !self.settings.histories.is_empty() {
+                self.save();
+            }
+            if let Some(restart) = self.settings.histories.get(&number).copied() {
+                self.fault(FaultKind::History, 0, restart);
+            }
         }
         let rest = self.io.within(Duration::ZERO..Duration::from_secs(3));
         self.run_for(rest);

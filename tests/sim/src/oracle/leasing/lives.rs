@@ -215,6 +215,19 @@ impl Leasing {
         self.live().find(|(_, call)| keeps(call)).map(|(tag, _)| *tag)
     }
 
+    /// The store has gone back: leases that it doesn't have are gone, and some that were gone are there again.
+    pub(in crate::oracle) fn restored(&mut self, io: &Io, members: &Members) {
+        let leases = members.cluster.committed().leases();
+        let lost = std::mem::take(&mut self.lives.alive);
+        let (kept, lost): (Vec<i64>, Vec<i64>) = lost.into_iter().partition(|id| leases.get(*id).is_some());
+        self.lives.alive = kept;
+        for lease in lost {
+            if let Some(life) = self.lives.last_mut(lease) {
+                life.gone = Some(io.now);
+            }
+        }
+    }
+
     fn died(&mut self, io: &mut Io, lease: i64) {
         let calm = self.serves.filter(|serves| serves.calm);
         if let Some(life) = self.lives.last_mut(lease) {

@@ -1,11 +1,21 @@
 //! What clients are told on their Watch calls, held against the log.
 
+/// Ends with a reason unless something holds.
+macro_rules! ensure {
+    ($holds:expr, $($why:tt)+) => {
+        if !$holds {
+            return Err(format!($($why)+));
+        }
+    };
+}
+
 mod revoked;
 mod told;
 mod upstreams;
+mod view;
 mod watcher;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use etcd_proxy_core::time::Instant;
@@ -16,8 +26,9 @@ use etcd_proxy_proto::etcdserverpb::{WatchResponse, watch_request::RequestUnion}
 
 use self::revoked::Revoked;
 pub(crate) use self::upstreams::Upstreams;
-pub(crate) use self::watcher::Watcher;
+use self::view::View;
 use super::Oracle;
+use super::histories::Number;
 use crate::delivery::WatchTag;
 use crate::io::{Identity, Io, WatchNote};
 use crate::members::Members;
@@ -34,20 +45,14 @@ const HELD_UP_MAX: Duration = Duration::from_secs(15);
 /// A Watch call of a client.
 #[derive(Debug)]
 pub(crate) struct Watched {
+    proxy: usize,
     identity: Identity,
     require_leader: bool,
     opened: Instant,
-    /// Create requests without answer, in their order.
-    pub(crate) creating: VecDeque<Watcher>,
-    creates: u64,
-    creates_answered: u64,
-    pub(crate) watching: BTreeMap<i64, Watcher>,
-    /// The highest revision that it was told of.
-    revision: i64,
-    /// Progress requests without answer: the number of create requests that were made before each.
-    progress_asked: VecDeque<u64>,
-    /// Requests to cancel, by id, that weren't answered.
-    cancels: BTreeMap<i64, u32>,
+    /// By the histories that all that it was told may be of.
+    views: Vec<View>,
+    /// Its proxy can't know that the store has gone back, and what it tells is of no history.
+    is_misled: bool,
     nonsense: bool,
     /// Since when it reads; none if it doesn't.
     reads_since: Option<Instant>,
@@ -57,6 +62,18 @@ pub(crate) struct Watched {
     pub(crate) told: Vec<WatchResponse>,
     /// How it ended: with a status, or by the client.
     pub(crate) ended: Option<Option<Status>>,
+}
+
+impl Watched {
+    /// As it is if it is of this history.
+    fn view(&self, history: Number) -> Option<&View> {
+        self.views.iter().find(|view| view.history == history)
+    }
+
+    /// Whether it must be told what there is: it is open, and its proxy can know what the store has.
+    fn is_judged(&self) -> bool {
+        self.ended.is_none() && !self.is_misled
+    }
 }
 
 /// Events and answers come within a time, from a time on.
@@ -102,6 +119,11 @@ impl Watching {
         self.leaderless
     }
 
+    /// Users and permissions may be others from now on.
+    pub(super) fn changed_auth(&mut self, now: Instant) {
+        self.auth_changed = now;
+    }
+
     fn open_calls(&self) -> impl Iterator<Item = (&WatchTag, &Watched)> {
         self.calls.iter().filter(|(_, call)| call.ended.is_none())
     }
@@ -144,33 +166,29 @@ impl Oracle {
 
     pub(super) fn hear_watch(&mut self, io: &mut Io, members: &Members, tag: WatchTag, what: WatchNote) {
         let now = io.now;
-        let revision = self.ledger.revision();
-        let calls = &mut self.watching.calls;
         match what {
             WatchNote::Opened {
                 as_whom,
                 require_leader,
             } => {
+                let proxy = self.histories.proxy_of(tag.client);
+                let proxy = proxy.expect("who watches does so through a proxy");
                 let call = Watched {
+                    proxy,
                     identity: as_whom,
                     require_leader,
                     opened: now,
-                    creating: VecDeque::new(),
-                    creates: 0,
-                    creates_answered: 0,
-                    watching: BTreeMap::new(),
-                    revision: 0,
-                    progress_asked: VecDeque::new(),
-                    cancels: BTreeMap::new(),
+                    views: self.histories.possible(proxy).map(View::new).collect(),
+                    is_misled: self.histories.is_misled(proxy),
                     nonsense: false,
                     reads_since: Some(now),
                     told_at: now,
                     told: Vec::new(),
                     ended: None,
                 };
-                calls.insert(tag, call);
+                self.watching.calls.insert(tag, call);
             }
-            WatchNote::Asked(union) => self.watch_asked(now, revision, tag, union),
+            WatchNote::Asked(union) => self.watch_asked(now, tag, union.as_ref()),
             WatchNote::AskedNonsense => self.call_mut(tag).nonsense = true,
             WatchNote::Told(message) => self.told(io, members, tag, message),
             WatchNote::Reads(reads) => {
@@ -195,27 +213,47 @@ impl Oracle {
         call
     }
 
-    fn watch_asked(&mut self, now: Instant, revision: i64, tag: WatchTag, union: Option<RequestUnion>) {
-        let call = self.call_mut(tag);
-        match union {
-            Some(RequestUnion::CreateRequest(request)) => {
-                call.creates += 1;
-                call.creating.push_back(Watcher::new(now, revision, request));
+    fn watch_asked(&mut self, now: Instant, tag: WatchTag, union: Option<&RequestUnion>) {
+        let call = self.watching.calls.get_mut(&tag).expect("it was opened");
+        for view in &mut call.views {
+            let story = self.histories.of(view.history);
+            view.asked(now, story.ledger.revision(), union);
+        }
+    }
+
+    /// The store has gone back. What was told so far may be of the history that it has now as well, or not.
+    pub(super) fn watches_restored(&mut self) {
+        self.watching.revoked.restored();
+        let now = self.histories.now();
+        for call in self.watching.calls.values_mut() {
+            let latest = call.views.last().filter(|_| call.ended.is_none());
+            let Some(view) = latest else { continue };
+            if self.histories.goes_on(view.revision, view.history, now) {
+                let mut view = view.clone();
+                view.history = now;
+                call.views.push(view);
             }
-            Some(RequestUnion::CancelRequest(request)) => {
-                *call.cancels.entry(request.watch_id).or_default() += 1;
-                if let Some(watcher) = call.watching.get_mut(&request.watch_id) {
-                    watcher.is_cancelled = true;
-                }
-            }
-            Some(RequestUnion::ProgressRequest(_)) => call.progress_asked.push_back(call.creates),
-            None => {}
+        }
+    }
+
+    /// These proxies can't know what the store has.
+    pub(super) fn watches_misled(&mut self, io: &mut Io, proxies: &[usize]) {
+        for _ in proxies {
+            io.count(Situation::HistoryPassed);
+        }
+        let open = self.watching.calls.values_mut();
+        for call in open.filter(|call| call.ended.is_none() && proxies.contains(&call.proxy)) {
+            call.is_misled = true;
+            call.views.clear();
         }
     }
 
     /// A Watch call is ended only for a reason that it gives.
     fn is_right_end(&self, io: &mut Io, tag: WatchTag, status: &Status) {
         let call = self.watched(tag);
+        if call.is_misled {
+            return;
+        }
         let calm = self
             .watching
             .delivers
@@ -227,7 +265,8 @@ impl Oracle {
                 call.require_leader && !calm && self.watching.leaderless.is_some_and(was_lately),
             ),
             (14, "etcdserver: request timed out") => {
-                let oldest = call.creating.front().map(|watcher| io.now - watcher.asked);
+                let waiting = call.views.last().and_then(|view| view.creating.front());
+                let oldest = waiting.map(|watcher| io.now - watcher.asked);
                 let took = oldest.is_some_and(|took| took >= self.watching.create_timeout);
                 (Situation::WatchToldTimeout, took && !calm)
             }
@@ -236,6 +275,10 @@ impl Oracle {
             }
             (14, "etcdserver: request timed out, possibly due to connection lost") if !calm => return,
             (13, _) if call.nonsense => return,
+            (14, "the store has gone back to another history") => (
+                Situation::WatchToldHistory,
+                self.histories.has_noticed(call.proxy, call.opened),
+            ),
             _ => panic!("{tag:?} ends with {status:?}: {call:?}"),
         };
         io.count(situation);
@@ -250,8 +293,10 @@ impl Oracle {
         let Some(delivers) = self.watching.delivers else {
             return;
         };
+        let now = self.histories.now();
+        let ledger = self.histories.ledger();
         for (tag, call) in &mut self.watching.calls {
-            let Some(reads_since) = call.reads_since.filter(|_| call.ended.is_none()) else {
+            let Some(reads_since) = call.reads_since.filter(|_| call.is_judged()) else {
                 continue;
             };
             // A slow client may have much to read, which comes bit by bit.
@@ -260,14 +305,17 @@ impl Oracle {
                 continue;
             }
             io.count(Situation::CheckedWatchServed);
-            if let Some(watcher) = call.creating.front() {
+            let Some(view) = call.views.iter_mut().find(|view| view.history == now) else {
+                panic!("{tag:?} goes on, and what it was told is of a former history: {call:?}");
+            };
+            if let Some(watcher) = view.creating.front() {
                 assert!(
                     io.now - watcher.asked <= delivers.within,
                     "{tag:?} waits for an answer: {watcher:?}"
                 );
             }
-            for (id, watcher) in &mut call.watching {
-                let Some(at) = watcher.waits_since(&self.ledger) else {
+            for (id, watcher) in &mut view.watching {
+                let Some(at) = watcher.waits_since(ledger) else {
                     continue;
                 };
                 assert!(
@@ -280,48 +328,46 @@ impl Oracle {
 
     /// Whether every Watch call has been told all there is to tell.
     pub(crate) fn watches_are_complete(&mut self) -> bool {
-        let ledger = &self.ledger;
-        let mut open = self
-            .watching
-            .calls
-            .values_mut()
-            .filter(|call| call.ended.is_none());
-        open.all(|call| {
-            let mut watchers = call.watching.values_mut();
-            call.creating.is_empty()
-                && watchers.all(|watcher| !watcher.is_cancelled && watcher.waits_since(ledger).is_none())
+        self.incomplete().is_none()
+    }
+
+    fn incomplete(&mut self) -> Option<(&WatchTag, &mut Watched)> {
+        let now = self.histories.now();
+        let ledger = self.histories.ledger();
+        let mut calls = self.watching.calls.iter_mut();
+        calls.find_map(|(tag, call)| {
+            let view = call.views.iter_mut().find(|view| view.history == now);
+            let is_complete = view.is_some_and(|view| {
+                let mut watchers = view.watching.values_mut();
+                view.creating.is_empty()
+                    && watchers.all(|watcher| !watcher.is_cancelled && watcher.waits_since(ledger).is_none())
+            });
+            (call.is_judged() && !is_complete).then_some((tag, call))
         })
     }
 
     /// What keeps [`watches_are_complete`](Self::watches_are_complete) from being true.
     pub(crate) fn incomplete_watch(&mut self) -> String {
-        let ledger = &self.ledger;
-        for (tag, call) in &mut self.watching.calls {
-            let incomplete = call.ended.is_none()
-                && (!call.creating.is_empty()
-                    || call
-                        .watching
-                        .values_mut()
-                        .any(|watcher| watcher.is_cancelled || watcher.waits_since(ledger).is_some()));
-            if incomplete {
+        self.incomplete().map_or_else(
+            || "nothing".to_owned(),
+            |(tag, call)| {
                 call.told.clear();
-                return format!("{tag:?} {call:?}");
-            }
-        }
-        "nothing".to_owned()
+                format!("{tag:?} {call:?}")
+            },
+        )
     }
 
     /// Watch calls that must be told of progress if they ask, when nothing is written and nothing goes wrong, and how
     /// often they were told something.
     pub(crate) fn may_progress(&self) -> Vec<(WatchTag, usize)> {
-        let now = self.ledger.revision();
+        let (history, now) = (self.histories.now(), self.histories.ledger().revision());
         let ready = |call: &Watched| {
-            !call.watching.is_empty()
-                && call.creating.is_empty()
-                && call
-                    .watching
-                    .values()
-                    .all(|watcher| watcher.request.start_revision <= now)
+            call.view(history).is_some_and(|view| {
+                let mut watchers = view.watching.values();
+                !view.watching.is_empty()
+                    && view.creating.is_empty()
+                    && watchers.all(|watcher| watcher.request.start_revision <= now)
+            })
         };
         let calls = self.watching.open_calls().filter(|(_, call)| ready(call));
         calls.map(|(tag, call)| (*tag, call.told.len())).collect()

@@ -6,14 +6,13 @@ use std::time::Duration;
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_proto::etcdserverpb::WatchResponse;
 
-use super::watcher::revision_of;
+use super::watcher::{Watcher, revision_of};
 use super::{Watching, may_read};
 use crate::client::Target;
 use crate::delivery::WatchTag;
 use crate::io::{Identity, Io};
 use crate::members::Members;
 use crate::op::{Key, READABLE_TO};
-use crate::oracle::Oracle;
 use crate::settings::Settings;
 use crate::situations::Situation;
 
@@ -80,22 +79,32 @@ impl Watching {
     }
 }
 
-impl Oracle {
+impl Revoked {
+    /// The store has another history.
+    pub(super) fn restored(&mut self) {
+        self.since = None;
+        self.lost_at.fill(None);
+    }
+
     /// Events are told to somebody who may see them.
-    pub(super) fn may_be_told(&self, tag: WatchTag, response: &WatchResponse) {
-        let call = self.watched(tag);
-        let revoked = &self.watching.revoked;
-        let lost_at = revoked.proxies[tag.client].and_then(|proxy| revoked.lost_at[proxy]);
-        let (Some(since), Some(lost_at)) = (revoked.since, lost_at) else {
-            return;
+    pub(super) fn may_be_told(
+        &self,
+        tag: WatchTag,
+        identity: Identity,
+        watcher: &Watcher,
+        response: &WatchResponse,
+    ) -> Result<(), String> {
+        let lost_at = self.proxies[tag.client].and_then(|proxy| self.lost_at[proxy]);
+        let (Some(since), Some(lost_at)) = (self.since, lost_at) else {
+            return Ok(());
         };
-        let watcher = &call.watching[&response.watch_id];
-        if call.identity == Identity::Reader && watcher.created < since {
+        if identity == Identity::Reader && watcher.created < since {
             let last = response.events.last().map_or(0, revision_of);
-            assert!(
+            ensure!(
                 last <= lost_at,
-                "{tag:?} may see nothing after {lost_at}, and is told {response:?}"
+                "it may see nothing after {lost_at}, and is told {response:?}"
             );
         }
+        Ok(())
     }
 }

@@ -91,28 +91,28 @@ impl Watcher {
     }
 
     /// Takes in events: they are the next ones, and whole revisions unless the client takes fragments.
-    pub(super) fn take(&mut self, ledger: &Ledger, response: &WatchResponse) {
-        assert!(
+    pub(super) fn take(&mut self, ledger: &Ledger, response: &WatchResponse) -> Result<(), String> {
+        ensure!(
             self.request.fragment || !response.fragment,
             "a fragment for who didn't ask for them: {self:?}"
         );
         let mut to_come = self.to_come(ledger).peekable();
         let mut last = 0;
         for event in &response.events {
-            let expected = to_come.next();
-            let expected =
-                expected.unwrap_or_else(|| panic!("nothing is to come, and {event:?} comes: {self:?}"));
+            let Some(expected) = to_come.next() else {
+                return Err(format!("nothing is to come, and {event:?} comes: {self:?}"));
+            };
             last = expected.revision;
             let is_that = event.r#type == expected.event.r#type && event.kv == expected.event.kv;
-            assert!(
+            ensure!(
                 is_that,
                 "{:?} is to come next, and {event:?} comes: {self:?}",
                 expected.event
             );
-            self.is_true_previous(ledger, event);
+            self.is_true_previous(ledger, event)?;
         }
         let is_split = to_come.peek().is_some_and(|logged| logged.revision == last);
-        assert!(
+        ensure!(
             !is_split || response.fragment,
             "revision {last} is split: {self:?}"
         );
@@ -126,35 +126,38 @@ impl Watcher {
             self.part = 0;
             self.next = last + 1;
         }
+        Ok(())
     }
 
     /// The previous pair is there if it was asked for and there was one, unless it was compacted.
-    fn is_true_previous(&self, ledger: &Ledger, event: &Event) {
-        let Some(kv) = &event.kv else { return };
+    fn is_true_previous(&self, ledger: &Ledger, event: &Event) -> Result<(), String> {
+        let Some(kv) = &event.kv else { return Ok(()) };
         let before = kv.mod_revision - 1;
         let previous = ledger.at(&kv.key, before).filter(|_| self.request.prev_kv);
         let may_lack = before < ledger.compacted();
-        assert!(
+        ensure!(
             event.prev_kv.as_ref() == previous || may_lack && event.prev_kv.is_none(),
             "{event:?} follows on {previous:?}: {self:?}"
         );
+        Ok(())
     }
 
     /// It is told of progress: everything up to this revision has come.
-    pub(super) fn reaches(&mut self, ledger: &Ledger, revision: i64) {
+    pub(super) fn reaches(&mut self, ledger: &Ledger, revision: i64) -> Result<(), String> {
         if let Some(missing) = self.to_come(ledger).next() {
-            assert!(
+            ensure!(
                 missing.revision > revision,
                 "progress to {revision}, but {missing:?} hasn't come: {self:?}"
             );
         }
-        assert!(
+        ensure!(
             self.request.start_revision <= revision,
             "progress to {revision} before its start: {self:?}"
         );
         if revision >= self.next {
             (self.next, self.part) = (revision + 1, 0);
         }
+        Ok(())
     }
 
     /// When the next change was committed that is to come.

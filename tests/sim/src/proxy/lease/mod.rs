@@ -119,6 +119,8 @@ impl Proxy {
                 .remark(io.now, format_args!("router {}: {event:?}", self.index));
             let mut actions = Actions::new();
             self.lease.router.handle(io.now, event, &mut actions);
+            let (history, revision) = (self.lease.router.history(), self.lease.router.revision());
+            self.will_show(io, history, revision);
             self.carry_out_lease(io, actions);
         }
         self.lease.is_telling = false;

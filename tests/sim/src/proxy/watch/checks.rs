@@ -157,10 +157,13 @@ impl Proxy {
             let undecodable = Status::new(13, "undecodable");
             header_of(&message).ok_or(undecodable)
         });
-        if let Ok(header) = &answer {
-            let is_newest = shows_newest(check.request.path, &check.request.message);
-            self.judge(io, check.known, Some(*header), is_newest);
-        }
+        let is_newest = shows_newest(check.request.path, &check.request.message);
+        let is_stale = self.judge(io, check.known, answer.as_ref().ok().copied(), is_newest);
+        let answer = if is_stale {
+            Err(Status::new(UNAVAILABLE, "it is of a former history"))
+        } else {
+            answer
+        };
         self.tell(io, Event::Answered(id, answer.map_err(for_hub)));
     }
 

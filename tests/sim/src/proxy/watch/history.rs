@@ -1,12 +1,13 @@
 //! The history of the store, as the proxy knows it: what it judges answers by.
 
 use etcd_proxy_core::history::{Known, Shows, Verdict};
-use etcd_proxy_core::watch::Header;
+use etcd_proxy_core::lease;
+use etcd_proxy_core::watch::{self, Header};
 use etcd_proxy_proto::etcdserverpb::ResponseHeader;
 use prost::Message as _;
 
 use super::Watching;
-use crate::io::Io;
+use crate::io::{Io, Note};
 use crate::proxy::Proxy;
 use crate::situations::Situation;
 
@@ -36,27 +37,51 @@ impl Watching {
 }
 
 impl Proxy {
-    /// Takes in what an answer shows, before anything follows from it. The store of this world never goes back, however far
-    /// members lag and whoever is cut off.
+    /// Takes in what an answer shows, before anything follows from it. Tells whether that is nothing, as the question was about a
+    /// former history.
     pub(in crate::proxy) fn judge(
         &mut self,
         io: &mut Io,
         asked: Known,
         header: Option<Header>,
         is_newest: bool,
-    ) {
+    ) -> bool {
         let Some(header) = header else {
-            return;
+            return false;
         };
         let shows = Shows {
             cluster_id: header.cluster_id,
             revision: header.revision,
             is_newest,
         };
-        match self.watch.history.answered(asked, shows) {
-            Verdict::Another => panic!("{shows:?}, asked when {asked:?}, is taken for another history"),
+        let verdict = self.watch.history.answered(asked, shows);
+        match verdict {
+            Verdict::Another => {
+                let proxy = self.index;
+                io.notes.push(Note::AnotherHistory { proxy, header });
+                let number = self.watch.known().history;
+                self.tell(io, watch::Event::History(number));
+                self.tell_router(io, lease::Event::History(number));
+            }
             Verdict::Suspicious => io.count(Situation::AnswerDoubted),
-            Verdict::Same | Verdict::Stale => {}
+            Verdict::Stale => io.count(Situation::HistoryStale),
+            Verdict::Same => {}
+        }
+        self.note_known(io);
+        verdict == Verdict::Stale
+    }
+
+    /// What is about to be shown is known, before it goes out.
+    pub(in crate::proxy) fn will_show(&mut self, io: &mut Io, history: u64, revision: i64) {
+        self.watch.history.raise(history, revision);
+        self.note_known(io);
+    }
+
+    fn note_known(&mut self, io: &mut Io) {
+        let known = self.watch.known();
+        if std::mem::replace(&mut self.watch.noted, known) != known {
+            let proxy = self.index;
+            io.notes.push(Note::Known { proxy, known });
         }
     }
 }

@@ -8,7 +8,7 @@ mod upstreams;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use etcd_proxy_core::history::History;
+use etcd_proxy_core::history::{History, Known};
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_core::watch::{Action, Actions, CheckId, ClientId, Config, Event, Hub, Stats, UpstreamId};
 use etcd_proxy_model::status::Status;
@@ -37,6 +37,8 @@ pub(super) struct Watching {
     hub: Hub,
     /// What the proxy knows of the store's history.
     history: History,
+    /// What the oracle was told of that.
+    noted: Known,
     config: Config,
     /// What the hub hasn't been told yet: what is told while its actions are carried out comes after them.
     events: VecDeque<Event>,
@@ -75,6 +77,7 @@ impl Watching {
         Self {
             hub: Hub::new(config, seed),
             history: History::new(),
+            noted: Known::default(),
             config,
             events: VecDeque::new(),
             is_telling: false,
@@ -153,8 +156,8 @@ impl Proxy {
             let mut actions = Actions::new();
             self.watch.hub.handle(io.now, event, &mut actions);
             // Before anything goes out.
-            let hub = &self.watch.hub;
-            self.watch.history.raise(hub.history(), hub.revision());
+            let (history, revision) = (self.watch.hub.history(), self.watch.hub.revision());
+            self.will_show(io, history, revision);
             self.carry_out_watch(io, actions);
         }
         self.watch.is_telling = false;

@@ -1,0 +1,209 @@
+//! The histories that the store has had, and which of them each proxy is in, as far as can be told from outside.
+//!
+//! What was told before a store went back may be of two histories: up to a revision they have everything in common. A proxy that
+//! has seen no more needn't notice; one that has seen more must, unless the store passes that before it could.
+
+use etcd_proxy_core::history::Known;
+use etcd_proxy_core::time::Instant;
+use etcd_proxy_core::watch::Header;
+
+use super::ledger::Ledger;
+use crate::client::Target;
+use crate::members::Members;
+use crate::settings::Settings;
+
+/// The number of a history, from 0.
+pub(super) type Number = usize;
+
+/// What is true of one history.
+#[derive(Debug, Default)]
+pub(super) struct Story {
+    pub(super) ledger: Ledger,
+    /// Up to this revision all is as in the one before.
+    common: i64,
+    /// Cluster and member, as headers have them.
+    pub(super) ids: Vec<(u64, u64)>,
+    /// The highest revision that anybody was told of.
+    pub(super) told: i64,
+}
+
+impl Story {
+    fn cluster_id(&self) -> u64 {
+        self.ids.first().map_or(0, |(cluster, _)| *cluster)
+    }
+}
+
+/// What a proxy knows.
+#[derive(Clone, Copy, Debug, Default)]
+struct Knowledge {
+    known: Known,
+    /// No older history than this is the one that it is in.
+    number: Number,
+    /// The store has passed what it knew, and it may never notice.
+    is_misled: bool,
+    noticed: Option<Instant>,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Histories {
+    /// The last one goes on.
+    all: Vec<Story>,
+    proxies: Vec<Knowledge>,
+    /// Each client's proxy.
+    of_clients: Vec<Option<usize>>,
+}
+
+impl Histories {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let of_clients = settings.clients.iter().map(|client| match client.target {
+            Target::Proxy(proxy) => Some(proxy),
+            Target::Member(_) => None,
+        });
+        Self {
+            all: vec![Story::default()],
+            proxies: vec![Knowledge::default(); settings.proxies],
+            of_clients: of_clients.collect(),
+        }
+    }
+
+    pub(super) fn now(&self) -> Number {
+        self.all.len() - 1
+    }
+
+    pub(super) fn of(&self, number: Number) -> &Story {
+        &self.all[number]
+    }
+
+    pub(super) fn current(&self) -> &Story {
+        self.of(self.now())
+    }
+
+    pub(super) fn of_mut(&mut self, number: Number) -> &mut Story {
+        &mut self.all[number]
+    }
+
+    /// The log as it is now.
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.current().ledger
+    }
+
+    pub(super) fn ledger_mut(&mut self) -> &mut Ledger {
+        let now = self.now();
+        &mut self.all[now].ledger
+    }
+
+    /// What the cluster calls its members now.
+    pub(super) fn note_ids(&mut self, members: &Members) {
+        let now = self.now();
+        if self.all[now].ids.is_empty() {
+            let hosts = 0..members.hosts.len();
+            self.all[now].ids = hosts.map(|member| members.cluster.ids(member)).collect();
+        }
+    }
+
+    /// The store has gone back to a revision, with what was compacted then.
+    pub(super) fn begins(&mut self, revision: i64, compacted: i64) {
+        let former = self.current();
+        let story = Story {
+            ledger: former.ledger.until(revision, compacted),
+            common: revision,
+            ids: Vec::new(),
+            told: former.told.min(revision),
+        };
+        self.all.push(story);
+    }
+
+    /// Up to which revision a history has everything in common with a later one.
+    pub(super) fn common(&self, from: Number, to: Number) -> i64 {
+        let later = self.all[from + 1..=to].iter();
+        later.map(|story| story.common).min().unwrap_or(i64::MAX)
+    }
+
+    fn is_same_cluster(&self, from: Number, to: Number) -> bool {
+        self.of(from).cluster_id() == self.of(to).cluster_id()
+    }
+
+    /// Whether who was told of this revision of a history may take what comes of a later one for the same. Nothing was told yet
+    /// if it is 0.
+    pub(super) fn goes_on(&self, told: i64, from: Number, to: Number) -> bool {
+        told == 0 || told <= self.common(from, to) && self.is_same_cluster(from, to)
+    }
+
+    /// A call's write, in any history.
+    pub(super) fn written(&self, call: crate::delivery::CallTag) -> Option<i64> {
+        self.all.iter().find_map(|story| story.ledger.written(call))
+    }
+
+    /// An acknowledged delete takes its place in a history, and in those that have it in common.
+    pub(super) fn claim_delete(&mut self, number: Number, key: &[u8], revision: i64) -> bool {
+        let is_there = self.all[number].ledger.claim_delete(key, revision);
+        for later in number + 1..self.all.len() {
+            if revision <= self.common(number, later) {
+                self.all[later].ledger.claim_delete(key, revision);
+            }
+        }
+        is_there
+    }
+
+    pub(super) fn proxy_of(&self, client: usize) -> Option<usize> {
+        self.of_clients[client]
+    }
+
+    /// What a client's proxy knows.
+    pub(super) fn known_to(&self, client: usize) -> Option<Known> {
+        self.proxy_of(client).map(|proxy| self.proxies[proxy].known)
+    }
+
+    /// The histories that a proxy may be in.
+    pub(super) fn possible(&self, proxy: usize) -> impl Iterator<Item = Number> + use<> {
+        self.proxies[proxy].number..self.all.len()
+    }
+
+    /// Whether a proxy can't know which history the store has.
+    pub(super) fn is_misled(&self, proxy: usize) -> bool {
+        self.proxies[proxy].is_misled
+    }
+
+    /// Whether a proxy has noticed another history since then.
+    pub(super) fn has_noticed(&self, proxy: usize, since: Instant) -> bool {
+        self.proxies[proxy].noticed.is_some_and(|at| at >= since)
+    }
+
+    pub(super) fn knows(&mut self, proxy: usize, known: Known) {
+        self.proxies[proxy].known = known;
+    }
+
+    /// A proxy takes an answer for one of another history. It must be one.
+    pub(super) fn noticed(&mut self, now: Instant, proxy: usize, header: Header) {
+        let knowledge = self.proxies[proxy];
+        let is_that = |number: &Number| {
+            let story = self.of(*number);
+            story.cluster_id() == header.cluster_id && header.revision <= story.ledger.revision()
+        };
+        let number = (knowledge.number + 1..self.all.len()).find(is_that);
+        self.proxies[proxy] = Knowledge {
+            number: number
+                .unwrap_or_else(|| panic!("{header:?} is taken for another history by {knowledge:?}")),
+            is_misled: false,
+            noticed: Some(now),
+            ..knowledge
+        };
+    }
+
+    /// Sees who can't notice any more that the store has gone back. Gives their proxies.
+    pub(super) fn misled(&mut self) -> Vec<usize> {
+        let (now, revision) = (self.now(), self.ledger().revision());
+        let mut misled = Vec::new();
+        for proxy in 0..self.proxies.len() {
+            let knowledge = self.proxies[proxy];
+            let (at, known) = (knowledge.number, knowledge.known.revision);
+            let is_passed = at < now && known <= revision && !self.goes_on(known, at, now);
+            if is_passed && self.is_same_cluster(at, now) && !knowledge.is_misled {
+                self.proxies[proxy].is_misled = true;
+                misled.push(proxy);
+            }
+        }
+        misled
+    }
+}
