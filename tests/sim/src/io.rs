@@ -81,10 +81,20 @@ pub(crate) enum Note {
     },
     /// A member has answered a heartbeat that reached it then.
     Renewed { reached: Instant, message: Bytes },
-    /// What a proxy knows of the store's history, when it knows more.
-    Known { proxy: usize, known: Known },
-    /// A proxy takes an answer for one of another history.
-    AnotherHistory { proxy: usize, header: Header },
+    /// A member accepts a connection.
+    Accepted { link: LinkId },
+    /// What a proxy knows of the store's history, when it knows more by what came over this connection.
+    Known {
+        proxy: usize,
+        known: Known,
+        link: LinkId,
+    },
+    /// A proxy takes an answer that came over this connection for one of another history.
+    AnotherHistory {
+        proxy: usize,
+        header: Header,
+        link: LinkId,
+    },
     /// A proxy dials a member.
     Dialling { proxy: usize, member: usize },
     /// A proxy sends a probe.

@@ -130,6 +130,7 @@ impl Members {
         if !up {
             return;
         }
+        io.notes.push(Note::Accepted { link });
         let connection = Connection {
             member,
             calls: BTreeMap::new(),

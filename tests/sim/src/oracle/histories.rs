@@ -3,6 +3,8 @@
 //! What was told before a store went back may be of two histories: up to a revision they have everything in common. A proxy that
 //! has seen no more needn't notice; one that has seen more must, unless the store passes that before it could.
 
+use std::collections::BTreeMap;
+
 use etcd_proxy_core::history::Known;
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_core::watch::Header;
@@ -10,6 +12,7 @@ use etcd_proxy_core::watch::Header;
 use super::ledger::Ledger;
 use crate::client::Target;
 use crate::members::Members;
+use crate::net::LinkId;
 use crate::settings::Settings;
 
 /// The number of a history, from 0.
@@ -34,11 +37,13 @@ impl Story {
 }
 
 /// What a proxy knows.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Knowledge {
     known: Known,
-    /// No older history than this is the one that it is in.
+    /// What it is in began with an answer of this history.
     number: Number,
+    /// The highest revision that it has seen since then, by history.
+    seen: BTreeMap<Number, i64>,
     /// The store has passed what it knew, and it may never notice.
     is_misled: bool,
     noticed: Option<Instant>,
@@ -52,6 +57,8 @@ pub(super) struct Histories {
     proxies: Vec<Knowledge>,
     /// Each client's proxy.
     of_clients: Vec<Option<usize>>,
+    /// What each connection to a member tells of: members are killed when they go back.
+    of_links: BTreeMap<LinkId, Number>,
 }
 
 impl Histories {
@@ -64,6 +71,7 @@ impl Histories {
             all: vec![Story::default()],
             proxies: vec![Knowledge::default(); settings.proxies],
             of_clients: of_clients.collect(),
+            of_links: BTreeMap::new(),
         }
     }
 
@@ -170,39 +178,50 @@ impl Histories {
         self.proxies[proxy].noticed.is_some_and(|at| at >= since)
     }
 
-    pub(super) fn knows(&mut self, proxy: usize, known: Known) {
-        self.proxies[proxy].known = known;
+    /// A member accepts a connection.
+    pub(super) fn accepted(&mut self, link: LinkId) {
+        self.of_links.insert(link, self.now());
     }
 
-    /// A proxy takes an answer for one of another history. It must be one.
-    pub(super) fn noticed(&mut self, now: Instant, proxy: usize, header: Header) {
-        let knowledge = self.proxies[proxy];
-        let is_that = |number: &Number| {
-            let story = self.of(*number);
-            story.cluster_id() == header.cluster_id && header.revision <= story.ledger.revision()
-        };
-        let number = (knowledge.number + 1..self.all.len()).find(is_that);
+    /// A proxy knows more, by what has come over this connection.
+    pub(super) fn knows(&mut self, proxy: usize, known: Known, link: LinkId) {
+        let number = self.of_links[&link];
+        self.proxies[proxy].known = known;
+        self.proxies[proxy].seen.insert(number, known.revision);
+    }
+
+    /// A proxy takes an answer that has come over this connection for one of another history. It must be one.
+    pub(super) fn noticed(&mut self, now: Instant, proxy: usize, header: Header, link: LinkId) {
+        let number = self.of_links[&link];
+        let knowledge = &self.proxies[proxy];
+        let is_consistent =
+            |(seen, revision): (&Number, &i64)| self.goes_on(*revision, *seen, number.max(*seen));
+        assert!(
+            !knowledge.seen.iter().all(is_consistent),
+            "{header:?} of history {number} is taken for one of another by {knowledge:?}"
+        );
         self.proxies[proxy] = Knowledge {
-            number: number
-                .unwrap_or_else(|| panic!("{header:?} is taken for another history by {knowledge:?}")),
+            known: knowledge.known,
+            number,
+            seen: BTreeMap::new(),
             is_misled: false,
             noticed: Some(now),
-            ..knowledge
         };
     }
 
     /// Sees who can't notice any more that the store has gone back. Gives their proxies.
     pub(super) fn misled(&mut self) -> Vec<usize> {
         let (now, revision) = (self.now(), self.ledger().revision());
-        let mut misled = Vec::new();
-        for proxy in 0..self.proxies.len() {
-            let knowledge = self.proxies[proxy];
-            let (at, known) = (knowledge.number, knowledge.known.revision);
-            let is_passed = at < now && known <= revision && !self.goes_on(known, at, now);
-            if is_passed && self.is_same_cluster(at, now) && !knowledge.is_misled {
-                self.proxies[proxy].is_misled = true;
-                misled.push(proxy);
-            }
+        let is_passed = |knowledge: &Knowledge| {
+            let mut lost = knowledge.seen.iter();
+            knowledge.known.revision <= revision
+                && lost.any(|(seen, at)| *at > self.common(*seen, now) && self.is_same_cluster(*seen, now))
+        };
+        let proxies = self.proxies.iter().enumerate();
+        let misled = proxies.filter(|(_, knowledge)| !knowledge.is_misled && is_passed(knowledge));
+        let misled: Vec<usize> = misled.map(|(proxy, _)| proxy).collect();
+        for proxy in &misled {
+            self.proxies[*proxy].is_misled = true;
         }
         misled
     }

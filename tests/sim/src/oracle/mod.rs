@@ -319,10 +319,11 @@ impl Oracle {
                     let history = self.histories.now();
                     self.record_mut(call).replies.push((answer, link, history));
                 }
-                Note::Known { proxy, known } => self.histories.knows(proxy, known),
-                Note::AnotherHistory { proxy, header } => {
+                Note::Accepted { link } => self.histories.accepted(link),
+                Note::Known { proxy, known, link } => self.histories.knows(proxy, known, link),
+                Note::AnotherHistory { proxy, header, link } => {
                     io.count(Situation::HistoryNoticed);
-                    self.histories.noticed(io.now, proxy, header);
+                    self.histories.noticed(io.now, proxy, header, link);
                 }
                 Note::MemberReset { call } => self.record_mut(call).member_reset = true,
                 Note::NotProcessed { call } => self.record_mut(call).not_processed += 1,

@@ -215,6 +215,7 @@ impl Proxy {
         let connection = self.connections.get_mut(&id).expect("what has a link lives");
         connection.reads += 1;
         connection.read_at = io.now;
+        self.heard_from = Some(link);
         match frame {
             Frame::Answer(stream, answer) => match connection.users.remove(&stream) {
                 Some(User::Call(call)) => self.call_answered(io, call, id, answer),

@@ -90,6 +90,8 @@ pub(crate) struct Proxy {
     clients: BTreeMap<LinkId, Client>,
     calls: BTreeMap<u64, Call>,
     next_call: u64,
+    /// The connection over which a member last said something.
+    heard_from: Option<LinkId>,
     watch: Watching,
     lease: Leasing,
 }
@@ -126,6 +128,7 @@ impl Proxy {
             clients: BTreeMap::new(),
             calls: BTreeMap::new(),
             next_call: 0,
+            heard_from: None,
             watch: Watching::new(config.watch, index, io.rng.u64(..)),
             lease: Leasing::new(config.lease, index, io.rng.u64(..)),
         }

@@ -47,7 +47,9 @@ impl World {
     /// The store goes back somewhere.
     pub(super) fn go_back(&mut self, time: Duration) {
         let rng = &mut self.past.rng;
-        let former = rng.choice(0..self.past.saved.len());
+        // Mostly not the last one: a store that lost little soon has as much as before, and nobody can tell.
+        let kept = self.past.saved.len();
+        let former = (kept > 0).then(|| rng.usize(..kept).min(rng.usize(..kept)));
         let (is_new, wipes) = (rng.u8(..3) == 0, rng.u8(..6) == 0);
         let saved = match former {
             Some(former) if !wipes => self.past.saved[former].clone(),

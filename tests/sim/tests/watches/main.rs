@@ -3,6 +3,7 @@
 //! the members') is held by the world's oracle.
 
 mod cost;
+mod history;
 mod loss;
 mod manners;
 mod trouble;

@@ -57,8 +57,9 @@ impl Proxy {
         let verdict = self.watch.history.answered(asked, shows);
         match verdict {
             Verdict::Another => {
-                let proxy = self.index;
-                io.notes.push(Note::AnotherHistory { proxy, header });
+                let (proxy, link) = (self.index, self.heard_from);
+                let link = link.expect("members have said something");
+                io.notes.push(Note::AnotherHistory { proxy, header, link });
                 let number = self.watch.known().history;
                 self.tell(io, watch::Event::History(number));
                 self.tell_router(io, lease::Event::History(number));
@@ -80,8 +81,9 @@ impl Proxy {
     fn note_known(&mut self, io: &mut Io) {
         let known = self.watch.known();
         if std::mem::replace(&mut self.watch.noted, known) != known {
-            let proxy = self.index;
-            io.notes.push(Note::Known { proxy, known });
+            let (proxy, link) = (self.index, self.heard_from);
+            let link = link.expect("members have said something");
+            io.notes.push(Note::Known { proxy, known, link });
         }
     }
 }
