@@ -70,6 +70,8 @@ pub(crate) struct World {
     pub(crate) opened: usize,
     /// The most steps that the hub has done in one event.
     pub(crate) most_steps: u64,
+    /// The most actions of one event.
+    pub(crate) most_actions: usize,
     /// Everything the hub did, for comparing runs.
     pub(crate) trace: u64,
     /// Print everything.
@@ -102,6 +104,7 @@ impl World {
             probes: 0,
             opened: 0,
             most_steps: 0,
+            most_actions: 0,
             trace: 0,
             is_told: false,
         }
@@ -155,6 +158,7 @@ impl World {
         let before = self.hub.stats().steps;
         self.hub.handle(self.now, event, &mut actions);
         self.most_steps = self.most_steps.max(self.hub.stats().steps - before);
+        self.most_actions = self.most_actions.max(actions.len());
         // Before anything goes out.
         self.history.raise(self.hub.history(), self.hub.revision());
         self.carry_out(actions);
@@ -563,7 +567,8 @@ impl World {
                 }
             }
             for client in 0..self.clients.len() {
-                while !self.clients[client].stopped && self.take(client) {
+                // The hub's work may end some meanwhile.
+                while self.clients.get(client).is_some_and(|client| !client.stopped) && self.take(client) {
                     more = true;
                 }
             }

@@ -101,11 +101,14 @@ impl Hub {
         actions: &mut Actions,
     ) -> Port {
         let mut encoded = Encoded::default();
+        // The stream of a live source isn't lost when that has something to give.
+        let is_catch_up = self.sources[source].kind == UpstreamKind::CatchUp;
         let mut at = 0;
         while let Some(id) = port.get(at).copied() {
             let watcher = &self.watchers[id];
-            if watcher.doubt != Doubt::None || self.is_full(watcher.client) {
-                self.fall_behind(id, source, batch.first());
+            let is_doubted = watcher.doubt != Doubt::None || is_catch_up && self.will_be_doubted(id);
+            if is_doubted || self.is_full(watcher.client) {
+                self.fall_behind(id, source, batch.first(), is_doubted);
                 port.swap_remove(at);
                 if let Some(moved) = port.get(at) {
                     self.watchers[*moved].place = Place::InStep(source, at);
@@ -123,19 +126,20 @@ impl Hub {
     }
 
     /// A watcher leaves the broadcast, for its client is slow or it isn't known whether it may have this.
-    fn fall_behind(&mut self, id: WatcherId, source: SourceId, first: i64) {
+    fn fall_behind(&mut self, id: WatcherId, source: SourceId, first: i64, is_doubted: bool) {
         let watcher = &mut self.watchers[id];
         watcher.next = watcher.next.max(first);
-        let is_slow = watcher.doubt == Doubt::None;
         let client = watcher.client;
-        self.stats.lagged += u64::from(is_slow && self.clients.contains_key(client));
+        self.stats.lagged += u64::from(!is_doubted && self.clients.contains_key(client));
         if watcher.live == Some(source) {
             self.count_behind(client, true);
-        }
-        if is_slow {
-            self.line_up(id);
         } else {
+            self.sources[source].take_owner(&watcher.credentials);
+        }
+        if is_doubted {
             self.watchers[id].place = Place::Lagging;
+        } else {
+            self.line_up(id);
         }
     }
 

@@ -1,15 +1,16 @@
 //! Watchers that are behind, on their way to being in step.
 
-use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
 use super::Hub;
-use super::state::{Doubt, Place, Source, SourceId, Watcher, WatcherId};
-use super::work::Work;
+use super::state::{Doubt, Needs, Place, Seen, Source, SourceId, Watcher, WatcherId};
+use super::work::{Work, next_of};
 use crate::range::KeyRange;
 use crate::time::Instant;
 use crate::watch::types::{Actions, ClientId, UpstreamKind};
+
+/// So many clients are asked whether a catch-up that all of them need may be theirs, besides the first who needs it.
+const HOSTS_MAX: usize = 64;
 
 impl Hub {
     /// Brings a watcher as far as it can come: in step with its live source or, if it must, with a catch-up. The client
@@ -19,16 +20,14 @@ impl Hub {
             let watcher = &self.watchers[id];
             let client = watcher.client;
             let Some(live) = watcher.live else { return };
-            if watcher.doubt != Doubt::None {
+            if watcher.doubt != Doubt::None || self.will_be_doubted(id) {
                 // It goes on when it is known that it may.
-                let range = watcher.range.clone();
-                self.stop_waiting(&range, id);
+                self.stop_waiting(id);
                 self.watchers[id].place = Place::Lagging;
                 return;
             }
             if self.is_full(client) {
-                let range = watcher.range.clone();
-                self.stop_waiting(&range, id);
+                self.stop_waiting(id);
                 self.line_up(id);
                 return;
             }
@@ -70,10 +69,17 @@ impl Hub {
 
     /// A watcher has all that a source has: it gets what comes from now on.
     fn step_in(&mut self, id: WatcherId, source_id: SourceId) {
-        let range = self.watchers[id].range.clone();
-        self.stop_waiting(&range, id);
+        self.stop_waiting(id);
+        let (range, credentials) = {
+            let watcher = &self.watchers[id];
+            (watcher.range.clone(), watcher.credentials.clone())
+        };
         let next = self.note_position(source_id);
-        let port = self.sources[source_id].port(&range);
+        let source = &mut self.sources[source_id];
+        if source.kind == UpstreamKind::CatchUp {
+            *source.owners.entry(credentials).or_default() += 1;
+        }
+        let port = source.port(&range);
         port.push(id);
         let at = port.len() - 1;
         let watcher = &mut self.watchers[id];
@@ -95,62 +101,70 @@ impl Hub {
         let watcher = &mut self.watchers[id];
         watcher.place = Place::Waiting;
         let catch_up = self.catch_ups.entry(watcher.range.clone()).or_default();
-        catch_up.waiting.insert(id);
+        if catch_up.waiting.insert((watcher.next, id)) {
+            *catch_up.clients.entry(watcher.client).or_default() += 1;
+            catch_up.prev_wanted += usize::from(watcher.variant.prev_kv);
+        }
         // At the end of the event, so that those who need one at the same time share it.
         self.stirred.ranges.insert(watcher.range.clone());
     }
 
-    pub(super) fn stop_waiting(&mut self, range: &KeyRange, id: WatcherId) {
-        if let Some(catch_up) = self.catch_ups.get_mut(range)
-            && catch_up.waiting.remove(&id)
-            && catch_up.waiting.is_empty()
-            && catch_up.source.is_none()
-        {
-            self.catch_ups.remove(range);
+    pub(super) fn stop_waiting(&mut self, id: WatcherId) {
+        let watcher = &self.watchers[id];
+        let Some(catch_up) = self.catch_ups.get_mut(&watcher.range) else {
+            return;
+        };
+        if !catch_up.waiting.remove(&(watcher.next, id)) {
+            return;
+        }
+        catch_up.prev_wanted -= usize::from(watcher.variant.prev_kv);
+        if let Some(of_client) = catch_up.clients.get_mut(&watcher.client) {
+            *of_client -= 1;
+            if *of_client == 0 {
+                catch_up.clients.remove(&watcher.client);
+            }
+        }
+        if catch_up.waiting.is_empty() && catch_up.source.is_none() {
+            self.catch_ups.remove(&watcher.range);
         }
     }
 
     /// Begins a catch-up for all who wait for one of this range, unless one runs.
-    pub(super) fn start_catch_up(&mut self, now: Instant, range: &KeyRange, actions: &mut Actions) {
+    pub(super) fn start_catch_up(&mut self, range: &KeyRange, actions: &mut Actions) {
+        self.stats.steps += 1;
         let room = self.catch_up_room();
-        let Some(catch_up) = self.catch_ups.get_mut(range) else {
+        let Some(catch_up) = self.catch_ups.get(range) else {
             return;
         };
-        if let Some(source) = catch_up.source
-            && self.upstreams[self.sources[source].upstream].trusts_progress
-        {
-            return;
-        }
-        let waiting = core::mem::take(&mut catch_up.waiting);
-        // Those whose client is gone are forgotten anyway.
-        let is_there = |watcher: &&Watcher| self.clients.contains_key(watcher.client);
-        let watchers = || waiting.iter().map(|id| &self.watchers[*id]).filter(is_there);
-        let Some(first) = watchers().min_by_key(|watcher| watcher.next) else {
-            if catch_up.source.is_none() {
-                self.catch_ups.remove(range);
-            }
+        let Some((next, first)) = catch_up.waiting.first().copied() else {
             return;
         };
-        let next = first.next;
-        let has_room = |watcher: &&Watcher| self.clients[watcher.client].catching_up < room;
-        let host = watchers().filter(has_room).min_by_key(|watcher| watcher.next);
-        let host = host.map(|watcher| (watcher.credentials.clone(), watcher.client));
-        let Some((credentials, client)) = host.or_else(|| catch_up.source.map(|_| (None, first.client)))
-        else {
-            let client = first.client;
-            self.clients[client].deferred.insert(range.clone());
-            catch_up.waiting = waiting;
-            return;
-        };
-        let prev = watchers().any(|watcher| watcher.variant.prev_kv);
         if let Some(source) = catch_up.source {
-            // Its end can't be known for certain, so nobody waits for it.
-            self.rewind(source, next, prev, actions);
-            for id in waiting {
-                self.advance(now, id, actions);
+            if !self.upstreams[self.sources[source].upstream].trusts_progress {
+                // Its end can't be known for certain, so nobody waits for it.
+                self.rewind(source, actions);
             }
             return;
         }
+        // Those whose client is gone are forgotten anyway, and the catch-up ends if it is for nobody.
+        let has_room = |client: &ClientId| {
+            let client = self.clients.get(*client);
+            client.is_none_or(|client| client.catching_up < room)
+        };
+        let first = &self.watchers[first];
+        let others = catch_up.clients.keys().take(HOSTS_MAX);
+        let host = core::iter::once(&first.client)
+            .chain(others)
+            .find(|id| has_room(id));
+        let Some(client) = host.copied() else {
+            if let Some(client) = self.clients.get_mut(first.client) {
+                client.deferred.insert(range.clone());
+            }
+            return;
+        };
+        let credentials = self.clients.get(client).map(|client| &client.caller.credentials);
+        let credentials = credentials.unwrap_or(&first.credentials).clone();
+        let prev = catch_up.prev_wanted > 0;
         let source = self.new_source(
             UpstreamKind::CatchUp,
             range.clone(),
@@ -159,16 +173,37 @@ impl Hub {
             (credentials, Some(client)),
             actions,
         );
-        self.clients[client].catching_up += 1;
+        if let Some(client) = self.clients.get_mut(client) {
+            client.catching_up += 1;
+        }
         self.stats.catch_ups += 1;
         if let Some(catch_up) = self.catch_ups.get_mut(range) {
             catch_up.source = Some(source);
         }
-        self.stats.steps += waiting.len() as u64;
-        for id in waiting {
-            self.advance(now, id, actions);
-        }
-        self.end_catch_up_if_unheard(source, actions);
+        self.begin(Work::Board(source, None));
+    }
+
+    /// Has the next watcher that waits for a catch-up join it. Whether there may be more.
+    pub(super) fn board_one(
+        &mut self,
+        now: Instant,
+        id: SourceId,
+        after: &mut Option<Needs>,
+        actions: &mut Actions,
+    ) -> bool {
+        let Some(source) = self.sources.get(id) else {
+            return false;
+        };
+        let catch_up = self.catch_ups.get(&source.range);
+        let catch_up = catch_up.filter(|catch_up| catch_up.source == Some(id));
+        let next = catch_up.and_then(|catch_up| next_of(&catch_up.waiting, *after));
+        let Some(next) = next else {
+            self.end_catch_up_if_unheard(id, actions);
+            return false;
+        };
+        *after = Some(next);
+        self.advance(now, next.1, actions);
+        true
     }
 
     /// How many catch-ups one client may have. Where a server's progress isn't trusted only an event tells that one has
@@ -190,40 +225,67 @@ impl Hub {
     }
 
     /// A catch-up of a client's has ended: others have their turn.
-    pub(super) fn catch_up_ended(&mut self, client: ClientId) {
-        let room = self.catch_up_room();
-        let Some(client) = self.clients.get_mut(client) else {
+    pub(super) fn catch_up_ended(&mut self, id: ClientId) {
+        let Some(client) = self.clients.get_mut(id) else {
             return;
         };
         client.catching_up -= 1;
-        let mut room = room.saturating_sub(client.catching_up);
-        while room > 0
-            && let Some(range) = client.deferred.pop_first()
-        {
-            let catch_up = self.catch_ups.get(&range);
-            if catch_up.is_some_and(|catch_up| catch_up.source.is_none()) {
-                self.stirred.ranges.insert(range);
-                room -= 1;
-            }
+        if !client.deferred.is_empty() && !core::mem::replace(&mut client.is_resuming, true) {
+            self.begin(Work::Resume(id));
         }
     }
 
-    /// Has a catch-up source begin anew, earlier than it did. Those who are in step with it remember how far they are.
-    fn rewind(&mut self, id: SourceId, next: i64, prev: bool, actions: &mut Actions) {
+    /// Begins the next catch-up of a client's that waits for others to end, if there is room. Whether there was one.
+    pub(super) fn resume_one(&mut self, id: ClientId, actions: &mut Actions) -> bool {
+        let room = self.catch_up_room();
+        let Some(client) = self.clients.get_mut(id) else {
+            return false;
+        };
+        let has_room = client.catching_up < room;
+        let Some(range) = has_room.then(|| client.deferred.pop_first()).flatten() else {
+            client.is_resuming = false;
+            return false;
+        };
+        self.start_catch_up(&range, actions);
+        true
+    }
+
+    /// Has a catch-up source begin anew, earlier than it did.
+    fn rewind(&mut self, id: SourceId, actions: &mut Actions) {
         self.withdraw(id, actions);
         self.forget_history(id);
         let source = &mut self.sources[id];
-        for watcher in &source.whole {
-            let watcher = &mut self.watchers[*watcher];
-            watcher.next = watcher.next.max(source.next);
+        if !core::mem::replace(&mut source.is_rewinding, true) {
+            self.begin(Work::Rewind(id, Seen::default()));
         }
+    }
+
+    /// Has the next of those who are in step with a source that is about to begin anew remember how far it is. Then the source
+    /// goes back. Whether there may be more to do.
+    pub(super) fn rewind_one(&mut self, id: SourceId, seen: &mut Seen, actions: &mut Actions) -> bool {
+        let Some(source) = self.sources.get(id) else {
+            return false;
+        };
+        let position = source.next;
+        if let Some(watcher) = self.next_seen(id, seen) {
+            let watcher = &mut self.watchers[watcher];
+            watcher.next = watcher.next.max(position);
+            return true;
+        }
+        self.withdraw(id, actions);
+        let source = &mut self.sources[id];
+        source.is_rewinding = false;
+        let catch_up = self.catch_ups.get(&source.range);
+        let waiting = catch_up.and_then(|catch_up| catch_up.waiting.first().copied());
         // Some may wait for previous pairs only, and not be behind it.
-        let next = next.min(source.next);
+        let next = waiting.map_or(source.next, |(next, _)| next.min(source.next));
         source.next = next;
         source.floor = next;
         source.prev_floor = next;
-        source.prev_asked |= prev;
+        source.prev_asked |= catch_up.is_some_and(|catch_up| catch_up.prev_wanted > 0);
         self.queue_source(id);
+        self.begin(Work::Board(id, None));
+        false
     }
 
     /// A catch-up source has come further: those whose next revision the live source has go over to it.
@@ -260,65 +322,6 @@ impl Hub {
             self.advance(now, watcher_id, actions);
         }
         true
-    }
-
-    /// A source of a server that has compacted what it was to go on with: those of its watchers who need that are
-    /// cancelled, and it goes on from there for the others.
-    pub(super) fn compacted(&mut self, now: Instant, id: SourceId, compacted: i64, actions: &mut Actions) {
-        self.compact_revision = self.compact_revision.max(compacted);
-        self.withdraw(id, actions);
-        let source = &self.sources[id];
-        let next = source.next;
-        let mut concerned: Vec<WatcherId> = match self.catch_ups.get(&source.range) {
-            // Those who wait for the next catch-up would only hear it later.
-            Some(catch_up) if source.kind == UpstreamKind::CatchUp => {
-                catch_up.waiting.iter().copied().collect()
-            }
-            _ => Vec::new(),
-        };
-        concerned.extend(&source.whole);
-        concerned.extend(source.keys.values().flatten());
-        concerned.extend(source.ranges.values().flatten());
-        let is_lost = |id: &WatcherId| {
-            let watcher = &self.watchers[*id];
-            let reached = match watcher.place {
-                Place::InStep(..) => watcher.next.max(next),
-                Place::Starting(_) | Place::Lagging | Place::Waiting => watcher.next,
-            };
-            // Those whose client is gone are forgotten anyway.
-            reached < compacted && self.clients.contains_key(watcher.client)
-        };
-        concerned.retain(is_lost);
-        self.stats.compacted += concerned.len() as u64;
-        self.stats.steps += concerned.len() as u64;
-        // All of them, before the source moves: those who leave it take its position with them.
-        let mut disowned = BTreeSet::new();
-        for watcher in concerned {
-            self.tell_canceled(watcher, compacted, "", actions);
-            disowned.extend(self.forget_watcher(watcher, actions));
-        }
-        // A catch-up ends with the last who needs it.
-        let Some(source) = self.sources.get_mut(id) else {
-            for id in disowned {
-                self.disown(id, actions);
-            }
-            return;
-        };
-        // Those who are left go on with what the server has, and nobody may think that it has what came before.
-        if compacted > source.next {
-            source.next = compacted;
-            source.floor = compacted;
-            source.prev_floor = compacted;
-            self.forget_history(id);
-            self.queue_source(id);
-        } else {
-            // It had no reason to.
-            self.rest(now, id);
-        }
-        for id in disowned {
-            self.disown(id, actions);
-        }
-        self.merge(id);
     }
 }
 

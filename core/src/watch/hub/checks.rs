@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use super::Hub;
+use super::starts::is_no_leader;
 use super::state::{Check, CheckState, Credentials, Question, Timer, WatcherId};
 use super::work::Work;
 use crate::history::is_plausible;
@@ -17,6 +18,9 @@ use crate::watch::types::{Action, Actions, CheckId, Header, Status};
 
 /// The key that those ask about who have no credentials: they may read all keys or none.
 const ANY_KEY: Bytes = Bytes::from_static(b"\0");
+
+/// Of those who wait for a question so many are looked for at once that are gone. If there are more, nobody may need the answer.
+const GONE_MAX: usize = 16;
 
 impl Question {
     /// The revision of the store, for somebody who wants to read this range.
@@ -50,14 +54,18 @@ impl Question {
 impl Hub {
     /// Has a watcher wait for the answer to a question that is asked from now on.
     pub(super) fn wonder(&mut self, question: Question, watcher: WatcherId) {
-        self.wonder_all(question, &[watcher]);
+        self.wait_for(question, watcher);
+        self.send_questions();
     }
 
-    /// Has watchers wait for the answer to a question that is asked from now on.
-    pub(super) fn wonder_all(&mut self, question: Question, watchers: &[WatcherId]) {
+    /// The same, of one of several after whom questions are [sent](Self::send_questions).
+    pub(super) fn wait_for(&mut self, question: Question, watcher: WatcherId) {
         let id = self.check(question);
-        self.checks[id].next.extend_from_slice(watchers);
-        self.send_questions();
+        let next = &mut self.checks[id].next;
+        match next.last_mut() {
+            Some(last) => last.push(watcher),
+            None => next.push(alloc::vec![watcher]),
+        }
     }
 
     /// Asks a question from now on because it is in doubt whether the store is still the same.
@@ -111,7 +119,7 @@ impl Hub {
     }
 
     /// Begins to send the questions whose turn has come.
-    fn send_questions(&mut self) {
+    pub(super) fn send_questions(&mut self) {
         if !core::mem::replace(&mut self.is_asking, true) {
             self.begin(Work::Ask);
         }
@@ -125,10 +133,16 @@ impl Hub {
         };
         let check = &mut self.checks[id];
         // Those who are gone needn't be looked for, as long as somebody waits.
-        while let Some(last) = check.next.last()
-            && !self.watchers.contains_key(*last)
-        {
-            check.next.pop();
+        for _ in 0..GONE_MAX {
+            match check.next.last_mut().map(|list| (list.last().copied(), list)) {
+                Some((Some(last), list)) if !self.watchers.contains_key(last) => {
+                    list.pop();
+                }
+                Some((None, _)) => {
+                    check.next.pop();
+                }
+                _ => break,
+            }
         }
         if check.next.is_empty() && !check.store_next {
             self.forget_check(id);
@@ -156,13 +170,7 @@ impl Hub {
         true
     }
 
-    pub(super) fn answered(
-        &mut self,
-        now: Instant,
-        id: CheckId,
-        answer: Result<Header, Status>,
-        actions: &mut Actions,
-    ) {
+    pub(super) fn answered(&mut self, now: Instant, id: CheckId, answer: Result<Header, Status>) {
         let Some(check) = self
             .checks
             .get_mut(id)
@@ -185,12 +193,16 @@ impl Hub {
         if let Verdict::Unknown(status) = verdict {
             check.state = CheckState::Resting;
             check.store_next |= was_about_store;
-            check.next.splice(0..0, waiting.iter().copied());
             let failures = check.failures;
             check.failures = failures.saturating_add(1);
             let wait = self.backoff(failures);
             self.timers.set(Timer::Check(id), now + wait);
-            self.check_failed(&waiting, &status, actions);
+            if is_no_leader(&status) && !self.leader_clients.is_empty() {
+                let waiting = waiting.into_iter().flatten();
+                self.begin(Work::Fail(waiting, question, status));
+            } else {
+                self.checks[id].next.extend(waiting);
+            }
             self.send_questions();
             return;
         }
@@ -203,7 +215,7 @@ impl Hub {
             self.saw(*header);
         }
         self.begin(Work::Learn {
-            waiting: waiting.into_iter(),
+            waiting: waiting.into_iter().flatten(),
             verdict,
             question,
             losses,

@@ -34,6 +34,7 @@ impl Hub {
             progress: None,
             catching_up: 0,
             deferred: BTreeSet::new(),
+            is_resuming: false,
         });
         if require_leader {
             self.leader_clients.insert(id);
@@ -207,8 +208,10 @@ impl Hub {
             return;
         };
         self.stats.outbox_bytes -= client.queued;
-        // Others may wait for them.
-        self.stirred.ranges.extend(client.deferred);
+        if !client.deferred.is_empty() {
+            // Others may wait for them.
+            self.begin(Work::CatchUp(client.deferred.into_iter()));
+        }
         let created = client.watchers.into_values();
         let starting = client.steps.into_iter();
         if created.len() + starting.len() > 0 {

@@ -4,63 +4,48 @@
 //! on meanwhile, each with the credentials of somebody whom the server lets in.
 
 use alloc::borrow::Cow;
-use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::vec::Vec;
 
 use super::Hub;
 use super::checks::{PERMISSION_DENIED, UNAVAILABLE, Verdict};
 use super::starts::refusal;
-use super::state::{Doubt, Place, Question, SourceId, SourceState, Timer, WatcherId};
+use super::state::{Doubt, Place, Question, Seen, SourceId, SourceState, Timer, WatcherId};
 use super::work::Work;
 use crate::time::Instant;
-use crate::watch::types::{Actions, ClientId, Status, UpstreamKind};
+use crate::watch::types::{Actions, Status};
 
 impl Hub {
-    /// The stream of these sources is lost: all whom they serve are asked about.
-    pub(super) fn doubt(&mut self, now: Instant, sources: &BTreeSet<SourceId>) {
-        self.losses += 1;
-        let mut questions: BTreeMap<Question, Vec<WatcherId>> = BTreeMap::new();
-        for id in sources {
-            let source = &self.sources[*id];
-            let watchers: Vec<WatcherId> = match source.kind {
-                UpstreamKind::Live => source.members.iter().copied().collect(),
-                UpstreamKind::CatchUp => source.whole.clone(),
-                UpstreamKind::Leader => Vec::new(),
-            };
-            let is_live = source.kind == UpstreamKind::Live;
-            self.stats.steps += watchers.len() as u64;
-            for watcher in watchers {
-                if let Some(question) = self.doubt_one(watcher) {
-                    questions.entry(question).or_default().push(watcher);
-                    if !is_live {
-                        self.limit_doubts_of(now, watcher);
-                    }
-                }
-            }
-        }
-        for (question, watchers) in questions {
-            self.wonder_all(question, &watchers);
-        }
-    }
-
-    /// Answers what must be asked about a watcher, if it isn't being asked anyway.
-    fn doubt_one(&mut self, id: WatcherId) -> Option<Question> {
+    /// A watcher that a lost stream served is asked about, if it isn't anyway.
+    pub(super) fn doubt_one(&mut self, id: WatcherId) {
         let watcher = &mut self.watchers[id];
         // Those whose client is gone are forgotten anyway.
-        let client = self.clients.get_mut(watcher.client)?;
+        let Some(client) = self.clients.get_mut(watcher.client) else {
+            return;
+        };
         let losses = self.losses;
         if core::mem::replace(&mut watcher.doubt, Doubt::Asked { losses }) != Doubt::None {
             // It waits for an answer, and asks again if that is older than this.
-            return None;
+            return;
         }
         client.doubted += 1;
         let question = Question::permission(watcher.credentials.clone(), &watcher.range);
-        if matches!(watcher.place, Place::Waiting) {
-            let range = watcher.range.clone();
-            self.stop_waiting(&range, id);
+        let is_waiting = matches!(watcher.place, Place::Waiting);
+        if let Some(live) = watcher.live {
+            self.sources[live].doubted += 1;
+        }
+        if is_waiting {
+            self.stop_waiting(id);
             self.watchers[id].place = Place::Lagging;
         }
-        Some(question)
+        self.wait_for(question, id);
+    }
+
+    /// Whether a watcher will be in doubt: the stream of its live source is lost, and its turn to be asked about is yet to come.
+    pub(super) fn will_be_doubted(&self, id: WatcherId) -> bool {
+        let live = self.watchers[id].live;
+        let source = live.and_then(|live| self.sources.get(live));
+        let upstream = source.and_then(|source| self.upstreams.get(source.upstream));
+        let lost = upstream.and_then(|upstream| upstream.lost);
+        lost.is_some_and(|lost| lost.source != live || lost.seen.member.is_none_or(|last| last < id))
     }
 
     /// Those who wait for their permission have waited for long enough, some time from now: their source runs, so
@@ -81,23 +66,36 @@ impl Hub {
 
     /// A live source runs.
     pub(super) fn doubts_begin(&mut self, now: Instant, id: SourceId) {
-        let mut members = self.sources[id].members.iter();
-        if members.any(|watcher| self.watchers[*watcher].doubt != Doubt::None) {
+        if self.sources[id].doubted > 0 {
             self.limit_doubts(now, id);
         }
     }
 
+    /// Those watchers of a source have waited for too long that are in doubt by now.
     pub(super) fn doubts_timed_out(&mut self, id: SourceId) {
-        let Some(source) = self.sources.get(id) else {
-            return;
+        if self.sources.contains_key(id) {
+            self.begin(Work::EndDoubted(id, Seen::default(), self.losses));
+        }
+    }
+
+    /// Ends the client's stream of the next watcher of a source that was in doubt when so many streams had been lost. Whether
+    /// there may be more.
+    pub(super) fn end_next_doubted(
+        &mut self,
+        id: SourceId,
+        seen: &mut Seen,
+        losses: u64,
+        actions: &mut Actions,
+    ) -> bool {
+        let Some(watcher) = self.next_seen(id, seen) else {
+            return false;
         };
-        let watchers = source.members.iter().map(|watcher| &self.watchers[*watcher]);
-        let waiting = watchers.filter(|watcher| watcher.doubt != Doubt::None);
-        let clients: BTreeSet<ClientId> = waiting.map(|watcher| watcher.client).collect();
-        self.stats.steps += source.members.len() as u64;
-        let message = "etcdserver: request timed out, possibly due to connection lost";
-        let status = Status::new(UNAVAILABLE, message);
-        self.begin(Work::End(clients.into_iter(), status));
+        let watcher = &self.watchers[watcher];
+        if matches!(watcher.doubt, Doubt::Asked { losses: asked } if asked <= losses) {
+            let message = "etcdserver: request timed out, possibly due to connection lost";
+            self.end_client(watcher.client, Status::new(UNAVAILABLE, message), actions);
+        }
+        true
     }
 
     /// It is known whether a watcher may go on.
@@ -124,6 +122,9 @@ impl Hub {
                 watcher.doubt = Doubt::None;
                 let goes_on = matches!(watcher.place, Place::Lagging) && !watcher.is_in_line;
                 let client = watcher.client;
+                if let Some(live) = watcher.live {
+                    self.sources[live].doubted -= 1;
+                }
                 if let Some(client) = self.clients.get_mut(client) {
                     client.doubted -= 1;
                 }

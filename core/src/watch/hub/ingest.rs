@@ -1,14 +1,12 @@
 //! What servers say.
 
 use alloc::borrow::Cow;
-use alloc::collections::BTreeSet;
-use alloc::vec::Vec;
 
 use bytes::Bytes;
 
 use super::Hub;
 use super::checks::{INVALID_ARGUMENT, PERMISSION_DENIED, UNAUTHENTICATED, is_denial};
-use super::state::{Created, NO_WATCHER, SourceId, SourceState, WatcherId};
+use super::state::{Created, NO_WATCHER, SourceId, SourceState};
 use crate::history::is_plausible;
 use crate::time::Instant;
 use crate::watch::batch::Batch;
@@ -139,42 +137,13 @@ impl Hub {
 
     fn source_canceled(&mut self, now: Instant, id: SourceId, response: &Response, actions: &mut Actions) {
         if response.compact_revision > 0 {
-            self.compacted(now, id, response.compact_revision, actions);
+            self.compacted(id, response.compact_revision, actions);
             return;
         }
         self.withdraw(id, actions);
         match denial(&response.cancel_reason) {
-            Some(status) => self.denied(now, id, &status, &response.cancel_reason, actions),
+            Some(status) => self.denied(id, status, &response.cancel_reason),
             None => self.rest(now, id),
-        }
-    }
-
-    /// A source may not be watched any more with the credentials that it was watched with. Who has these loses it, and
-    /// nobody else does.
-    fn denied(&mut self, now: Instant, id: SourceId, status: &Status, reason: &str, actions: &mut Actions) {
-        let source = &self.sources[id];
-        let credentials = self.upstreams[source.upstream].credentials.clone();
-        let watchers: BTreeSet<WatcherId> = match source.kind {
-            UpstreamKind::Live => source.members.clone(),
-            UpstreamKind::CatchUp | UpstreamKind::Leader => source.whole.iter().copied().collect(),
-        };
-        let is_concerned = |watcher: &&WatcherId| {
-            let watcher = &self.watchers[**watcher];
-            let is_there = self.clients.contains_key(watcher.client);
-            is_there && watcher.credentials == credentials && watcher.range == source.range
-        };
-        let concerned: Vec<WatcherId> = watchers.iter().filter(is_concerned).copied().collect();
-        self.stats.denied += concerned.len() as u64;
-        self.stats.steps += watchers.len() as u64;
-        for watcher in concerned {
-            self.deny(watcher, status, reason, actions);
-        }
-        // The last of them may have ended it.
-        if self.sources.get(id).is_some_and(|source| !source.is_ending) {
-            match self.hosts(id).into_iter().find(|host| *host != credentials) {
-                Some(host) => self.rehost(id, host, actions),
-                None => self.rest(now, id),
-            }
         }
     }
 }

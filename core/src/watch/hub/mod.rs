@@ -1,12 +1,14 @@
 //! The hub itself: its doors, and which part of it an event or a timer is for.
 
 mod broadcast;
+mod cancels;
 mod catch_up;
 mod checks;
 mod clients;
 mod doubts;
 mod histories;
 mod ingest;
+mod losses;
 mod progress;
 mod shares;
 mod sources;
@@ -174,7 +176,7 @@ impl Hub {
             Event::ProgressTrusted(id, trusted) => self.trust_progress(now, id, trusted, actions),
             Event::UpstreamEnded(id, status) => self.upstream_ended(now, id, &status, actions),
             Event::UpstreamSuperseded(id) => self.upstream_superseded(now, id, actions),
-            Event::Answered(id, answer) => self.answered(now, id, answer, actions),
+            Event::Answered(id, answer) => self.answered(now, id, answer),
             Event::Compacted(revision) => self.compact_revision = self.compact_revision.max(revision),
             Event::History(number) => self.another_history(number, actions),
             Event::Timeout => {
@@ -219,7 +221,7 @@ impl Hub {
             Timer::Linger(id) => self.close_if_idle(id, actions),
             Timer::Recreate(id) => self.queue_source(id),
             Timer::Ask(id) => self.ask_timer(now, id, actions),
-            Timer::Positions => self.ask_positions(now, actions),
+            Timer::Positions => self.ask_positions(now),
             Timer::Notify => self.notify_all(now),
             Timer::Progress(id) => self.forget_progress(id),
             Timer::Work => {}
@@ -230,8 +232,10 @@ impl Hub {
     fn settle_stirred(&mut self, now: Instant, actions: &mut Actions) {
         // One at a time, the first kind first: what is done for one may stir others.
         loop {
-            if let Some(range) = self.stirred.ranges.pop_first() {
-                self.start_catch_up(now, &range, actions);
+            if !self.is_tired()
+                && let Some(range) = self.stirred.ranges.pop_first()
+            {
+                self.start_catch_up(&range, actions);
             } else if let Some(id) = self.stirred.owed.pop_first() {
                 self.tell_watcher(id, actions);
             } else if let Some(id) = self.stirred.wishing.pop_first() {

@@ -1,11 +1,14 @@
 //! How far streams, sources and clients are.
 
 use alloc::vec::Vec;
+use core::ops::Bound;
 
 use bytes::Bytes;
 
 use super::Hub;
-use super::state::{Client, Doubt, NO_WATCHER, Place, ProgressWish, SourceId, Timer, Told, WatcherId};
+use super::state::{
+    Client, Credentials, Doubt, NO_WATCHER, Place, ProgressWish, SourceId, Timer, Told, WatcherId,
+};
 use super::work::{Work, next_of};
 use crate::time::Instant;
 use crate::watch::types::{Action, Actions, ClientId, Header, UpstreamId, UpstreamKind};
@@ -109,7 +112,7 @@ impl Hub {
 
     /// The positions of idle sources move too: else they'd fall behind compaction, and be cancelled when their stream
     /// is lost.
-    pub(super) fn ask_positions(&mut self, now: Instant, actions: &mut Actions) {
+    pub(super) fn ask_positions(&mut self, now: Instant) {
         if self.index.len() == 0 {
             self.is_armed = false;
             self.timers.cancel(Timer::Notify);
@@ -117,16 +120,30 @@ impl Hub {
         }
         self.timers
             .set(Timer::Positions, now + self.config.position_interval);
-        self.ask_live_streams(now, actions);
+        self.begin(Work::AskStreams(None));
     }
 
-    fn ask_live_streams(&mut self, now: Instant, actions: &mut Actions) {
-        let streams = self.upstreams.iter();
-        let live = streams.filter(|(_, upstream)| upstream.kind == UpstreamKind::Live);
-        let live: Vec<UpstreamId> = live.map(|(id, _)| id).collect();
-        for id in live {
+    /// Asks how far the live streams are of who follows, of all who have some: they are as many as there are credentials. Whether
+    /// there may be more.
+    pub(super) fn ask_next_streams(
+        &mut self,
+        now: Instant,
+        after: &mut Option<Credentials>,
+        actions: &mut Actions,
+    ) -> bool {
+        let from = match after.take() {
+            None => Bound::Included((UpstreamKind::Live, None)),
+            Some(after) => Bound::Excluded((UpstreamKind::Live, after)),
+        };
+        let next = self.by_credentials.range((from, Bound::Unbounded)).next();
+        let Some(((UpstreamKind::Live, credentials), streams)) = next else {
+            return false;
+        };
+        *after = Some(credentials.clone());
+        for id in streams.clone() {
             self.ask_stream(now, id, actions);
         }
+        true
     }
 
     /// A stream has answered: all its watchers have had what there was up to this revision. That is true of those only
@@ -191,13 +208,7 @@ impl Hub {
     }
 
     /// Has the next watcher be told of progress: of those that follow one, of a source or of all. Whether there may be more.
-    pub(super) fn notify_next(
-        &mut self,
-        now: Instant,
-        source: Option<SourceId>,
-        after: &mut Option<WatcherId>,
-        actions: &mut Actions,
-    ) -> bool {
+    pub(super) fn notify_next(&mut self, source: Option<SourceId>, after: &mut Option<WatcherId>) -> bool {
         let next = match source {
             None => next_of(&self.notified, *after),
             Some(source) => {
@@ -219,7 +230,7 @@ impl Hub {
         } else {
             self.is_notifying = false;
             if !self.due.is_empty() {
-                self.ask_live_streams(now, actions);
+                self.begin(Work::AskStreams(None));
             }
         }
         self.tell_all();

@@ -2,7 +2,7 @@
 //! a client or a stream has to look at all its watchers or sources, of which there may be very many.
 
 use super::Hub;
-use super::state::{Source, SourceId, SourceState, WatcherId};
+use super::state::{Doubt, Source, SourceId, SourceState, WatcherId};
 use crate::watch::types::{ClientId, UpstreamId};
 
 impl Hub {
@@ -104,6 +104,7 @@ impl Hub {
         let client = watcher.client;
         let source = &mut self.sources[source_id];
         source.members.insert(id);
+        source.doubted += usize::from(watcher.doubt != Doubt::None);
         source.prev_wanted += usize::from(watcher.variant.prev_kv);
         if source.range == watcher.range {
             *source.owners.entry(watcher.credentials.clone()).or_default() += 1;
@@ -123,14 +124,10 @@ impl Hub {
         let client = watcher.client;
         let source = &mut self.sources[source_id];
         source.members.remove(&id);
+        source.doubted -= usize::from(watcher.doubt != Doubt::None);
         source.prev_wanted -= usize::from(watcher.variant.prev_kv);
-        if source.range == watcher.range
-            && let Some(owners) = source.owners.get_mut(&watcher.credentials)
-        {
-            *owners -= 1;
-            if *owners == 0 {
-                source.owners.remove(&watcher.credentials);
-            }
+        if source.range == watcher.range {
+            source.take_owner(&watcher.credentials);
         }
         if let Some(of_client) = source.clients.get_mut(&client) {
             *of_client -= 1;

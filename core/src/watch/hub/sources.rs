@@ -77,9 +77,11 @@ impl Hub {
             held: Vec::new(),
             failures: 0,
             members: BTreeSet::new(),
+            doubted: 0,
             clients: BTreeMap::new(),
             is_notifying: false,
             is_ending: false,
+            is_rewinding: false,
             merge_before: None,
             owners: BTreeMap::new(),
             whole: Port::new(),
@@ -172,6 +174,9 @@ impl Hub {
         let range = self.watchers[id].range.clone();
         let next = self.note_position(source_id);
         let source = &mut self.sources[source_id];
+        if source.kind == UpstreamKind::CatchUp {
+            source.take_owner(&self.watchers[id].credentials);
+        }
         let port = source.port(&range);
         port.swap_remove(at);
         let moved = port.get(at).copied();
@@ -204,11 +209,11 @@ impl Hub {
         }
         self.leave_port(id, actions);
         let source = self.part(id);
+        self.stop_waiting(id);
         let watcher = self.watchers.remove(id)?;
         self.notified.remove(&id);
         self.due.remove(&id);
         self.timers.cancel(Timer::Create(id));
-        self.stop_waiting(&watcher.range, id);
         if let Some(client) = self.clients.get_mut(watcher.client) {
             if watcher.is_ahead
                 && let Some(starts) = client.starts.get_mut(&watcher.start)
@@ -259,8 +264,7 @@ impl Hub {
         let at = self.note_position(id);
         self.leave_port(member, actions);
         self.part(member);
-        let range = self.watchers[member].range.clone();
-        self.stop_waiting(&range, member);
+        self.stop_waiting(member);
         self.attach(member, at, actions);
         if self.watchers[member].doubt != Doubt::None {
             self.limit_doubts_of(now, member);

@@ -236,18 +236,21 @@ impl Hub {
         }
     }
 
-    /// A question isn't answered. Those who asked for a leader don't wait for one.
-    pub(super) fn check_failed(&mut self, waiting: &[WatcherId], status: &Status, actions: &mut Actions) {
-        if !is_no_leader(status) {
+    /// A question isn't answered, for want of a leader. Who asked for one doesn't wait for it; others do.
+    pub(super) fn fail_one(
+        &mut self,
+        watcher: WatcherId,
+        question: &Question,
+        status: &Status,
+        actions: &mut Actions,
+    ) {
+        let Some(client) = self.watchers.get(watcher).map(|watcher| watcher.client) else {
             return;
-        }
-        for watcher in waiting {
-            let Some(client) = self.watchers.get(*watcher).map(|watcher| watcher.client) else {
-                continue;
-            };
-            if self.leader_clients.contains(&client) {
-                self.end_client(client, status.clone(), actions);
-            }
+        };
+        if self.leader_clients.contains(&client) {
+            self.end_client(client, status.clone(), actions);
+        } else {
+            self.wait_for(question.clone(), watcher);
         }
     }
 

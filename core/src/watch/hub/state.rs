@@ -63,6 +63,8 @@ pub(super) struct Client {
     pub(super) catching_up: usize,
     /// Ranges of catch-ups that wait for one of those to end.
     pub(super) deferred: BTreeSet<KeyRange>,
+    /// Those are [about](super::work) to begin, as far as there is room.
+    pub(super) is_resuming: bool,
 }
 
 /// A request that waits.
@@ -224,17 +226,21 @@ pub(super) struct Source {
     pub(super) failures: u32,
     /// Live sources: all their watchers, also those that are behind.
     pub(super) members: BTreeSet<WatcherId>,
+    /// How many of those are in [`Doubt`].
+    pub(super) doubted: usize,
     /// Live sources: the clients of its watchers, and how many they have.
     pub(super) clients: BTreeMap<ClientId, usize>,
     /// Its watchers are [about](super::work) to be told of progress.
     pub(super) is_notifying: bool,
     /// Nobody owns it any more, and its watchers are [on their way](super::work) to other sources.
     pub(super) is_ending: bool,
+    /// Catch-up sources: it is [about](super::work) to begin anew, earlier.
+    pub(super) is_rewinding: bool,
     /// Catch-up sources: the watchers of its own range before this place are [about](super::work) to go over to their live
     /// source, if that has what they need.
     pub(super) merge_before: Option<usize>,
-    /// Live sources: the credentials of the watchers of exactly its range, and how many have them. Each of them may
-    /// read all of it.
+    /// The credentials of the watchers of exactly its range, and how many have them: of a live source all, of a catch-up source
+    /// those that are in step with it. Each of them may read all of it.
     pub(super) owners: BTreeMap<Credentials, usize>,
     /// In step, of exactly its range.
     pub(super) whole: Port,
@@ -297,6 +303,16 @@ impl Source {
         }
     }
 
+    /// One watcher less has these credentials.
+    pub(super) fn take_owner(&mut self, credentials: &Credentials) {
+        if let Some(owners) = self.owners.get_mut(credentials) {
+            *owners -= 1;
+            if *owners == 0 {
+                self.owners.remove(credentials);
+            }
+        }
+    }
+
     /// Whether nobody is in step with it.
     pub(super) fn is_unheard(&self) -> bool {
         self.whole.is_empty() && self.keys.is_empty() && self.ranges.is_empty()
@@ -345,6 +361,30 @@ pub(super) struct Upstream {
     pub(super) is_creating: bool,
     /// Its catch-up sources are [about](super::work) to be looked at.
     pub(super) is_merging: bool,
+    /// It is gone, and its sources are [on their way](super::work) to another one.
+    pub(super) lost: Option<Lost>,
+    /// Sources of one that is gone are on their way to it.
+    pub(super) is_heir: bool,
+}
+
+/// How far the sources of a stream that is gone are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lost {
+    /// Where they go.
+    pub(super) heir: UpstreamId,
+    /// The next one to go, whose watchers are asked about first.
+    pub(super) source: Option<SourceId>,
+    /// Those that have been.
+    pub(super) seen: Seen,
+}
+
+/// Which watchers of a source have been looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    /// Live sources: up to this one.
+    pub(super) member: Option<WatcherId>,
+    /// Catch-up sources: from this place on.
+    pub(super) place: Option<usize>,
 }
 
 /// Watchers of a range that need revisions which the live source doesn't have any more.
@@ -352,9 +392,16 @@ pub(super) struct Upstream {
 pub(super) struct CatchUp {
     /// The one that runs.
     pub(super) source: Option<SourceId>,
-    /// Those that it is too late for.
-    pub(super) waiting: BTreeSet<WatcherId>,
+    /// Those that it is too late for, or that are [about](super::work) to join it, by the revisions that they need.
+    pub(super) waiting: BTreeSet<Needs>,
+    /// Their clients, and how many each has of them.
+    pub(super) clients: BTreeMap<ClientId, usize>,
+    /// How many of them want previous pairs.
+    pub(super) prev_wanted: usize,
 }
+
+/// The next revision of a watcher.
+pub(super) type Needs = (i64, WatcherId);
 
 /// What can be asked of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -375,15 +422,18 @@ pub(super) struct Check {
     pub(super) failures: u32,
     /// How many streams had been lost when it was sent.
     pub(super) losses: u64,
-    /// Those whom the answer that is to come is for.
-    pub(super) waiting: Vec<WatcherId>,
+    /// Those whom the answer that is to come is for, in one list or several.
+    pub(super) waiting: Waiting,
     /// Those who came later: that answer may be older than they are.
-    pub(super) next: Vec<WatcherId>,
+    pub(super) next: Waiting,
     /// Whether it is asked, and is to be asked again, because the store may not be the same any more. That waits for the
     /// answer as a watcher does.
     pub(super) store: bool,
     pub(super) store_next: bool,
 }
+
+/// Watchers that wait for the same, in lists that are never put together, for they may be long.
+pub(super) type Waiting = Vec<Vec<WatcherId>>;
 
 /// How far a question is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

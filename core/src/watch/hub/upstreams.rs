@@ -53,7 +53,12 @@ impl Hub {
         }
     }
 
-    fn add_stream(&mut self, kind: UpstreamKind, credentials: Credentials, failures: u32) -> UpstreamId {
+    pub(super) fn add_stream(
+        &mut self,
+        kind: UpstreamKind,
+        credentials: Credentials,
+        failures: u32,
+    ) -> UpstreamId {
         let id = self.upstreams.insert(Upstream {
             kind,
             credentials: credentials.clone(),
@@ -76,6 +81,8 @@ impl Hub {
             newest: Created::default(),
             is_creating: false,
             is_merging: false,
+            lost: None,
+            is_heir: false,
         });
         let streams = self.by_credentials.entry((kind, credentials));
         streams.or_default().push(id);
@@ -92,8 +99,16 @@ impl Hub {
         });
     }
 
-    fn remove_stream(&mut self, id: UpstreamId) -> Option<Upstream> {
-        let upstream = self.upstreams.remove(id)?;
+    pub(super) fn remove_stream(&mut self, id: UpstreamId) -> Option<Upstream> {
+        self.retire_stream(id);
+        self.upstreams.remove(id)
+    }
+
+    /// Nothing new is put on a stream, and it does nothing by itself any more.
+    pub(super) fn retire_stream(&mut self, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.get(id) else {
+            return;
+        };
         let key = (upstream.kind, upstream.credentials.clone());
         if let Some(streams) = self.by_credentials.get_mut(&key) {
             streams.retain(|stream| *stream != id);
@@ -104,7 +119,6 @@ impl Hub {
         self.timers.cancel(Timer::Linger(id));
         self.timers.cancel(Timer::Reopen(id));
         self.timers.cancel(Timer::Ask(id));
-        Some(upstream)
     }
 
     pub(super) fn open_leader_stream(&mut self, actions: &mut Actions) {
@@ -130,7 +144,9 @@ impl Hub {
         let Some(upstream) = self.upstreams.get_mut(id) else {
             return;
         };
-        if upstream.sources.is_empty() && upstream.kind != UpstreamKind::Leader {
+        if upstream.is_heir || upstream.lost.is_some() {
+            // There is more to come, or all of it goes elsewhere.
+        } else if upstream.sources.is_empty() && upstream.kind != UpstreamKind::Leader {
             if upstream.is_open {
                 self.timers.set(Timer::Linger(id), now + self.config.linger);
             } else {
@@ -186,7 +202,7 @@ impl Hub {
     }
 
     pub(super) fn close_if_idle(&mut self, id: UpstreamId, actions: &mut Actions) {
-        let is_idle = |upstream: &Upstream| upstream.sources.is_empty();
+        let is_idle = |upstream: &Upstream| upstream.sources.is_empty() && !upstream.is_heir;
         if self.upstreams.get(id).is_some_and(is_idle) {
             self.remove_stream(id);
             actions.push(Action::CloseUpstream(id));
@@ -196,7 +212,7 @@ impl Hub {
     /// Gives up a stream whose server doesn't do what a server does.
     pub(super) fn reset(&mut self, now: Instant, id: UpstreamId, actions: &mut Actions) {
         actions.push(Action::CloseUpstream(id));
-        self.stream_lost(now, id, actions);
+        self.stream_lost(now, id);
     }
 
     pub(super) fn upstream_ended(
@@ -221,7 +237,7 @@ impl Hub {
             let clients = core::mem::take(&mut self.leader_clients);
             self.begin(Work::End(clients.into_iter(), status.clone()));
         }
-        self.stream_lost(now, id, actions);
+        self.stream_lost(now, id);
     }
 
     /// A stream is on a connection that isn't in use any more. Its sources go on where calls go now: a former
@@ -254,74 +270,13 @@ impl Hub {
         }
     }
 
-    /// A stream is gone, for whatever reason. Its sources go on at their positions on a new one, which is opened a
-    /// little later; or on one with other credentials, if nobody with these is left.
-    fn stream_lost(&mut self, now: Instant, id: UpstreamId, actions: &mut Actions) {
-        let Some(upstream) = self.upstreams.get_mut(id) else {
-            return;
-        };
-        upstream.is_open = false;
-        let is_needed = upstream.kind == UpstreamKind::Leader && !self.leader_clients.is_empty();
-        if upstream.sources.is_empty() && !is_needed {
-            self.remove_stream(id);
-            return;
-        }
-        let (kind, credentials, failures) = (upstream.kind, upstream.credentials.clone(), upstream.failures);
-        let client = upstream.client;
-        let wait = self.backoff(failures);
-        let new = self.add_stream(kind, credentials.clone(), failures.saturating_add(1));
-        self.upstreams[new].client = client;
-        self.timers.set(Timer::Reopen(new), now + wait);
-        let sources = self.upstreams[id].sources.clone();
-        self.doubt(now, &sources);
-        for source_id in sources {
-            self.stats.steps += 1;
-            let is_known = self.sources[source_id].wire_id().is_some();
-            self.stats.resumes += u64::from(is_known);
-            self.withdraw(source_id, actions);
-            self.put_on(source_id, new);
-            self.spare_prev(source_id);
-            self.queue_source(source_id);
-            if let Some(other) = self.other_host(source_id, &credentials) {
-                self.rehost(source_id, other, actions);
-            }
-        }
-        self.remove_stream(id);
-        self.stirred.upstreams.insert(new);
-    }
-
-    /// Previous pairs that nobody wants any more aren't asked for again.
-    fn spare_prev(&mut self, id: SourceId) {
-        let source = &mut self.sources[id];
-        if source.kind == UpstreamKind::Live && source.prev_wanted == 0 {
-            source.prev_asked = false;
-        }
-    }
-
     /// Credentials with which a source may be watched, those of one of its own watchers, if these don't do.
     pub(super) fn other_host(&self, id: SourceId, these: &Credentials) -> Option<Credentials> {
-        let source = &self.sources[id];
-        match source.kind {
-            UpstreamKind::Live if source.owners.contains_key(these) => None,
-            UpstreamKind::Live => source.owners.keys().next().cloned(),
-            UpstreamKind::CatchUp | UpstreamKind::Leader => {
-                let watchers = source.whole.iter().map(|watcher| &self.watchers[*watcher]);
-                let mut hosts = watchers.map(|watcher| &watcher.credentials);
-                let first = hosts.clone().next()?;
-                (!hosts.any(|host| host == these)).then(|| first.clone())
-            }
-        }
-    }
-
-    /// The credentials with which a source may be watched: those of its own watchers.
-    pub(super) fn hosts(&self, id: SourceId) -> BTreeSet<Credentials> {
-        let source = &self.sources[id];
-        match source.kind {
-            UpstreamKind::Live => source.owners.keys().cloned().collect(),
-            UpstreamKind::CatchUp | UpstreamKind::Leader => {
-                let watchers = source.whole.iter().map(|watcher| &self.watchers[*watcher]);
-                watchers.map(|watcher| watcher.credentials.clone()).collect()
-            }
+        let owners = &self.sources[id].owners;
+        if owners.contains_key(these) {
+            None
+        } else {
+            owners.keys().next().cloned()
         }
     }
 

@@ -5,12 +5,15 @@
 //! little. Else a timer that is due at once goes on with it. Several works take turns.
 
 use alloc::collections::{btree_map, btree_set, vec_deque};
-use alloc::vec;
+use alloc::vec::{self, Vec};
+use core::iter::Flatten;
 use core::ops::Bound;
 
 use super::Hub;
+use super::cancels::{Compaction, Denial};
 use super::checks::Verdict;
-use super::state::{Question, SourceId, Step, Timer, WatcherId};
+use super::state::{Credentials, Needs, Question, Seen, SourceId, Step, Timer, WatcherId};
+use crate::range::KeyRange;
 use crate::time::Instant;
 use crate::watch::types::{Actions, ClientId, Status, UpstreamId};
 
@@ -27,13 +30,33 @@ pub(super) enum Work {
     },
     /// Watchers that are starting learn the answer to a question.
     Learn {
-        waiting: vec::IntoIter<WatcherId>,
+        waiting: Flatten<vec::IntoIter<Vec<WatcherId>>>,
         verdict: Verdict,
         question: Question,
         losses: u64,
     },
+    /// Watchers wait for a question again that failed for want of a leader, or their clients' streams end.
+    Fail(Flatten<vec::IntoIter<Vec<WatcherId>>>, Question, Status),
     /// Questions are sent.
     Ask,
+    /// Live streams are asked how far they are: those of whoever follows these credentials.
+    AskStreams(Option<Credentials>),
+    /// Sources of a lost stream go on elsewhere.
+    Lose(UpstreamId),
+    /// Clients' streams are ended that have watchers of a source in doubt.
+    EndDoubted(SourceId, Seen, u64),
+    /// Watchers of a source are cancelled that need what is compacted.
+    Compact(Compaction),
+    /// Watchers of a source are cancelled that may not see it.
+    Deny(Denial),
+    /// Catch-ups are begun that a client that is gone was to have.
+    CatchUp(btree_set::IntoIter<KeyRange>),
+    /// Catch-ups of a client are begun that waited for others to end.
+    Resume(ClientId),
+    /// Watchers that wait for a catch-up join it: those that follow this one.
+    Board(SourceId, Option<Needs>),
+    /// Watchers of a catch-up source that is about to begin anew remember how far they are.
+    Rewind(SourceId, Seen),
     /// A client's requests are answered.
     Steps(ClientId),
     /// Lagging watchers of a client go on.
@@ -69,7 +92,7 @@ impl Hub {
             }
             self.settle_stirred(now, actions);
         }
-        if !self.backlog.is_empty() {
+        if !self.backlog.is_empty() || !self.stirred.ranges.is_empty() {
             self.timers.set(Timer::Work, now);
         }
     }
@@ -121,7 +144,30 @@ impl Hub {
                 self.learn(now, watcher, verdict, question, *losses, actions);
                 true
             }
+            Work::Fail(waiting, question, status) => {
+                let next = waiting.next();
+                match next {
+                    Some(watcher) => self.fail_one(watcher, question, status, actions),
+                    None => self.send_questions(),
+                }
+                next.is_some()
+            }
             Work::Ask => self.send_next_question(actions),
+            Work::AskStreams(after) => self.ask_next_streams(now, after, actions),
+            Work::Lose(upstream) => self.lose_one(now, *upstream, actions),
+            Work::EndDoubted(source, seen, losses) => self.end_next_doubted(*source, seen, *losses, actions),
+            Work::Compact(work) => self.compact_one(now, work, actions),
+            Work::Deny(work) => self.deny_one(now, work, actions),
+            Work::CatchUp(ranges) => {
+                let next = ranges.next();
+                if let Some(range) = &next {
+                    self.start_catch_up(range, actions);
+                }
+                next.is_some()
+            }
+            Work::Resume(client) => self.resume_one(*client, actions),
+            Work::Board(source, after) => self.board_one(now, *source, after, actions),
+            Work::Rewind(source, seen) => self.rewind_one(*source, seen, actions),
             Work::Steps(client) => {
                 let is_taken = self.take_step(now, *client, actions);
                 if !is_taken && let Some(client) = self.clients.get_mut(*client) {
@@ -147,7 +193,7 @@ impl Hub {
                 }
                 next.is_some()
             }
-            Work::Notify(source, after) => self.notify_next(now, *source, after, actions),
+            Work::Notify(source, after) => self.notify_next(*source, after),
             Work::TellWatchers(after) => {
                 if let Some(next) = next_of(&self.due, *after) {
                     *after = Some(next);

@@ -7,17 +7,17 @@ use super::{SECOND, live, put, revisions, watch, world};
 use crate::client::Client;
 use crate::world::World;
 
-const CROWD: usize = 2_000;
+pub(super) const CROWD: usize = 2_000;
 
 /// Steps of one event: what it may do by itself, and the rest of a portion of work.
-const STEPS_MAX: u64 = 100;
+pub(super) const STEPS_MAX: u64 = 100;
 
-fn keys(count: usize) -> Vec<&'static str> {
+pub(super) fn keys(count: usize) -> Vec<&'static str> {
     (0..count).map(|n| &*format!("crowd{n:05}").leak()).collect()
 }
 
 /// A client's watchers of single keys, as many as are asked for.
-fn crowd(world: &mut World, client: usize, keys: &[&'static str]) {
+pub(super) fn crowd(world: &mut World, client: usize, keys: &[&'static str]) {
     for some in keys.chunks(world.config.requests_max / 2) {
         for key in some {
             world.create(client, watch(key, "", 0));
@@ -28,14 +28,14 @@ fn crowd(world: &mut World, client: usize, keys: &[&'static str]) {
 }
 
 /// The most steps of an event while something is done.
-fn most_steps(world: &mut World, act: impl FnOnce(&mut World)) -> u64 {
+pub(super) fn most_steps(world: &mut World, act: impl FnOnce(&mut World)) -> u64 {
     world.most_steps = 0;
     act(world);
     world.most_steps
 }
 
 /// A world with a neighbour, who is client 0, and a crowd of another client's.
-fn with_crowd(count: usize) -> World {
+pub(super) fn with_crowd(count: usize) -> World {
     let mut world = world();
     let neighbour = world.open(None, false);
     world.create(neighbour, watch("k", "", 0));
@@ -45,7 +45,7 @@ fn with_crowd(count: usize) -> World {
 }
 
 /// The neighbour gets its events at the same price whoever is there.
-fn event_steps(world: &mut World) -> u64 {
+pub(super) fn event_steps(world: &mut World) -> u64 {
     let before = world.hub.stats().steps;
     let written = put(world, "k");
     world.settle();

@@ -2,6 +2,7 @@
 
 mod cost;
 mod crowd;
+mod crowd_ends;
 mod history;
 mod loss;
 mod manners;
