@@ -138,6 +138,13 @@ impl Histories {
         told == 0 || told <= self.common(from, to) && self.is_same_cluster(from, to)
     }
 
+    /// Whether a header is of another cluster, which is there since a history has ended.
+    pub(super) fn is_of_next_cluster(&self, number: Number, ids: (u64, u64)) -> bool {
+        let mut later = self.all[number..].iter();
+        let is_own = later.next().is_some_and(|own| own.ids.contains(&ids));
+        !is_own && later.any(|story| story.ids.contains(&ids))
+    }
+
     /// A call's write, in any history.
     pub(super) fn written(&self, call: crate::delivery::CallTag) -> Option<i64> {
         self.all.iter().find_map(|story| story.ledger.written(call))

@@ -30,6 +30,7 @@ impl Oracle {
             let truth = Truth {
                 tag,
                 identity: call.identity,
+                histories: &self.histories,
                 story: self.histories.of(view.history),
                 is_current: view.history == self.histories.now(),
                 members,

@@ -11,7 +11,7 @@ use super::{PERMISSION_MAX, may_read};
 use crate::delivery::WatchTag;
 use crate::io::{Identity, Io};
 use crate::members::Members;
-use crate::oracle::histories::{Number, Story};
+use crate::oracle::histories::{Histories, Number, Story};
 use crate::situations::Situation;
 
 /// The watch id of what concerns no watcher, or all of them.
@@ -49,6 +49,7 @@ pub(super) struct View {
 pub(super) struct Truth<'a> {
     pub(super) tag: WatchTag,
     pub(super) identity: Identity,
+    pub(super) histories: &'a Histories,
     pub(super) story: &'a Story,
     /// The store has this history now.
     pub(super) is_current: bool,
@@ -134,6 +135,10 @@ impl View {
             return Ok(());
         }
         let ids = (header.cluster_id, header.member_id);
+        if is_refusal && truth.histories.is_of_next_cluster(self.history, ids) {
+            // Of whoever refuses. Nothing follows from it, and the proxy doesn't know yet.
+            return Ok(());
+        }
         ensure!(
             truth.story.ids.contains(&ids) && header.raft_term > 0,
             "{header:?} is no header of this cluster's"
