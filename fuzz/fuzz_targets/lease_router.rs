@@ -338,6 +338,7 @@ impl Driver {
                 Action::OpenUpstream {
                     upstream,
                     credentials,
+                    ..
                 } => {
                     assert!(!self.gone_streams.contains(&upstream));
                     let stream = Stream {

@@ -75,10 +75,11 @@ impl Multiplexer for Router {
             Action::OpenUpstream {
                 upstream,
                 credentials,
+                require_leader,
             } => Wanted::Open {
                 upstream,
                 credentials,
-                require_leader: true,
+                require_leader,
                 class: Class::Prompt,
             },
         }

@@ -43,7 +43,9 @@
 //! would try. Then the client's stream ends with `UNAVAILABLE`.
 //!
 //! Streams are opened with `hasleader: true`, so a server without leader ends them; that ends the streams of those
-//! clients who asked for it. For the others it is a loss like any other.
+//! clients who asked for it. The heartbeats of the others go on a stream without it then, where the server waits for a
+//! leader, and ends the stream if it has waited for too long (7 s): so do those of the clients who have waited as long.
+//! The first answer tells that there is a leader again.
 
 mod router;
 mod types;

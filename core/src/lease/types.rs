@@ -146,12 +146,14 @@ pub enum Action {
     PauseClient(ClientId),
     /// Read requests of the client again.
     ResumeClient(ClientId),
-    /// Open a LeaseKeepAlive call with `hasleader: true`. Nothing is sent before [`Event::UpstreamOpened`].
+    /// Open a LeaseKeepAlive call. Nothing is sent before [`Event::UpstreamOpened`].
     OpenUpstream {
         /// Its id from now on.
         upstream: UpstreamId,
         /// The token to send.
         credentials: Option<Bytes>,
+        /// Whether to send `hasleader: true`.
+        require_leader: bool,
     },
     /// Send a message (`LeaseKeepAliveRequest`, without its gRPC prefix).
     SendUpstream(UpstreamId, Bytes),

@@ -9,6 +9,9 @@ use etcd_proxy_core::time::Instant;
 use etcd_proxy_proto::etcdserverpb::{LeaseKeepAliveRequest, LeaseKeepAliveResponse, ResponseHeader};
 use prost::Message;
 
+/// How long a server waits for a leader before it gives up a renewal.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(7);
+
 pub(crate) type Token = Option<&'static str>;
 
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +37,7 @@ pub(crate) struct Answered {
 pub(crate) struct Stream {
     pub(crate) member: usize,
     pub(crate) token: Token,
+    pub(crate) require_leader: bool,
     pub(crate) is_open: bool,
     pub(crate) opened_at: Instant,
     /// Heartbeats, and when they were sent.
@@ -57,7 +61,9 @@ pub(crate) enum Outcome {
     /// The lease has ended and is about to be revoked.
     Blocked(i64),
     End(Status),
-    /// It takes a leader.
+    /// Nothing, ever.
+    Never,
+    /// It takes a leader, which is waited for.
     Later,
 }
 
@@ -100,7 +106,13 @@ impl Cluster {
         if self.denied.contains(&(token, id)) {
             return Outcome::End(Status::new(7, "etcdserver: permission denied"));
         }
-        if self.is_leaderless || self.stuck.contains(&id) {
+        if self.stuck.contains(&id) {
+            return Outcome::Never;
+        }
+        if self.is_leaderless {
+            if sent_at + REQUEST_TIMEOUT <= now {
+                return Outcome::End(Status::new(14, "etcdserver: no leader"));
+            }
             return Outcome::Later;
         }
         let ttl = match self.leases.get_mut(&id) {

@@ -1,5 +1,7 @@
 //! Which heartbeat goes where, and when there is need of another stream.
 
+use alloc::vec::Vec;
+
 use super::Router;
 use super::state::{GroupId, Lane, LeaseKey, State};
 use super::turns::QueueKind;
@@ -15,7 +17,8 @@ impl Router {
         for lane in Lane::ALL {
             while let Some(key) = self.next_queued(now, id, lane) {
                 while self.needs_stream(now, id, lane, key) {
-                    if !self.open_stream(now, id, lane, actions) {
+                    let requires_leader = self.groups[id].leaderless_since.is_none();
+                    if !self.open_stream(now, id, lane, requires_leader, actions) {
                         break;
                     }
                 }
@@ -27,9 +30,10 @@ impl Router {
             }
         }
         let group = &self.groups[id];
-        if group.leader_clients > 0 && group.stream_count() == 0 {
+        let mut streams = group.streams.iter().flatten();
+        if group.leader_clients > 0 && !streams.any(|id| self.upstreams[*id].requires_leader) {
             // A server tells clients that wait for nothing as well when there is no leader.
-            self.open_stream(now, id, Lane::Shared, actions);
+            self.open_stream(now, id, Lane::Shared, true, actions);
         }
     }
 
@@ -37,7 +41,7 @@ impl Router {
     /// sent on another one.
     fn needs_stream(&mut self, now: Instant, id: GroupId, lane: Lane, next: LeaseKey) -> bool {
         let group = &self.groups[id];
-        let streams = &group.streams[lane.index()];
+        let streams: Vec<UpstreamId> = self.fit_streams(id, lane).collect();
         let opened = streams.iter().map(|id| self.upstreams[*id].opened_at);
         let is_opening = opened.clone().any(|at| at.is_none());
         match lane {
@@ -48,6 +52,8 @@ impl Router {
             }
             _ if streams.is_empty() => true,
             _ if is_opening => false,
+            // A server that waits for a leader does so on each.
+            _ if group.leaderless_since.is_some() => false,
             Lane::Shared | Lane::Doubtful => {
                 // It could not be sent before there was a stream.
                 let lease = &self.leases[next];
@@ -72,11 +78,19 @@ impl Router {
         }
     }
 
+    /// The streams of a lane that heartbeats may be sent on: when there is no leader, those whose server waits for one.
+    fn fit_streams(&self, id: GroupId, lane: Lane) -> impl Iterator<Item = UpstreamId> + use<'_> {
+        let group = &self.groups[id];
+        let is_leaderless = group.leaderless_since.is_some();
+        let streams = group.streams[lane.index()].iter().copied();
+        streams.filter(move |id| self.upstreams[*id].requires_leader != is_leaderless)
+    }
+
     /// The open streams that heartbeats of a lane are sent on: one, or all of them for a while after it was too slow.
     fn streams_in_use(&self, now: Instant, id: GroupId, lane: Lane) -> impl Iterator<Item = UpstreamId> {
         let group = &self.groups[id];
         let is_open = |id: &UpstreamId| self.upstreams[*id].opened_at.is_some();
-        let open = group.streams[lane.index()].iter().copied().filter(is_open);
+        let open = self.fit_streams(id, lane).filter(is_open);
         let is_spread = lane == Lane::Alone || group.is_spread(now, lane);
         open.take(if is_spread { usize::MAX } else { 1 })
     }
@@ -139,8 +153,7 @@ impl Router {
         let upstream = &mut self.upstreams[id];
         upstream.in_flight.insert(number, key);
         upstream.used_at = now;
-        let (group, lane) = (upstream.group, upstream.lane);
-        let due = now + self.stall_time(group, lane);
+        let due = now + self.stall_time(id);
         self.guard(id, due);
         self.stats.heartbeats_out += 1;
         let message = self.leases[key].message.clone();

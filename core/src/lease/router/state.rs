@@ -205,6 +205,9 @@ impl Group {
 pub(super) struct Upstream {
     pub(super) group: GroupId,
     pub(super) lane: Lane,
+    /// Whether a server that has no leader ends it at once. On one that it doesn't, heartbeats wait for a leader as long as a
+    /// server lets them.
+    pub(super) requires_leader: bool,
     /// Since when what is sent leaves at once.
     pub(super) opened_at: Option<Instant>,
     /// What isn't answered, by the numbers of heartbeats.

@@ -16,6 +16,7 @@ impl Router {
         now: Instant,
         id: GroupId,
         lane: Lane,
+        requires_leader: bool,
         actions: &mut Actions,
     ) -> bool {
         let group = &mut self.groups[id];
@@ -26,6 +27,7 @@ impl Router {
         let upstream = self.upstreams.insert(Upstream {
             group: id,
             lane,
+            requires_leader,
             opened_at: None,
             in_flight: BTreeMap::new(),
             answered_at: None,
@@ -37,6 +39,7 @@ impl Router {
         actions.push(Action::OpenUpstream {
             upstream,
             credentials: group.credentials.clone(),
+            require_leader: requires_leader,
         });
         true
     }
@@ -62,7 +65,7 @@ impl Router {
     pub(super) fn linger_timer(&mut self, now: Instant, id: UpstreamId, actions: &mut Actions) {
         let upstream = &self.upstreams[id];
         let group = &self.groups[upstream.group];
-        let is_first = group.streams[Lane::Shared.index()].first() == Some(&id);
+        let is_first = group.streams[Lane::Shared.index()].first() == Some(&id) && upstream.requires_leader;
         let mut end = upstream.used_at + self.config.linger;
         let is_used = !upstream.in_flight.is_empty() || upstream.opened_at.is_none();
         if is_used || (is_first && !group.clients.is_empty()) {
@@ -79,7 +82,8 @@ impl Router {
     pub(super) fn close_if_unheard(&mut self, id: UpstreamId, key: LeaseKey, actions: &mut Actions) {
         let lease = &self.leases[key];
         let is_unheard = lease.askers.is_empty() && lease.late_askers.is_empty();
-        let is_alone = |upstream: &Upstream| upstream.lane == Lane::Alone;
+        let is_patient = |upstream: &Upstream| !upstream.requires_leader && upstream.in_flight.len() == 1;
+        let is_alone = |upstream: &Upstream| upstream.lane == Lane::Alone || is_patient(upstream);
         if is_unheard && self.upstreams.get(id).is_some_and(is_alone) {
             self.remove_stream(id);
             actions.push(Action::CloseUpstream(id));
@@ -89,11 +93,14 @@ impl Router {
     }
 
     /// How long a stream may stay without answer.
-    pub(super) fn stall_time(&self, id: GroupId, lane: Lane) -> Duration {
-        let group = &self.groups[id];
+    pub(super) fn stall_time(&self, id: UpstreamId) -> Duration {
+        let upstream = &self.upstreams[id];
+        let group = &self.groups[upstream.group];
         let base = self.config.stall.max(group.round_trip * 4);
         let max = self.config.stall_max.max(base);
-        match lane {
+        match upstream.lane {
+            // Its server waits for a leader, and tells when it doesn't any more.
+            _ if !upstream.requires_leader => self.config.answer_timeout * 2 + max,
             Lane::Shared | Lane::Doubtful => base.saturating_mul(1 << group.stalls.min(16)).min(max),
             Lane::Alone => base * ALONE_FACTOR,
         }
@@ -121,7 +128,7 @@ impl Router {
             return;
         };
         let since = upstream.answered_at.map_or(sent_at, |at| at.max(sent_at));
-        let due = since + self.stall_time(group, lane);
+        let due = since + self.stall_time(id);
         if due > now {
             self.guard(id, due);
             return;
@@ -142,7 +149,7 @@ impl Router {
             streams[upstream.lane.index()].retain(|stream| *stream != id);
             streams[Lane::Alone.index()].push(id);
             upstream.lane = Lane::Alone;
-            let due = since + self.stall_time(group, Lane::Alone);
+            let due = since + self.stall_time(id);
             self.guard(id, due.max(now));
             self.stir(group);
             self.close_if_unheard(id, key, actions);
@@ -189,9 +196,11 @@ impl Router {
         let first = upstream.in_flight.first_key_value().map(|(_, key)| *key);
         let grace = self.config.leader_grace;
         let was_long = upstream.opened_at.is_some_and(|at| at + grace <= now);
+        let required_leader = upstream.requires_leader;
         match (Blame::of(status), first) {
             (Blame::Leader, _) => {
                 self.failed(now, id);
+                self.waited_in_vain(now, id, status, actions);
                 self.send_again(now, id);
                 self.leader_lost(now, group, was_long, status, actions);
             }
@@ -209,7 +218,7 @@ impl Router {
             (Blame::Stream, _) | (_, None) => {
                 self.failed(now, id);
                 self.send_again(now, id);
-                if was_long {
+                if was_long && required_leader {
                     // There was a leader, or the server would have said so.
                     self.groups[group].leaderless_since = None;
                 }
@@ -281,6 +290,32 @@ impl Router {
         if self.clients.contains_key(client) {
             self.stats.refused += 1;
             self.end_client(client, status.clone(), actions);
+        }
+    }
+
+    /// A server has waited for a leader as long as it does for one heartbeat, and answers none of those on the stream. Those
+    /// who have waited for about as long are told, as each of them would be by itself.
+    fn waited_in_vain(&mut self, now: Instant, id: UpstreamId, status: &Status, actions: &mut Actions) {
+        let upstream = &self.upstreams[id];
+        if upstream.requires_leader {
+            return;
+        }
+        let least = self.config.answer_timeout / 2;
+        let mut clients = Vec::new();
+        for key in upstream.in_flight.values() {
+            let lease = &self.leases[*key];
+            let askers = lease.askers.iter().chain(&lease.late_askers);
+            clients.extend(
+                askers
+                    .filter(|asker| asker.since + least <= now)
+                    .map(|asker| asker.client),
+            );
+        }
+        for client in clients {
+            if self.clients.contains_key(client) {
+                self.stats.leaderless += 1;
+                self.end_client(client, status.clone(), actions);
+            }
         }
     }
 

@@ -185,7 +185,7 @@ fn no_leader() {
     assert!(!world.clients.contains_key(&silent) && !world.clients.contains_key(&demanding));
     let late = world.open(None, true);
     world.beat(late, 1);
-    world.run(SECOND * 2);
+    world.run(SECOND);
     assert!(!world.clients.contains_key(&late));
     assert_eq!(world.ended.len(), 3);
     assert!(world.clients.contains_key(&plain));
@@ -234,6 +234,40 @@ fn no_leader_until_the_end() {
     world.run(ms(200));
     assert_eq!(world.ended[0].1.message, "etcdserver: no leader");
     assert_eq!(world.ended[0].1.code, 14);
+}
+
+/// However long the lease lives, they learn it when a server tells; and that costs two streams, the first of which is refused
+/// at once. Who comes later waits as long, on another stream, and is answered if there is a leader by then.
+#[test]
+fn no_leader_costs_few_streams() {
+    let mut world = world();
+    let ids: Vec<ClientId> = (1..=5).map(|lease| proven(&mut world, lease, 600)).collect();
+    world.end_all("the connection is lost");
+    world.lose_leader();
+    let opened = world.opened;
+    for (lease, id) in (1..).zip(&ids) {
+        world.beat(*id, lease);
+    }
+    world.run(SECOND * 5);
+    assert!(world.ended.is_empty());
+    let late = world.open(None, false);
+    world.grant(6, 600);
+    world.beat(late, 6);
+    world.run(SECOND * 3);
+    assert_eq!(world.ended.len(), 5);
+    for (_, status) in &world.ended {
+        assert_eq!((status.code, &*status.message), (14, "etcdserver: no leader"));
+    }
+    world.find_leader();
+    world.run(SECOND);
+    assert_eq!(ttls(&world, late), [600]);
+    assert!(world.opened - opened <= 4, "{}", world.opened - opened);
+    // And all is as before.
+    let again = world.open(None, false);
+    world.beat(again, 1);
+    world.run(SECOND * 10);
+    assert_eq!(ttls(&world, again), [600]);
+    assert!(world.streams.values().all(|stream| stream.require_leader));
 }
 
 /// A server that speaks nonsense is left.

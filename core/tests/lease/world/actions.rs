@@ -44,7 +44,8 @@ impl World {
                 Action::OpenUpstream {
                     upstream,
                     credentials,
-                } => self.open_upstream(upstream, credentials),
+                    require_leader,
+                } => self.open_upstream(upstream, credentials, require_leader),
                 Action::SendUpstream(id, message) => self.send_upstream(id, message),
                 Action::CloseUpstream(id) => {
                     assert!(self.streams.remove(&id).is_some(), "it is open");
@@ -70,7 +71,7 @@ impl World {
         self.waited.insert(key, self.now);
     }
 
-    fn open_upstream(&mut self, id: UpstreamId, credentials: Option<Bytes>) {
+    fn open_upstream(&mut self, id: UpstreamId, credentials: Option<Bytes>, require_leader: bool) {
         self.opened += 1;
         let token = credentials.map(|token| match &token[..] {
             b"one" => "one",
@@ -79,6 +80,7 @@ impl World {
         let stream = Stream {
             member: self.member,
             token,
+            require_leader,
             is_open: false,
             opened_at: self.now,
             inbox: VecDeque::new(),
@@ -97,7 +99,7 @@ impl World {
         }
         let wait = self.latency();
         self.later(wait, What::Opened(id));
-        if self.cluster.is_leaderless {
+        if self.cluster.is_leaderless && require_leader {
             self.streams.get_mut(&id).expect("just opened").is_over = true;
             let status = Status::new(14, "etcdserver: no leader");
             self.later(wait * 3, What::End(id, status));
@@ -157,6 +159,13 @@ impl World {
         let leader_lost = status.message == "etcdserver: no leader"
             && client.require_leader
             && self.impaired.iter().any(recently);
+        // A server doesn't wait for a leader any longer, for who has waited for about as long as that.
+        let asked = client.asked.values().flatten();
+        let waited = asked.map(|ask| self.now - ask.at).max().unwrap_or_default();
+        let leader_lost = leader_lost
+            || status.message == "etcdserver: no leader"
+                && self.cluster.is_leaderless
+                && waited >= self.config.answer_timeout / 2;
         assert!(
             is_over || leader_lost,
             "an answer could still be in time: {:?} {client:?}",

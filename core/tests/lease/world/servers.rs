@@ -180,13 +180,18 @@ impl World {
                 stream.is_over = true;
                 self.at(arrives, What::End(id, status));
             }
-            Outcome::Later => {}
+            Outcome::Later => {
+                stream.is_working = true;
+                self.later(Duration::from_millis(100), What::Work(id));
+            }
+            Outcome::Never => {}
         }
     }
 
     /// A heartbeat is carried out: somebody waits for it, or did so just now.
     fn check_ghost(&self, token: Token, lease: i64) {
-        let bound = self.config.stall_max + Duration::from_secs(1);
+        // Or as long as a server waits for a leader.
+        let bound = self.config.stall_max.max(self.config.answer_timeout) + Duration::from_secs(1);
         let waited = self.waited.get(&(token, lease)).copied().unwrap_or_default();
         assert!(
             self.is_waited_for(token, lease) || self.now - waited <= bound,
@@ -226,7 +231,11 @@ impl World {
     /// Servers have waited for a leader.
     pub(super) fn leaderless(&mut self) {
         if self.cluster.is_leaderless {
-            self.end_all("etcdserver: no leader");
+            let required = self.streams.iter().filter(|(_, stream)| stream.require_leader);
+            let ids: Vec<UpstreamId> = required.map(|(id, _)| *id).collect();
+            for id in ids {
+                self.end(id, Status::new(14, "etcdserver: no leader"));
+            }
         }
     }
 

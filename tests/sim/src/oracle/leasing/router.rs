@@ -279,6 +279,12 @@ impl Leasing {
                 now - *since >= least.min(config.wait_max) && !self.is_calm(*since)
             })
         };
+        // A server that has no leader doesn't wait for one any longer.
+        let waited_for_leader = || {
+            let least = config.answer_timeout / 2;
+            let mut waiting = waiting.iter();
+            waiting.any(|(_, since)| now - *since >= least && !self.is_calm(*since))
+        };
         let was_leaderless = leaderless.is_some_and(|at| at + HELD_UP_MAX >= call.opened);
         let (situation, is_right) = match (status.code, &*status.message) {
             (0, _) => (
@@ -291,7 +297,10 @@ impl Leasing {
             ),
             (14, "etcdserver: no leader") => (
                 Situation::LeaseToldNoLeader,
-                was_leaderless && (call.require_leader && !self.is_calm(call.opened) || waited_for_long()),
+                was_leaderless
+                    && (call.require_leader && !self.is_calm(call.opened)
+                        || waited_for_long()
+                        || waited_for_leader()),
             ),
             (14, "etcdserver: request timed out") => (Situation::LeaseToldTimeout, waited_for_long()),
             (code, _) => {

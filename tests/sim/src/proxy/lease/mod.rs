@@ -145,10 +145,11 @@ impl Proxy {
                 Action::OpenUpstream {
                     upstream,
                     credentials,
+                    require_leader,
                 } => {
                     let opened = LeaseUpstreamNote::Opened(credentials.clone());
                     self.note_lease_upstream(io, upstream, opened);
-                    self.open_lease_upstream(io, upstream, credentials);
+                    self.open_lease_upstream(io, upstream, credentials, require_leader);
                 }
                 Action::SendUpstream(upstream, message) => {
                     self.note_lease_upstream(io, upstream, LeaseUpstreamNote::Asked(message.clone()));

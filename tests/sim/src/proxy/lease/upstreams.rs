@@ -36,12 +36,18 @@ enum At {
 }
 
 impl Proxy {
-    pub(super) fn open_lease_upstream(&mut self, io: &mut Io, id: UpstreamId, credentials: Option<Bytes>) {
+    pub(super) fn open_lease_upstream(
+        &mut self,
+        io: &mut Io,
+        id: UpstreamId,
+        credentials: Option<Bytes>,
+        require_leader: bool,
+    ) {
         let opening = Opening {
             path: KEEP_ALIVE,
             tag: None,
             token: credentials,
-            require_leader: true,
+            require_leader,
             window: WINDOW,
         };
         self.lease.waits += 1;
