@@ -348,13 +348,17 @@ fn read_config(options: &StartOptions) -> ReadConfig {
 }
 
 fn watch_config(options: &StartOptions) -> WatchConfig {
+    let default = WatchConfig::default();
+    let notify_interval = options.watch_progress_notify_interval;
     WatchConfig {
+        progress_notify_interval: notify_interval.unwrap_or(default.progress_notify_interval),
+        learns_notify_interval: notify_interval.is_none(),
         // As any call, and then there are questions to be asked.
         create_timeout: options.dial_timeout.saturating_add(CHECK_PATIENCE),
         request_bytes_max: options.max_send_bytes.saturating_add(OVERHEAD_BYTES),
         // Each member is asked for its version first.
         trusts_progress: false,
-        ..WatchConfig::default()
+        ..default
     }
 }
 

@@ -77,8 +77,10 @@ pub struct Config {
     /// How long a client's progress request is kept when it can't be answered.
     pub progress_timeout: Duration,
     /// How often watchers that asked for it are told of progress while nothing happens to their keys (etcd: 10 min).
-    /// Notifications of the server are passed on besides.
+    /// Notifications of the server are passed on instead where there are some: it is silent about what is busy.
     pub progress_notify_interval: Duration,
+    /// Whether a server that notifies more often shows what this interval should be.
+    pub learns_notify_interval: bool,
 }
 
 impl Default for Config {
@@ -108,6 +110,7 @@ impl Default for Config {
             progress_retry: Duration::from_millis(100),
             progress_timeout: Duration::from_secs(5),
             progress_notify_interval: Duration::from_secs(600),
+            learns_notify_interval: true,
         }
     }
 }
@@ -259,8 +262,8 @@ pub enum Action {
     SendUpstream(UpstreamId, Bytes),
     /// End a Watch call. The id is gone.
     CloseUpstream(UpstreamId),
-    /// Read this single key, linearizably, with `keys_only`, with these credentials and `hasleader: true`. Only the
-    /// header of the response matters, or the status. [`Event::History`] must come before an answer that tells of another
+    /// Read this single key with `keys_only` and these credentials: linearizably and with `hasleader: true`, or serializably
+    /// and without. Only the header of the response matters, or the status; `DEADLINE_EXCEEDED` if none comes. [`Event::History`] must come before an answer that tells of another
     /// history, and an answer that was asked for in a former history counts as none.
     ReadRevision {
         /// For the answer.
@@ -269,6 +272,9 @@ pub enum Action {
         credentials: Option<Bytes>,
         /// The key.
         key: Bytes,
+        /// Serializably: what the member has, for want of a quorum. That may be less than what is known, and tells nothing
+        /// of the history.
+        of_member: bool,
     },
     /// Read exactly this range, serializably, at revision 2^63 - 2, with these credentials. A server checks permission
     /// first and the revision before it looks at keys: `OUT_OF_RANGE` means that it is allowed.

@@ -54,6 +54,12 @@ impl Stream {
         }
     }
 
+    /// Whether it watches this key only.
+    pub(crate) fn watches(&self, key: &[u8]) -> bool {
+        let mut keys = self.watchers.values().map(|watcher| &watcher.request.key[..]);
+        keys.next() == Some(key) && keys.next().is_none()
+    }
+
     pub(crate) fn watchers(&self) -> usize {
         self.watchers.len()
     }

@@ -20,6 +20,8 @@ use crate::store::{Store, revision_of};
 #[derive(Debug)]
 enum Check {
     Revision(Option<Bytes>),
+    /// Of a member, whether it has a leader or not.
+    OfMember(Option<Bytes>),
     /// With the end of the range.
     Permission(Option<Bytes>, Bytes),
     Header,
@@ -277,11 +279,17 @@ impl World {
                     check,
                     credentials,
                     key,
+                    of_member,
                 } => {
                     self.reads += 1;
                     // Nobody's own: what is odd about it would be everybody's.
                     assert!(credentials.is_some() || *key == b"\0"[..], "{key:?}");
-                    self.ask(check, Check::Revision(credentials));
+                    let question = if of_member {
+                        Check::OfMember
+                    } else {
+                        Check::Revision
+                    };
+                    self.ask(check, question(credentials));
                 }
                 Action::AskPermission {
                     check,
@@ -333,13 +341,20 @@ impl World {
             return false;
         };
         let refusal = match &check {
-            Check::Revision(credentials) | Check::Permission(credentials, _) => {
-                self.refusal(credentials.as_ref())
-            }
+            Check::Revision(credentials)
+            | Check::OfMember(credentials)
+            | Check::Permission(credentials, _) => self.refusal(credentials.as_ref()),
             Check::Header => None,
         };
-        let answer = if let Some(status) = &self.outage {
+        let is_of_member = matches!(check, Check::OfMember(_));
+        let outage = self.outage.as_ref();
+        // What a member answers without a quorum. Not when its store has gone back unnoticed: one can't tell that from a lag.
+        let knows_store = self.hub.history() == self.former.len() as u64;
+        let outage = outage.filter(|status| !is_of_member || !status.message.starts_with("etcdserver: "));
+        let answer = if let Some(status) = outage {
             Err(status.clone())
+        } else if is_of_member && !knows_store {
+            Err(Status::new(14, "no endpoint can be reached"))
         } else if let Some(status) = refusal {
             Err(status)
         } else if let Check::Permission(Some(token), range_end) = &check
@@ -353,10 +368,22 @@ impl World {
                 "etcdserver: mvcc: required revision is a future revision",
             ))
         } else {
+            let revision = if is_of_member {
+                let applied = self.rng.choice(&self.members).copied().unwrap_or_default();
+                // Those who wait for it may get as old an answer.
+                for client in &mut self.clients {
+                    for wanted in &mut client.creating {
+                        wanted.asked_at = wanted.asked_at.min(applied);
+                    }
+                }
+                applied
+            } else {
+                self.store.revision
+            };
             Ok(Header {
                 cluster_id: self.store.cluster,
                 member_id: 1,
-                revision: self.store.revision,
+                revision,
                 raft_term: 3,
             })
         };

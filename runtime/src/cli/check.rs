@@ -36,6 +36,15 @@ pub(super) fn check(values: &Values, unknown_environment: Vec<String>) -> Result
     };
     let dial_timeout = at_least(values, "dial-timeout", DIAL_TIMEOUT_MIN, "")?;
     let lease_share_within = not_negative(values, "lease-share-within")?;
+    let watch_progress_notify_interval = match not_negative(values, "watch-progress-notify-interval")? {
+        Duration::ZERO => None,
+        _ => Some(at_least(
+            values,
+            "watch-progress-notify-interval",
+            NOTIFY_MIN,
+            ", or 0 to learn it from members",
+        )?),
+    };
     let shutdown_timeout = not_negative(values, "shutdown-timeout")?;
     let cache = cache(values)?;
     let workers = values.uint("workers").try_into().ok().and_then(NonZeroUsize::new);
@@ -58,6 +67,7 @@ pub(super) fn check(values: &Values, unknown_environment: Vec<String>) -> Result
             Ok(limit) => limit,
         },
         lease_share_within: (!lease_share_within.is_zero()).then_some(lease_share_within),
+        watch_progress_notify_interval,
         cache,
         keepalive_min_time: values
             .duration("grpc-keepalive-min-time")
@@ -442,6 +452,8 @@ const CLUSTER_FLAGS: [&str; 9] = [
 /// Shorter intervals than this would keep members busy with probes, of each connection of each worker; and a shorter
 /// time-out would take a busy member for a dead one.
 const PROBE_MIN: Duration = Duration::from_millis(100);
+/// etcd's own least.
+const NOTIFY_MIN: Duration = Duration::from_millis(100);
 /// Connecting takes a round trip, or several with a name to resolve.
 const DIAL_TIMEOUT_MIN: Duration = Duration::from_millis(100);
 /// A smaller cache would hold next to nothing and still cost a watch.

@@ -33,6 +33,8 @@ pub struct StartOptions {
     /// `--lease-share-within`: for how long after a heartbeat was sent to a member its answer is given to others for the
     /// same lease; above zero. `None` when off: each request is answered by a heartbeat that was sent after it.
     pub lease_share_within: Option<Duration>,
+    /// `--watch-progress-notify-interval`: how often watches that ask for it are told of progress; `None` to learn it.
+    pub watch_progress_notify_interval: Option<Duration>,
     /// `--cache` and its kin.
     pub cache: CacheOptions,
 

@@ -26,6 +26,7 @@ fn defaults() {
             max_recv_bytes: 2_147_483_647,
             max_concurrent_streams: u32::MAX,
             lease_share_within: None,
+            watch_progress_notify_interval: None,
             cache: CacheOptions {
                 mode: CacheMode::All,
                 linearizable: true,
@@ -67,6 +68,7 @@ fn every_option_reaches_its_field() {
             "1_000",
             "--max-concurrent-streams=9",
             "--lease-share-within=50ms",
+            "--watch-progress-notify-interval=3m",
             "--cache=prefixes",
             "--cache-prefixes=/a,b",
             "--cache-linearizable=false",
@@ -106,6 +108,7 @@ fn every_option_reaches_its_field() {
             max_recv_bytes: 1000,
             max_concurrent_streams: 9,
             lease_share_within: Some(Duration::from_millis(50)),
+            watch_progress_notify_interval: Some(Duration::from_secs(180)),
             cache: CacheOptions {
                 mode: CacheMode::Prefixes(vec!["/a".into(), "b".into()]),
                 linearizable: false,

@@ -24,6 +24,9 @@ const UNAVAILABLE: u8 = Code::Unavailable.number();
 /// for all the time they have.
 pub(crate) const CHECK_PATIENCE: Duration = Duration::from_millis(2500);
 
+/// What no answer in time counts as.
+const LATE: Status = Status::new(Code::DeadlineExceeded.number(), "no answer in time");
+
 /// A revision that no store reaches: a server looks at the permission first, then at the revision, then at keys.
 const NO_REVISION: i64 = i64::MAX - 1;
 
@@ -61,6 +64,14 @@ impl Question {
         }
     }
 
+    /// The revision that the member has, whether it has a leader or not, read with the right to read `key`.
+    pub(crate) fn revision_of_member(credentials: Option<Bytes>, key: Bytes) -> Self {
+        Self {
+            require_leader: false,
+            ..Self::revision(credentials, key, false)
+        }
+    }
+
     /// A header, for nobody in particular.
     pub(crate) fn header() -> Self {
         Self {
@@ -92,16 +103,17 @@ impl Question {
     /// The member's status, or UNAVAILABLE when there is no answer in time, or when the store has got another history meanwhile
     /// and the answer may be of the former one.
     pub(crate) async fn ask<R: Runtime>(self, worker: &Worker) -> Result<Header, Status> {
-        let again = self.newest();
+        let (again, needs_leader) = (self.newest(), self.require_leader);
         let (header, verdict) = self.ask_once::<R>(worker).await?;
         match (verdict, again) {
             (Verdict::Suspicious, Some(newest)) => {
-                // As long as nobody knows better, the answer tells nothing.
-                let (_, verdict) = newest.ask_once::<R>(worker).await?;
-                if verdict == Verdict::Same {
-                    Ok(header)
-                } else {
-                    Err(FORMER_HISTORY)
+                // As long as nobody knows better, the answer tells nothing: but to those who ask for no more than what the
+                // member has.
+                match newest.ask_once::<R>(worker).await {
+                    Ok((_, Verdict::Same)) => Ok(header),
+                    Ok(_) => Err(FORMER_HISTORY),
+                    Err(_) if !needs_leader => Ok(header),
+                    Err(status) => Err(status),
                 }
             }
             (Verdict::Stale, _) => Err(FORMER_HISTORY),
@@ -139,8 +151,7 @@ impl Question {
             let channel = Channel::for_keys(taken.connection, worker.limits.request_bytes_max);
             self.ask_on(channel).await
         });
-        let late = || Err(Status::new(UNAVAILABLE, "no answer in time"));
-        answer.await.unwrap_or_else(|_| late())
+        answer.await.unwrap_or(Err(LATE))
     }
 
     async fn ask_on(self, channel: Channel) -> Result<Header, Status> {

@@ -91,7 +91,14 @@ impl Multiplexer for Hub {
                 check,
                 credentials,
                 key,
+                of_member: false,
             } => ask(check, Question::revision(credentials, key, true)),
+            Action::ReadRevision {
+                check,
+                credentials,
+                key,
+                of_member: true,
+            } => ask(check, Question::revision_of_member(credentials, key)),
             Action::AskPermission {
                 check,
                 credentials,

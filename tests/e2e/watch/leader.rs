@@ -3,14 +3,17 @@
 use etcd_proxy_tests::{
     leaderless::{Leaderless, REQUIRE_LEADER, says_no_leader},
     suite::{eventually, trial},
-    watching::{ANSWER_LIMIT, Watching, on_key, on_prefix},
+    watching::{ANSWER_LIMIT, Watching, on_key, on_prefix, since},
 };
 use libtest_mimic::Trial;
 
 use crate::world::{Follower, put};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![trial("leader_lost", leader_lost)]
+    vec![
+        trial("leader_lost", leader_lost),
+        trial("created_without_a_leader", created_without_a_leader),
+    ]
 }
 
 /// Two of three members die.
@@ -63,5 +66,39 @@ async fn leader_lost() {
     .await;
     let last = put(&world.direct, "w/k", "3").await;
     again.until(last).await;
+    world.proxy.assert_sound();
+}
+
+/// A member that has lost its leader creates watches for those who don't ask for one, and gives them what it has; and no
+/// request costs a stream the watchers that it has.
+async fn created_without_a_leader() {
+    let mut world = Leaderless::prepare().await;
+    let proxied = world.proxied.clone();
+    let first = put(&world.direct, "w/k", "1").await;
+    let (watching, created) = Watching::one(&proxied, on_key("w/k")).await;
+    let mut healthy = Follower::new(watching, &created);
+    let second = put(&world.direct, "w/k", "2").await;
+    healthy.until(second).await;
+    let wanting = Watching::open(&world.direct.wire, &REQUIRE_LEADER).await;
+
+    world.lose();
+    says_no_leader("direct", &wanting.end().await);
+    let created = healthy.watching.created(on_key("w/other")).await;
+    assert!(created.created && !created.canceled, "{created:?}");
+    healthy.account.take(&created).expect("a fine created answer");
+    for (name, wire) in world.sides() {
+        let (watching, created) = Watching::one(wire, since(first, on_prefix("w/"))).await;
+        let mut follower = Follower::new(watching, &created);
+        follower.until(second).await;
+        assert_eq!(follower.revisions(), [first, second], "{name}");
+    }
+    let mut strict = Watching::open(&proxied, &REQUIRE_LEADER).await;
+    strict.try_create(since(first, on_key("w/k"))).await;
+    says_no_leader("one that wants a leader", &strict.end().await);
+
+    world.restore().await;
+    put(&world.direct, "w/k", "3").await;
+    let last = put(&world.direct, "w/other", "3").await;
+    healthy.until(last).await;
     world.proxy.assert_sound();
 }

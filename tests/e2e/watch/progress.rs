@@ -26,6 +26,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("progress_with_some_behind", some_behind),
         trial("progress_with_new_ranges", new_ranges),
         trial("progress_notify", notify),
+        trial("progress_notify_beside_others", notify_beside_others),
         trial("progress_unanswered", unanswered),
     ]
 }
@@ -229,6 +230,40 @@ async fn notify() {
     let answer = without.watching.next().await;
     without.account.take(&answer).expect("an event");
     assert_eq!(without.revisions(), [revision]);
+    world.proxy.assert_sound();
+}
+
+/// A watcher of an idle key is told of progress as often as by a server, though it shares a range that is never idle, about
+/// which a server tells nothing.
+async fn notify_beside_others() {
+    let cluster = cluster().await;
+    let mut world = World::start("beside", &cluster, Between::Nothing).await;
+    let _wide = world.follow(on_prefix(&world.prefix)).await;
+    let told = |key: &str| WatchCreateRequest {
+        progress_notify: true,
+        ..on_key(key)
+    };
+    // From this one it is learned how often that is.
+    let _elsewhere = world.follow(told("elsewhere")).await;
+    let mut idle = world.follow(told(&world.key("idle"))).await;
+    let busy = world.key("busy");
+    let writes = async {
+        loop {
+            world.put(&busy, "").await;
+            tokio::task::yield_now().await;
+        }
+    };
+    let notified = async {
+        for _ in 0..5 {
+            let answer = idle.watching.next().await;
+            assert!(answer.events.is_empty() && answer.watch_id == 0, "{answer:?}");
+            idle.account.take(&answer).expect("a notification");
+        }
+    };
+    tokio::select! {
+        () = notified => {}
+        () = writes => unreachable!("it goes on"),
+    }
     world.proxy.assert_sound();
 }
 

@@ -27,6 +27,7 @@ pub(crate) fn trials(upstream: &Upstream) -> Vec<Trial> {
         scenario(upstream, "half_close", Between::Nothing, half_close),
         scenario(upstream, "headers", Between::Nothing, headers),
         scenario(upstream, "ids", Between::Nothing, ids),
+        scenario(upstream, "order", Between::Nothing, order),
         scenario(upstream, "refusals", Between::Nothing, refusals),
         scenario(upstream, "filters_and_previous_values", Between::Nothing, filters),
         trial("fragments", fragments),
@@ -91,6 +92,29 @@ async fn headers(world: World) -> World {
         assert!(
             cancelled.canceled && cancelled.header.is_some(),
             "{name}: {cancelled:?}"
+        );
+    }
+    world
+}
+
+/// Requests are carried out in their order: a cancel request doesn't overtake a create request that is refused for what it
+/// cancels, and leave a watcher behind.
+async fn order(world: World) -> World {
+    let key = world.key("k");
+    let seven = WatchCreateRequest {
+        watch_id: 7,
+        ..on_key(&key)
+    };
+    for round in 0..30 {
+        let mut both = lockstep(&world).await;
+        both.created(seven.clone()).await;
+        both.create(seven.clone()).await;
+        both.cancel(7).await;
+        assert_eq!(both.next().await.watch_id, -1, "round {round}");
+        let cancelled = both.next().await;
+        assert!(
+            cancelled.watch_id == 7 && cancelled.canceled,
+            "{round}: {cancelled:?}"
         );
     }
     world

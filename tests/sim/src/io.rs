@@ -71,6 +71,8 @@ pub(crate) enum Note {
     },
     /// One has ended.
     UpstreamGone { proxy: usize, upstream: UpstreamId },
+    /// A hub asks a member what it has, for want of a quorum.
+    MemberAsked,
     /// Something happens to a client's LeaseKeepAlive call.
     Lease { lease: LeaseTag, what: LeaseNote },
     /// Something happens to a LeaseKeepAlive call of a proxy's router to a member.

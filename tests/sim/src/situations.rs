@@ -139,6 +139,7 @@ situations! {
     WatchNoConnection = "watch: no connection in time",
     WatchPermissionAsked = "watch: a permission asked for",
     WatchRevisionRead = "watch: a revision read",
+    WatchRevisionOfMember = "watch: a member asked for its revision, for want of a quorum",
     WatchToldHistory = "watch: ended, the store has gone back",
     WatchToldNoLeader = "watch: ended, no leader",
     WatchToldTimeout = "watch: ended, no answer in time",

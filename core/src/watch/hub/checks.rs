@@ -86,6 +86,7 @@ impl Hub {
                 state: CheckState::Queued,
                 failures: 0,
                 losses: 0,
+                of_member: false,
                 waiting: Vec::new(),
                 next: Vec::new(),
                 store: false,
@@ -109,6 +110,17 @@ impl Hub {
             self.turns.push(&check.question, id);
         }
         self.send_questions();
+    }
+
+    /// Has a question asked at once that is to be asked of the member alone.
+    pub(super) fn ask_member(&mut self, question: &Question) {
+        if let Some(id) = self.by_question.get(question).copied() {
+            let check = &self.checks[id];
+            if check.of_member && check.state == CheckState::Resting {
+                self.timers.cancel(Timer::Check(id));
+                self.ask(id);
+            }
+        }
     }
 
     fn forget_check(&mut self, id: CheckId) {
@@ -151,13 +163,15 @@ impl Hub {
         check.state = CheckState::Sent;
         check.losses = self.losses;
         check.waiting = core::mem::take(&mut check.next);
-        check.store = core::mem::take(&mut check.store_next);
+        // What a member has by itself doesn't tell what store it is.
+        check.store = !check.of_member && core::mem::take(&mut check.store_next);
         self.turns.begin(&check.question);
         actions.push(match &check.question {
             Question::Revision(credentials, key) => Action::ReadRevision {
                 check: id,
                 credentials: credentials.clone(),
                 key: key.clone(),
+                of_member: check.of_member,
             },
             Question::Header => Action::ReadHeader(id),
             Question::Permission(credentials, range) => Action::AskPermission {
@@ -181,6 +195,7 @@ impl Hub {
         self.turns.end(&check.question);
         let waiting = core::mem::take(&mut check.waiting);
         let was_about_store = core::mem::take(&mut check.store);
+        let was_of_member = core::mem::take(&mut check.of_member);
         let (question, losses) = (check.question.clone(), check.losses);
         let verdict = match Verdict::of(&question, answer) {
             // A header for those who may read nothing is as good, if it is that of the member that refuses them.
@@ -193,8 +208,12 @@ impl Hub {
         if let Verdict::Unknown(status) = verdict {
             check.state = CheckState::Resting;
             check.store_next |= was_about_store;
+            let is_of_revision = matches!(question, Question::Revision(..));
+            // A server creates watchers whether it has a leader or not.
+            check.of_member =
+                is_of_revision && !was_of_member && !waiting.is_empty() && lacks_quorum(&status);
             let failures = check.failures;
-            check.failures = failures.saturating_add(1);
+            check.failures = failures.saturating_add(u32::from(!check.of_member));
             let wait = self.backoff(failures);
             self.timers.set(Timer::Check(id), now + wait);
             if is_no_leader(&status) && !self.leader_clients.is_empty() {
@@ -202,6 +221,7 @@ impl Hub {
                 self.begin(Work::Fail(waiting, question, status));
             } else {
                 self.checks[id].next.extend(waiting);
+                self.ask_member(&question);
             }
             self.send_questions();
             return;
@@ -280,6 +300,13 @@ pub(super) fn is_denial(status: &Status) -> bool {
     )
 }
 
+/// Whether a linearizable read failed for want of a quorum, or of an answer in time: what comes of one that has none, and
+/// doesn't know yet.
+fn lacks_quorum(status: &Status) -> bool {
+    let is_late = status.message.starts_with("etcdserver: request timed out");
+    is_no_leader(status) || status.code == DEADLINE_EXCEEDED || (status.code == UNAVAILABLE && is_late)
+}
+
 /// Whether a server, or the way to it, takes no message of such a size.
 pub(super) fn is_too_large(status: &Status) -> bool {
     status.code == RESOURCE_EXHAUSTED
@@ -290,6 +317,7 @@ pub(super) fn is_too_large(status: &Status) -> bool {
 
 /// gRPC codes.
 pub(super) const INVALID_ARGUMENT: u8 = 3;
+const DEADLINE_EXCEEDED: u8 = 4;
 pub(super) const PERMISSION_DENIED: u8 = 7;
 const RESOURCE_EXHAUSTED: u8 = 8;
 const OUT_OF_RANGE: u8 = 11;

@@ -21,6 +21,7 @@ impl Hub {
             next_id: 0,
             steps: VecDeque::new(),
             creating: 0,
+            ids_wanted: BTreeMap::new(),
             queued: 0,
             lagging: VecDeque::new(),
             is_draining: false,
@@ -57,14 +58,16 @@ impl Hub {
         self.pause(id, actions);
     }
 
-    /// A watcher that is there is cancelled at once; one that is about to be created, in its turn.
+    /// A watcher that is there is cancelled at once, unless that would change what becomes of a request before this one:
+    /// of one that asks for the same id, or for any that is free. One that is about to be created is cancelled in its turn.
     fn cancel_request(&mut self, id: ClientId, wire_id: i64, actions: &mut Actions) {
         let client = &mut self.clients[id];
-        if let Some(watcher) = client.watchers.get(&wire_id) {
-            let watcher = *watcher;
-            self.canceled(watcher, 0, "", actions);
-        } else if client.creating > 0 {
-            client.steps.push_back(Step::Cancel(wire_id));
+        let may_be_given = wire_id >= client.next_id && client.ids_wanted.contains_key(&0);
+        let is_wanted = may_be_given || (wire_id != 0 && client.ids_wanted.contains_key(&wire_id));
+        match client.watchers.get(&wire_id).copied() {
+            Some(watcher) if !is_wanted => self.canceled(watcher, 0, "", actions),
+            _ if client.creating > 0 => client.steps.push_back(Step::Cancel(wire_id)),
+            _ => {}
         }
     }
 

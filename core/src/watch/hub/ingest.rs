@@ -59,7 +59,7 @@ impl Hub {
         } else if response.has_events {
             self.source_events(now, source, message, &response, actions);
         } else {
-            self.source_progress(source, response.header.revision);
+            self.source_progress(now, source, response.header.revision);
         }
     }
 

@@ -214,7 +214,7 @@ impl Hub {
         // The end of the event does some work; it mustn't be too tired for any.
         self.stats.steps += u64::from(timer != Timer::Work);
         match timer {
-            Timer::Create(id) => self.create_timed_out(id, actions),
+            Timer::Create(id) => self.create_timed_out(now, id, actions),
             Timer::Check(id) => self.ask(id),
             Timer::Doubt(id) => self.doubts_timed_out(id),
             Timer::Reopen(id) => self.reopen(now, id, actions),

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 use core::ops::Bound;
+use core::time::Duration;
 
 use bytes::Bytes;
 
@@ -20,6 +21,9 @@ const ASKED_MAX: usize = 1024;
 /// Questions that a server which answers has left without answer, before its stream is given up: an answer may be for
 /// any of them, and says nothing of sources that were created after it.
 const LOST_MAX: usize = 128;
+
+/// No server notifies more often. What comes sooner was held up on its way.
+const NOTIFY_MIN: Duration = Duration::from_millis(100);
 
 /// How much longer, at most, a question that no client waits for waits to be repeated. A power of two.
 const PATIENCE: u32 = 8;
@@ -185,17 +189,45 @@ impl Hub {
     }
 
     /// The server notifies one source of its progress, which it does only if that has had all.
-    pub(super) fn source_progress(&mut self, id: SourceId, revision: i64) {
+    pub(super) fn source_progress(&mut self, now: Instant, id: SourceId, revision: i64) {
+        self.learn_notify_interval(now, self.sources[id].upstream);
         let source = &mut self.sources[id];
         if !self.upstreams[source.upstream].trusts_progress {
             return;
         }
+        source.notified_at = Some(now);
         source.next = source.next.max(revision.saturating_add(1));
         if !self.notified.is_empty() && !core::mem::replace(&mut source.is_notifying, true) {
             self.begin(Work::Notify(Some(id), None));
         }
         self.tell_all();
         self.merge(id);
+    }
+
+    /// A server notifies its idle watchers on a stream at an interval, all at the same time. The longer one of the last two
+    /// counts, since one that comes late makes the next one seem early.
+    fn learn_notify_interval(&mut self, now: Instant, id: UpstreamId) {
+        let upstream = &mut self.upstreams[id];
+        let took = upstream.notified_at.map_or(Duration::MAX, |at| now - at);
+        if took < NOTIFY_MIN {
+            return;
+        }
+        upstream.notified_at = Some(now);
+        let interval = took.max(core::mem::replace(&mut upstream.notified_after, took));
+        if self.config.learns_notify_interval && interval < self.config.progress_notify_interval {
+            self.config.progress_notify_interval = interval;
+            if self.is_armed {
+                self.timers.set(Timer::Notify, now + interval);
+            }
+        }
+    }
+
+    /// Whether a watcher has no need to be told by itself: the server tells its source when it is idle.
+    fn is_notified(&self, now: Instant, id: WatcherId) -> bool {
+        let live = self.watchers[id].live.and_then(|live| self.sources.get(live));
+        let interval = self.config.progress_notify_interval;
+        live.and_then(|live| live.notified_at)
+            .is_some_and(|at| now < at + interval + interval / 4)
     }
 
     /// The time has come to tell all who wish it.
@@ -218,7 +250,11 @@ impl Hub {
         };
         if let Some(next) = next {
             *after = Some(next);
-            if source.is_none() || self.notified.contains(&next) {
+            let is_meant = match source {
+                Some(_) => self.notified.contains(&next),
+                None => !self.is_notified(now, next),
+            };
+            if is_meant {
                 self.make_due(next);
             }
             return true;

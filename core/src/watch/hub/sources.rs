@@ -79,6 +79,7 @@ impl Hub {
             members: BTreeSet::new(),
             doubted: 0,
             clients: BTreeMap::new(),
+            notified_at: None,
             is_notifying: false,
             is_ending: false,
             is_rewinding: false,

@@ -1,6 +1,7 @@
 //! Create requests, from when they come until they are answered.
 
 use alloc::borrow::Cow;
+use alloc::collections::btree_map::Entry;
 use alloc::format;
 use alloc::string::String;
 
@@ -72,6 +73,7 @@ impl Hub {
         });
         client.steps.push_back(Step::Create(watcher));
         client.creating += 1;
+        *client.ids_wanted.entry(create.watch_id).or_default() += 1;
         self.timers
             .set(Timer::Create(watcher), now + self.config.create_timeout);
         self.wonder(Question::revision(credentials.clone(), &range), watcher);
@@ -146,12 +148,18 @@ impl Hub {
                 let Place::Starting(start) = &self.watchers[watcher].place else {
                     unreachable!("it leaves the steps when it is created");
                 };
-                let refused = start.refusal.is_some();
+                let (refused, watch_id) = (start.refusal.is_some(), start.watch_id);
                 if start.header.is_none() || !(refused || start.is_permitted) {
                     return false;
                 }
                 client.steps.pop_front();
                 client.creating -= 1;
+                if let Entry::Occupied(mut wanted) = client.ids_wanted.entry(watch_id) {
+                    *wanted.get_mut() -= 1;
+                    if *wanted.get() == 0 {
+                        wanted.remove();
+                    }
+                }
                 self.created(now, watcher, actions);
             }
         }
@@ -254,10 +262,17 @@ impl Hub {
         }
     }
 
-    pub(super) fn create_timed_out(&mut self, id: WatcherId, actions: &mut Actions) {
+    /// A create request has waited for too long. It waits on as long as its client has watchers that are served.
+    pub(super) fn create_timed_out(&mut self, now: Instant, id: WatcherId, actions: &mut Actions) {
         let Some(watcher) = self.watchers.get(id) else {
             return;
         };
+        let client = self.clients.get(watcher.client);
+        if client.is_some_and(|client| client.shares.values().any(|share| share.running > 0)) {
+            self.timers
+                .set(Timer::Create(id), now + self.config.create_timeout);
+            return;
+        }
         let status = Status::new(UNAVAILABLE, "etcdserver: request timed out");
         self.end_client(watcher.client, status, actions);
     }

@@ -3,11 +3,13 @@
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use bytes::Bytes;
 use slotmap::new_key_type;
 
 use crate::range::KeyRange;
+use crate::time::Instant;
 use crate::watch::batch::{History, Variant};
 use crate::watch::types::{Caller, CheckId, ClientId, Header, UpstreamId, UpstreamKind};
 
@@ -37,6 +39,8 @@ pub(super) struct Client {
     pub(super) steps: VecDeque<Step>,
     /// Create requests among them.
     pub(super) creating: usize,
+    /// The ids that those ask for, 0 for any, and how many do.
+    pub(super) ids_wanted: BTreeMap<i64, usize>,
     /// Bytes in its outbox.
     pub(super) queued: usize,
     /// Watchers that go on when there is room. May hold some that are elsewhere by now.
@@ -230,6 +234,8 @@ pub(super) struct Source {
     pub(super) doubted: usize,
     /// Live sources: the clients of its watchers, and how many they have.
     pub(super) clients: BTreeMap<ClientId, usize>,
+    /// When the server last notified it of its progress.
+    pub(super) notified_at: Option<Instant>,
     /// Its watchers are [about](super::work) to be told of progress.
     pub(super) is_notifying: bool,
     /// Nobody owns it any more, and its watchers are [on their way](super::work) to other sources.
@@ -353,6 +359,9 @@ pub(super) struct Upstream {
     /// The last question that was sent when an answer came. It may have been for an earlier one, and be a little older
     /// than it seems: good enough for clients, who ask again until they are told what they wait for.
     pub(super) heard: u64,
+    /// When the server last notified sources on it, all of which it does at the same time, and how long after the time before.
+    pub(super) notified_at: Option<Instant>,
+    pub(super) notified_after: Duration,
     /// The last answer. It isn't written to each source, of which there may be very many.
     pub(super) told: Told,
     /// No source on it was created later.
@@ -422,6 +431,8 @@ pub(super) struct Check {
     pub(super) failures: u32,
     /// How many streams had been lost when it was sent.
     pub(super) losses: u64,
+    /// Whether it is asked, or is to be asked next, of the member alone: the last time nobody could answer for the cluster.
+    pub(super) of_member: bool,
     /// Those whom the answer that is to come is for, in one list or several.
     pub(super) waiting: Waiting,
     /// Those who came later: that answer may be older than they are.

@@ -2,6 +2,7 @@
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::Hub;
 use super::checks::is_too_large;
@@ -77,6 +78,8 @@ impl Hub {
             unanswered: 0,
             ask_again: false,
             heard: 0,
+            notified_at: None,
+            notified_after: Duration::MAX,
             told: Told::default(),
             newest: Created::default(),
             is_creating: false,

@@ -148,7 +148,10 @@ impl Hub {
                 let next = waiting.next();
                 match next {
                     Some(watcher) => self.fail_one(watcher, question, status, actions),
-                    None => self.send_questions(),
+                    None => {
+                        self.ask_member(question);
+                        self.send_questions();
+                    }
                 }
                 next.is_some()
             }

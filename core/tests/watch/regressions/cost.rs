@@ -79,7 +79,7 @@ fn row_36_creating_while_the_cluster_is_down() {
     let client = world.open(None, false);
     world.create(client, watch("k", "", 0));
     world.settle();
-    world.outage = Some(Status::new(14, "etcdserver: request timed out"));
+    world.outage = Some(Status::new(14, "no endpoint can be reached"));
     world.create(client, watch("l", "", 0));
     world.settle();
     let message = world.clients[client].cancel(0);

@@ -4,9 +4,11 @@ mod cost;
 mod crowd;
 mod crowd_ends;
 mod history;
+mod leaderless;
 mod loss;
 mod manners;
 mod neighbours;
+mod notify;
 mod revoked;
 
 use std::time::Duration;

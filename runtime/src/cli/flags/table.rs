@@ -102,6 +102,13 @@ pub(in crate::cli) static FLAGS: &[Flag] = &[
         "Heartbeats of a lease are answered with the last answer while its heartbeat was sent at most this long ago: each lease costs the cluster at most one in that time, and a client may believe that its lease lives up to this much longer than it does; 0 to disable",
     ),
     full(
+        Group::Limits,
+        "watch-progress-notify-interval",
+        Kind::Duration,
+        "0s",
+        "How often a watch with progress_notify is told of progress when it shares a wider one that is busy, at least 100ms, as the members' flag of this name; 0 to learn it from what members tell, 10m until then",
+    ),
+    full(
         Group::Cache,
         "cache",
         Kind::Choice(&["all", "prefixes", "off"]),

@@ -45,7 +45,7 @@ tls-min-version string TLS1.2
 trusted-ca-file string
 ";
 
-const OURS: [&str; 14] = [
+const OURS: [&str; 15] = [
     "cache",
     "cache-linearizable",
     "cache-prefixes",
@@ -59,6 +59,7 @@ const OURS: [&str; 14] = [
     "log-format",
     "log-level",
     "shutdown-timeout",
+    "watch-progress-notify-interval",
     "workers",
 ];
 

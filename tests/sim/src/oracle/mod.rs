@@ -313,6 +313,7 @@ impl Oracle {
                     let revision = self.histories.ledger().revision();
                     self.watching.upstream_gone(io, revision, proxy);
                 }
+                Note::MemberAsked => self.watching.member_asked = Some(io.now),
                 Note::Sent { call } => self.sent(io, call),
                 Note::Reached { call } => self.reached(call),
                 Note::Replied { call, answer, link } => {

@@ -92,6 +92,8 @@ pub(crate) struct Watching {
     pub(crate) upstreams: Upstreams,
     pub(crate) delivers: Option<Delivers>,
     create_timeout: Duration,
+    /// When a member was last asked what it has, for want of a quorum.
+    pub(super) member_asked: Option<Instant>,
     /// When a member was last without a leader.
     leaderless: Option<Instant>,
     auth_revision: u64,
@@ -107,6 +109,7 @@ impl Watching {
             upstreams: Upstreams::default(),
             delivers: None,
             create_timeout: settings.proxy.watch.create_timeout,
+            member_asked: None,
             leaderless: None,
             auth_revision: 0,
             auth_changed: Instant::ZERO,

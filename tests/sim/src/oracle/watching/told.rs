@@ -20,6 +20,7 @@ impl Oracle {
             calls,
             revoked,
             auth_changed,
+            member_asked,
             ..
         } = &mut self.watching;
         let call = calls.get_mut(&tag).expect("it was opened");
@@ -35,6 +36,7 @@ impl Oracle {
                 is_current: view.history == self.histories.now(),
                 members,
                 auth_changed: *auth_changed,
+                member_asked: *member_asked,
                 revoked,
             };
             match view.told(io, truth, &response, &header) {

@@ -55,6 +55,7 @@ pub(super) struct Truth<'a> {
     pub(super) is_current: bool,
     pub(super) members: &'a Members,
     pub(super) auth_changed: Instant,
+    pub(super) member_asked: Option<Instant>,
     pub(super) revoked: &'a Revoked,
 }
 
@@ -234,8 +235,10 @@ impl View {
             [0, response.watch_id].contains(&request.watch_id) && response.cancel_reason.is_empty(),
             "{watcher:?} is answered {response:?}"
         );
+        // Without a quorum a member tells what it has.
+        let may_be_old = truth.member_asked.is_some_and(|at| at >= watcher.asked);
         ensure!(
-            revision >= watcher.asked_at,
+            revision >= watcher.asked_at || may_be_old,
             "{watcher:?} is created at revision {revision}, which is older than the request"
         );
         io.count(if request.watch_id != 0 {

@@ -12,7 +12,7 @@ use prost::Message as _;
 
 use super::{UNAVAILABLE, for_hub, header_of};
 use crate::delivery::{Answer, CallTag, Delivery, Frame, Request, StreamNo, WatchAlarm};
-use crate::io::Io;
+use crate::io::{Io, Note};
 use crate::net::Side;
 use crate::proxy::Proxy;
 use crate::proxy::connections::{ConnId, User};
@@ -48,15 +48,27 @@ fn question(credentials: Option<Bytes>) -> Request {
 }
 
 impl Proxy {
-    pub(super) fn read_revision(&mut self, io: &mut Io, id: CheckId, credentials: Option<Bytes>, key: Bytes) {
+    pub(super) fn read_revision(
+        &mut self,
+        io: &mut Io,
+        id: CheckId,
+        credentials: Option<Bytes>,
+        key: Bytes,
+        of_member: bool,
+    ) {
         let range = RangeRequest {
             key,
             keys_only: true,
+            serializable: of_member,
             ..RangeRequest::default()
         };
         io.count(Situation::WatchRevisionRead);
+        if of_member {
+            io.count(Situation::WatchRevisionOfMember);
+            io.notes.push(Note::MemberAsked);
+        }
         let request = Request {
-            require_leader: true,
+            require_leader: !of_member,
             message: range.encode_to_vec().into(),
             ..question(credentials)
         };

@@ -210,7 +210,8 @@ impl Proxy {
                     check,
                     credentials,
                     key,
-                } => self.read_revision(io, check, credentials, key),
+                    of_member,
+                } => self.read_revision(io, check, credentials, key, of_member),
                 Action::AskPermission {
                     check,
                     credentials,
