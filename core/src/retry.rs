@@ -4,11 +4,16 @@
 //!
 //! - a call that certainly never reached a member may always be sent again;
 //! - a call that clientv3 calls repeatable may be sent again after its connection died under it, but
-//!   to one other member at most: some requests kill the member that serves them (on etcd 3.5 a Range
-//!   with an unknown `sort_target` does), and a proxy must not walk them through the cluster;
+//!   to one other member at most, and only if everything in it is known: some requests kill the member that
+//!   serves them (on etcd 3.5 a Range with an unknown `sort_target` does), and a proxy must not walk them
+//!   through the cluster. LeaseGrant with an id and LeaseRevoke aren't repeatable, whatever clientv3 calls them:
+//!   what succeeded the first time fails the second time;
 //! - a repeatable call that a member answered with UNAVAILABLE may be repeated a few times, spaced
-//!   out, as clientv3 does (leader changes are over in that time); the last answer stands;
+//!   out, as clientv3 does (leader changes are over in that time), from the second time on by another member
+//!   if there is one; the last answer stands;
 //! - anything else is answered as it stands.
+
+mod requests;
 
 use core::time::Duration;
 
@@ -99,6 +104,20 @@ pub fn no_turn(left: Option<Duration>) -> Status {
     }
 }
 
+/// Whether a call may be made again though it may have been carried out. `message` is its request; `None` if that can't be
+/// read.
+#[must_use]
+pub fn is_repeatable(path: &str, message: Option<&[u8]>) -> bool {
+    requests::is_repeatable(path, message)
+}
+
+/// Whether a member refuses a call for being a learner, by the message of its status. Its own answer is as good as any, unless
+/// there are other members.
+#[must_use]
+pub fn is_learners(message: &[u8]) -> bool {
+    message == b"etcdserver: rpc not supported for learner"
+}
+
 /// How an attempt ended without an answer that could be forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -163,17 +182,29 @@ pub enum Next {
 #[derive(Clone, Debug)]
 pub struct Attempts {
     repeatable: bool,
+    /// Whether it may meet another death than the first.
+    understood: bool,
     resends: u32,
     losses: u32,
     unavailable: usize,
 }
 
 impl Attempts {
-    /// The account of a new call; `repeatable` as in [`crate::method::Method::repeatable`].
+    /// The account of a new call. `message` is its request; `None` if that can't be read.
+    #[must_use]
+    pub fn of(path: &str, message: Option<&[u8]>) -> Self {
+        Self {
+            understood: requests::is_understood(path, message),
+            ..Self::new(is_repeatable(path, message))
+        }
+    }
+
+    /// The account of a new call; `repeatable` as in [`is_repeatable`]. Everything in it is known.
     #[must_use]
     pub const fn new(repeatable: bool) -> Self {
         Self {
             repeatable,
+            understood: true,
             resends: 0,
             losses: 0,
             unavailable: 0,
@@ -185,6 +216,12 @@ impl Attempts {
     #[must_use]
     pub const fn is_failure(&self, code: u8) -> bool {
         self.repeatable && code == Code::Unavailable.number()
+    }
+
+    /// Whether another member should be asked next, if there is one: the one in use has answered UNAVAILABLE more than once.
+    #[must_use]
+    pub const fn wants_another_member(&self) -> bool {
+        self.unavailable > 1
     }
 
     /// Rules what becomes of the call after a failed attempt. `left` is the time until its deadline, zero if that has
@@ -219,7 +256,9 @@ impl Attempts {
                 self.resends += 1;
                 Next::Again(Duration::ZERO)
             }
-            Failure::ConnectionLost if self.repeatable && self.losses < REPEATS_AFTER_LOSS_MAX => {
+            Failure::ConnectionLost
+                if self.repeatable && self.understood && self.losses < REPEATS_AFTER_LOSS_MAX =>
+            {
                 self.losses += 1;
                 Next::Again(Duration::ZERO)
             }
@@ -265,6 +304,22 @@ mod tests {
             Just(Failure::MovedAway),
             Just(Failure::Unavailable)
         ]
+    }
+
+    /// A request that isn't known as a whole may be what the member died of.
+    #[test]
+    fn what_is_not_understood_meets_one_death() {
+        let mut rng = Rng::with_seed(3);
+        for (message, next) in [
+            (&b"\x0a\x01k\x30\x04"[..], Next::Again(Duration::ZERO)),
+            (b"\x0a\x01k\x30\x07", Next::GiveUp),
+        ] {
+            let mut attempts = Attempts::of("/etcdserverpb.KV/Range", Some(message));
+            assert_eq!(attempts.after(Failure::ConnectionLost, &mut rng), next);
+            let mut attempts = Attempts::of("/etcdserverpb.KV/Range", Some(message));
+            let again = attempts.after(Failure::Unavailable, &mut rng);
+            assert!(matches!(again, Next::Again(_)), "it has survived: {again:?}");
+        }
     }
 
     proptest! {

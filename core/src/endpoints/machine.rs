@@ -74,6 +74,8 @@ enum Timer {
     Stagger,
     /// The member in use has no leader: ask the others again.
     Challenge,
+    /// One that has no leader is as good as any that may still answer.
+    Settle,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,6 +89,8 @@ struct LaneState {
 struct Current {
     endpoint: EndpointId,
     fit: bool,
+    /// Until then it isn't fit, whatever its probes say.
+    outdone_until: Option<Instant>,
 }
 
 /// The shortest wait that is repeated for as long as its cause lasts.
@@ -145,6 +149,8 @@ impl Endpoints {
             Event::ProbeAnswered(id, health) => self.probe_answered(now, id, health, actions),
             Event::ProbeLost(id) => self.probe_lost(now, id, actions),
             Event::Doubt(id) => self.doubt(now, id, actions),
+            Event::Outdone(id) => self.outdone(now, id, actions),
+            Event::Stranger(id) => self.stranger(now, id, actions),
             Event::Wanted(worker, class) => self.wanted(now, worker, class, actions),
             Event::Replace(addresses) => self.replace(now, addresses, actions),
             Event::Timeout => {
@@ -196,6 +202,7 @@ impl Endpoints {
             Timer::ProbeAnswer(id) => self.probe_unanswered(now, id, actions),
             Timer::Retry(endpoint) => self.try_candidate(now, endpoint, actions),
             Timer::Stagger => self.next_candidate(now, actions),
+            Timer::Settle => self.settle(now, true, actions),
             Timer::Challenge => {
                 if self.current.is_some_and(|current| !current.fit) {
                     self.search(now, actions);

@@ -130,6 +130,8 @@ pub enum FailureCause {
     Silent,
     /// It answers, but it isn't what it should be: a member of another cluster than the one in use.
     Foreign,
+    /// It answers, but not as an etcd does.
+    Stranger,
 }
 
 /// What happened.
@@ -165,6 +167,12 @@ pub enum Event {
     ProbeLost(ConnectionId),
     /// A call on this connection was answered as a member without leader would: worth a look.
     Doubt(ConnectionId),
+    /// A call that the member of this connection has answered with UNAVAILABLE was answered by another one: this one isn't fit,
+    /// whatever its probes say.
+    Outdone(ConnectionId),
+    /// What is at the other end of a connection is no etcd: it gives no gRPC answers, or none that an etcd would give. Comes
+    /// instead of the answer to a probe.
+    Stranger(ConnectionId),
     /// A worker wants one more connection for calls of this class, to the member that it has one to.
     Wanted(u32, Class),
     /// The list of endpoints is now this one (discovery, member list). Those already known keep
@@ -185,7 +193,7 @@ pub enum CloseCause {
     Silent,
     /// Its member has no leader and another one has.
     LeaderLost,
-    /// It leads to another cluster than the one in use.
+    /// It leads to another cluster than the one in use, or to no etcd.
     Foreign,
 }
 
@@ -249,7 +257,8 @@ pub enum Action {
     },
     /// A hidden endpoint answers again. For logs and metrics.
     Restored(EndpointId),
-    /// The endpoint in use has lost its leader, or is a learner; others are asked. For logs and metrics.
+    /// The endpoint in use has lost its leader, or is a learner, or was [outdone](Event::Outdone); others are asked. For logs
+    /// and metrics.
     LeaderLost(EndpointId),
     /// The endpoint in use is fit again. For logs and metrics.
     LeaderRegained(EndpointId),

@@ -6,6 +6,7 @@
 pub(crate) mod answer;
 mod cached;
 mod deadline;
+mod elsewhere;
 pub(crate) mod exchange;
 mod head;
 mod leader;
@@ -16,6 +17,7 @@ mod unary;
 
 use core::future::{Future as _, poll_fn};
 use core::task::Poll;
+use core::time::Duration;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,7 +27,7 @@ use etcd_proxy_core::endpoints::{ConnectionId, Event};
 use etcd_proxy_core::grpc::{Code, Status};
 use etcd_proxy_core::lease::Router;
 use etcd_proxy_core::method::{Method, Shape};
-use etcd_proxy_core::retry::{no_endpoint, no_turn, patience};
+use etcd_proxy_core::retry::{self, no_endpoint, no_turn, patience};
 use etcd_proxy_core::watch::Hub;
 use fastrand::Rng;
 use h2::client::ResponseFuture;
@@ -34,8 +36,10 @@ use h2::{Reason, RecvStream, SendStream};
 use http::Request;
 use http::uri::PathAndQuery;
 
+use self::answer::GRPC_MESSAGE;
 use self::deadline::Deadline;
 pub(crate) use self::deadline::GRPC_TIMEOUT;
+use self::exchange::Answer;
 use crate::grpc::Head;
 use crate::rt::Runtime;
 use crate::server::ClientConnection;
@@ -51,6 +55,9 @@ pub(crate) const INVALID_CLIENT_API_VERSION: Status =
 
 /// Headers that a request may have: far more than any client sends, and few enough to add some to them.
 const HEADERS_MAX: usize = 16 * 1024;
+
+/// What a call that has waited for another one's answer has left at least to wait for a member.
+const PATIENCE_MIN: Duration = Duration::from_millis(250);
 
 /// The path of a call as the member gets it. To a gRPC server a `?` is part of the method's name.
 pub(crate) fn path_of(uri: &http::Uri) -> &str {
@@ -75,6 +82,7 @@ pub(crate) async fn forward<R: Runtime>(
         counted: false,
         attempted: false,
         pinned_now: false,
+        waits_since: None,
     };
     if request.headers().len() > HEADERS_MAX {
         return answer::refuse_headers(respond);
@@ -128,6 +136,8 @@ struct Call {
     attempted: bool,
     /// This call is the one that its client connection's [`Member::Same`](etcd_proxy_core::method::Member::Same) calls follow.
     pinned_now: bool,
+    /// Since when it has waited for the answer to another one, before it was to be sent itself.
+    waits_since: Option<Instant>,
 }
 
 impl Call {
@@ -176,7 +186,16 @@ impl Call {
         {
             return Ok(pinned.clone());
         }
-        let until = Instant::now() + patience(worker.settings.dial_timeout, self.deadline.left());
+        let (now, patience) = (
+            Instant::now(),
+            patience(worker.settings.dial_timeout, self.deadline.left()),
+        );
+        // The one that it has waited for may have waited for a member all the time.
+        let waited = self
+            .waits_since
+            .take()
+            .map_or(Duration::ZERO, |since| now - since);
+        let until = now + patience.saturating_sub(waited).max(patience.min(PATIENCE_MIN));
         let taken = match worker
             .lane
             .connection::<R>(self.client.wish(self.class, avoid), until)
@@ -214,6 +233,15 @@ impl Call {
             open.count(self.client.begin(self.class));
         }
         Ok((response, stream, open))
+    }
+
+    /// Whether an answer is given to the client though it is UNAVAILABLE: of the only member, for being a learner.
+    fn must_do(&self, answer: &Answer) -> bool {
+        let is_learners = || {
+            let message = exchange::trailers(answer).and_then(|trailers| trailers.get(GRPC_MESSAGE));
+            message.is_some_and(|message| retry::is_learners(message.as_bytes()))
+        };
+        self.client.worker.endpoints.len() < 2 && is_learners()
     }
 
     /// The connection takes no new calls: it is to be replaced.

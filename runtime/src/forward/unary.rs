@@ -10,6 +10,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use etcd_proxy_core::endpoints::ConnectionId;
 use etcd_proxy_core::grpc::{MESSAGE_PREFIX_LEN, MessageLimit, MessageTooLarge, Status, message_prefix};
+use etcd_proxy_core::method::Member;
 use etcd_proxy_core::read::{FLOOR_UNKNOWN, is_serializable};
 use etcd_proxy_core::retry::{Attempts, CONNECTION_LOST, Failure, Ruling};
 use h2::server::SendResponse;
@@ -20,7 +21,7 @@ use super::cached::{self, Looked, NotRefreshed};
 use super::deadline::{Expired, Expiry};
 use super::exchange::{Answer, Client, Payload, Unanswered, attempt, deliver, trailers};
 use super::head::Head;
-use super::{Call, NoAttempt, answer, leader};
+use super::{Call, NoAttempt, answer, elsewhere, leader};
 use crate::read::{Part, Role};
 use crate::rt::{self, Runtime};
 
@@ -48,6 +49,7 @@ pub(super) async fn forward<R: Runtime>(
     };
     let message = message_of(&payload.data);
     call.class = call.method.class.class(message.as_deref());
+    let mut attempts = Attempts::of(path, message.as_deref());
     let part = match (role, message) {
         (Role::Read, Some(message)) if !reads.is_off() => {
             let mut client = Client {
@@ -58,7 +60,10 @@ pub(super) async fn forward<R: Runtime>(
             if !is_serializable(&message) {
                 floor = asked.revision;
             }
-            match cached::look_up(&reads, &message, &mut client).await {
+            let since = Instant::now();
+            let looked = cached::look_up(&reads, &message, &mut client).await;
+            call.waits_since = Some(since);
+            match looked {
                 Ok(Looked::Forward(ticket)) => {
                     // If it wasn't known it may be by now.
                     let (asked, floor) = if floor == FLOOR_UNKNOWN {
@@ -78,7 +83,6 @@ pub(super) async fn forward<R: Runtime>(
         (role, message) => Part::of(&reads, role, path, message.as_ref()),
     };
     let head = Head::new(parts);
-    let mut attempts = Attempts::new(call.method.repeatable);
     let mut failed_on: Option<ConnectionId> = None;
     loop {
         let (connection, request) = match call.next::<R>(&head, failed_on, &mut respond).await {
@@ -91,26 +95,17 @@ pub(super) async fn forward<R: Runtime>(
             expiry: &mut expiry,
         };
         let (failure, answer) = match attempt(&call, &connection, request, &payload, &mut client).await {
-            Ok(answer) if status(&answer).is_some_and(|code| attempts.is_failure(code)) => {
+            Ok(answer)
+                if status(&answer).is_some_and(|code| attempts.is_failure(code))
+                    && !call.must_do(&answer) =>
+            {
                 call.doubt(&connection);
                 (Failure::Unavailable, Some(answer))
             }
             Ok(answer) => {
                 let answer = leader::redirect(&call, &connection, &head, &payload, &mut client, answer).await;
-                let answer = if cached::is_old(&part, &answer) {
-                    drop(connection);
-                    match cached::refreshed(&mut call, &head, &payload, &part, &mut respond, &mut expiry)
-                        .await
-                    {
-                        Ok(answer) => answer,
-                        Err(NotRefreshed::Refused(status)) => return answer::refuse(respond, status),
-                        Err(NotRefreshed::ClientGone) => return,
-                    }
-                } else {
-                    answer
-                };
-                cached::tell(part, &answer);
-                return deliver(answer, respond).await;
+                drop(connection);
+                return conclude(call, (&head, &payload), part, answer, respond, expiry).await;
             }
             Err(Unanswered::Failed(failure)) => (failure, None),
             Err(Unanswered::Reset(reason)) => return respond.send_reset(reason),
@@ -132,11 +127,45 @@ pub(super) async fn forward<R: Runtime>(
             (Ruling::Refuse(status), _) => return refuse(part, respond, status),
         };
         failed_on = elsewhere.then_some(connection.id());
-        drop(connection);
         if !pause.is_zero() && !wait::<R>(pause, &mut respond).await {
             return;
         }
+        if failure == Failure::Unavailable
+            && attempts.wants_another_member()
+            && call.method.member == Member::Any
+        {
+            let mut client = Client {
+                respond: &mut respond,
+                expiry: &mut expiry,
+            };
+            let other = elsewhere::ask(&mut call, &connection, &head, &payload, &mut client).await;
+            if let Some(answer) = other {
+                drop(connection);
+                return conclude(call, (&head, &payload), part, answer, respond, expiry).await;
+            }
+        }
     }
+}
+
+/// Gives the client an answer, or a newer one than that if it is older than what was shown.
+async fn conclude<R: Runtime>(
+    mut call: Call,
+    (head, payload): (&Head, &Payload),
+    part: Part,
+    mut answer: Answer,
+    mut respond: SendResponse<Bytes>,
+    mut expiry: Expiry<R>,
+) {
+    if cached::is_old(&part, &answer) {
+        let refreshed = cached::refreshed(&mut call, head, payload, &part, &mut respond, &mut expiry).await;
+        answer = match refreshed {
+            Ok(answer) => answer,
+            Err(NotRefreshed::Refused(status)) => return answer::refuse(respond, status),
+            Err(NotRefreshed::ClientGone) => return,
+        };
+    }
+    cached::tell(part, &answer);
+    deliver(answer, respond).await;
 }
 
 /// Refuses a call that no member has answered.
@@ -240,7 +269,7 @@ async fn wait<R: Runtime>(pause: Duration, respond: &mut SendResponse<Bytes>) ->
 }
 
 /// The gRPC status code of an answer; `None` if it has none that a server would send.
-fn status(answer: &Answer) -> Option<u8> {
+pub(super) fn status(answer: &Answer) -> Option<u8> {
     let status = trailers(answer)?.get(answer::GRPC_STATUS)?;
     status.to_str().ok()?.parse().ok()
 }

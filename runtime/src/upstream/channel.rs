@@ -17,8 +17,9 @@ use etcd_proxy_proto::etcdserverpb::{StatusRequest, TxnRequest};
 use etcd_proxy_proto::health::HealthCheckRequest;
 use etcd_proxy_proto::health::health_client::HealthClient;
 use h2::{RecvStream, SendStream};
+use http::header::CONTENT_TYPE;
 use http::uri::Scheme;
-use http::{Request, Response, Uri};
+use http::{Request, Response, StatusCode, Uri};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use tonic::Code;
@@ -52,6 +53,9 @@ pub(crate) enum ChannelError {
     /// The connection or the stream ended.
     #[error("the connection ended")]
     Ended,
+    /// What came is no answer of a gRPC server, but one with this HTTP status.
+    #[error("no gRPC answer, but HTTP status {0}")]
+    NotGrpc(u16),
 }
 
 impl Channel {
@@ -113,6 +117,11 @@ impl Service<Request<tonic::body::Body>> for Channel {
                 })?;
             stream.send_data(body, true).map_err(|_| ChannelError::Ended)?;
             let response = response.await.map_err(|_| ChannelError::Ended)?;
+            let content_type = response.headers().get(CONTENT_TYPE);
+            let is_grpc = content_type.is_none_or(|value| value.as_bytes().starts_with(b"application/grpc"));
+            if response.status() != StatusCode::OK || !is_grpc {
+                return Err(ChannelError::NotGrpc(response.status().as_u16()));
+            }
             Ok(response.map(|body| ResponseBody {
                 body,
                 _request: stream,
@@ -148,10 +157,12 @@ impl Body for ResponseBody {
 }
 
 /// What a probe has found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     /// The member has answered.
     Answer(Health),
+    /// Somebody has answered who is no etcd; what.
+    Stranger(String),
     /// The connection takes no new calls, so it can't be probed.
     Refusing,
     /// The connection has ended, the probe's stream was reset, or it found no way in time.
@@ -191,28 +202,44 @@ pub(crate) async fn probe<R: Runtime>(
 const IDENTITY_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The id of the cluster that the member of a connection is of. It is asked once; `None` if it doesn't say, or not now.
-pub(crate) async fn cluster_of<R: Runtime>(connection: &Arc<Connection>) -> Option<u64> {
+///
+/// # Errors
+/// If it answers as no etcd does; what.
+pub(crate) async fn cluster_of<R: Runtime>(connection: &Arc<Connection>) -> Result<Option<u64>, String> {
+    let later = Err(None);
+    let stranger = |what: &str| Err(Some(what.to_owned()));
     let learn = || async {
         if connection.is_full() {
-            return Err(());
+            return later;
         }
         let channel = Channel::new(connection.clone());
         let origin = channel.origin();
         let mut client = KvClient::with_origin(channel, origin);
         // Of all answers with a header this is the one that etcd asks nobody's name for.
         match client.txn(TxnRequest::default()).await {
-            Ok(response) => {
-                let header = response.into_inner().header;
-                let cluster = header.map(|header| header.cluster_id);
-                Ok(cluster.filter(|cluster| *cluster != 0))
+            Ok(response) => match response.into_inner().header {
+                Some(header) => Ok(Some(header.cluster_id).filter(|cluster| *cluster != 0)),
+                None => stranger("no etcd: the answer to a transaction has no header"),
+            },
+            Err(status) if status.source().is_some() => Err(no_grpc(&status)),
+            Err(status) if status.code() == Code::Unimplemented => {
+                stranger("no etcd: it knows no transactions")
             }
-            Err(status) if status.source().is_some() => Err(()),
             Err(_) => Ok(None),
         }
     };
     let learned = connection.cluster.get_or_try_init(learn);
-    let learned = rt::timeout_at::<R, _>(Instant::now() + IDENTITY_PATIENCE, learned).await;
-    learned.ok()?.ok().copied().flatten()
+    match rt::timeout_at::<R, _>(Instant::now() + IDENTITY_PATIENCE, learned).await {
+        Ok(Ok(cluster)) => Ok(*cluster),
+        Ok(Err(Some(what))) => Err(what),
+        Ok(Err(None)) | Err(_) => Ok(None),
+    }
+}
+
+/// What came instead of a gRPC answer, if that is why there is none.
+fn no_grpc(status: &tonic::Status) -> Option<String> {
+    let error = status.source()?.downcast_ref::<ChannelError>()?;
+    matches!(error, ChannelError::NotGrpc(_)).then(|| format!("no etcd: {error}"))
 }
 
 /// Whether the member of a connection tells the truth about the progress of watches, by its version. It is asked once;
@@ -251,7 +278,9 @@ async fn ask(connection: Arc<Connection>) -> Found {
         Ok(answer) => Found::Answer(Health::of_serving_status(answer.get_ref().status)),
         // An error with a source is no answer: it comes from the transport, perhaps before the driver knows of the end.
         Err(status) if status.source().is_some() => {
-            if connection.is_refusing() && !connection.is_closed() {
+            if let Some(what) = no_grpc(&status) {
+                Found::Stranger(what)
+            } else if connection.is_refusing() && !connection.is_closed() {
                 Found::Refusing
             } else {
                 Found::Nothing

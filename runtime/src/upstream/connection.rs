@@ -186,6 +186,11 @@ impl Connection {
         &self.authority
     }
 
+    /// The id of the cluster that its member is of, as far as it has said so.
+    pub(crate) fn known_cluster(&self) -> Option<u64> {
+        self.cluster.get().copied().flatten()
+    }
+
     pub(crate) fn reads(&self) -> u64 {
         self.reads.get()
     }

@@ -33,7 +33,7 @@ const TIDY_EVERY: Duration = Duration::from_secs(5);
 pub(crate) enum Report {
     /// A connection was established.
     Connected(Arc<Connection>),
-    /// A connection has ended or never came to be, and what went wrong.
+    /// A connection has ended or never came to be, or leads to a stranger, and what went wrong.
     Ended(Event, Option<String>),
     /// Anything else, in the machine's words.
     Event(Event),
@@ -323,20 +323,25 @@ impl Control {
                     let (settings, reports) = (self.settings.clone(), self.reports.clone());
                     let patience = self.probe_timeout;
                     rt::spawn::<R>(async move {
-                        let found = channel::probe::<R>(connection.clone(), settings, patience).await;
-                        if matches!(found, Found::Answer(_))
-                            && let Some(cluster) = channel::cluster_of::<R>(&connection).await
-                        {
-                            let event = Event::Identified(id, cluster);
-                            let _ = reports.send(Report::Event(event)).await;
+                        let mut found = channel::probe::<R>(connection.clone(), settings, patience).await;
+                        if matches!(found, Found::Answer(_)) {
+                            match channel::cluster_of::<R>(&connection).await {
+                                Ok(Some(cluster)) => {
+                                    let event = Event::Identified(id, cluster);
+                                    let _ = reports.send(Report::Event(event)).await;
+                                }
+                                Ok(None) => {}
+                                Err(what) => found = Found::Stranger(what),
+                            }
                         }
                         drop(connection);
-                        let event = match found {
-                            Found::Answer(health) => Event::ProbeAnswered(id, health),
-                            Found::Refusing => Event::Draining(id),
-                            Found::Nothing => Event::ProbeLost(id),
+                        let report = match found {
+                            Found::Answer(health) => Report::Event(Event::ProbeAnswered(id, health)),
+                            Found::Stranger(what) => Report::Ended(Event::Stranger(id), Some(what)),
+                            Found::Refusing => Report::Event(Event::Draining(id)),
+                            Found::Nothing => Report::Event(Event::ProbeLost(id)),
                         };
-                        let _ = reports.send(Report::Event(event)).await;
+                        let _ = reports.send(report).await;
                     });
                 }
             }

@@ -19,6 +19,9 @@ use crate::rt::{self, Runtime};
 /// How often a call that waits for a further connection looks whether it may ask for one again.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
+/// How often, at most, a call is asked of another member in vain.
+const OTHER_MEMBER_EVERY: Duration = Duration::from_millis(250);
+
 /// A worker's place to find its connections. Set by the control task, read by every call; what is where is the
 /// [`Pool`]'s to say.
 #[derive(Debug)]
@@ -30,6 +33,41 @@ pub(crate) struct Lane {
     /// The worker's number, and who is asked for further connections.
     control: OnceLock<(u32, Reports)>,
     started: Instant,
+    /// When a call may be asked of another member than the one in use.
+    other_member: Mutex<OtherMember>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum OtherMember {
+    /// From then on.
+    From(Instant),
+    /// When the one that is has been answered.
+    Asked,
+}
+
+/// The turn of a call that is asked of another member than the one in use. Ends when it is dropped.
+#[derive(Debug)]
+pub(crate) struct OtherTurn<'a> {
+    lane: &'a Lane,
+    was_worth_it: bool,
+}
+
+impl OtherTurn<'_> {
+    /// There was an answer, so that the next one needs no wait.
+    pub(crate) fn was_worth_it(mut self) {
+        self.was_worth_it = true;
+    }
+}
+
+impl Drop for OtherTurn<'_> {
+    fn drop(&mut self) {
+        let wait = if self.was_worth_it {
+            Duration::ZERO
+        } else {
+            OTHER_MEMBER_EVERY
+        };
+        *self.lane.other_member.lock() = OtherMember::From(Instant::now() + wait);
+    }
 }
 
 impl Default for Lane {
@@ -40,6 +78,7 @@ impl Default for Lane {
             ended: AtomicBool::new(false),
             control: OnceLock::new(),
             started: Instant::now(),
+            other_member: Mutex::new(OtherMember::From(Instant::now())),
         }
     }
 }
@@ -116,6 +155,19 @@ enum Look<'a> {
 }
 
 impl Lane {
+    /// The turn to ask another member than the one in use; none if another call has it, or it was in vain a moment ago.
+    pub(crate) fn other_member(&self) -> Option<OtherTurn<'_>> {
+        let mut state = self.other_member.lock();
+        if !matches!(*state, OtherMember::From(from) if from <= Instant::now()) {
+            return None;
+        }
+        *state = OtherMember::Asked;
+        Some(OtherTurn {
+            lane: self,
+            was_worth_it: false,
+        })
+    }
+
     /// Tells the lane its worker's number, and who is asked for further connections.
     pub(super) fn set_control(&self, number: u32, reports: Reports) {
         // There is one control task.

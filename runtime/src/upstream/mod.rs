@@ -9,7 +9,7 @@ mod question;
 
 use core::time::Duration;
 
-pub(crate) use channel::{Channel, trusts_progress};
+pub(crate) use channel::{Channel, cluster_of, trusts_progress};
 pub(crate) use connection::{Connection, OpenCall, Refused, UNPROBED_KEEPALIVE};
 pub(crate) use control::{Connect, Control, Report, Reports};
 pub(crate) use lane::{Counted, Lane, NoConnection, Wish};

@@ -100,7 +100,7 @@ impl Reporter {
             News::LeaderLost(endpoint) => tracing::warn!(
                 endpoint = name(endpoint),
                 left_out,
-                "endpoint has no leader; asking the others"
+                "endpoint has no leader, or fails where others don't; asking the others"
             ),
             News::LeaderRegained(endpoint) => {
                 tracing::info!(endpoint = name(endpoint), left_out, "endpoint has a leader again");
@@ -132,6 +132,7 @@ impl Reporter {
             FailureCause::Lost => "the connection was lost".to_owned(),
             FailureCause::Refusing => "connections are ended as soon as they are established".to_owned(),
             FailureCause::Silent => format!("no answer to a probe within {}", shown(self.probe_timeout)),
+            FailureCause::Stranger => "no etcd".to_owned(),
             _ => "failed".to_owned(),
         }
     }

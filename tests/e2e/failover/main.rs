@@ -1,4 +1,4 @@
-//! Members that die, freeze, lose their peers or vanish behind the network, under load; stores that go back.
+//! Members that die, freeze, are sick, lose their peers or vanish behind the network, under load; stores that go back.
 
 mod former;
 mod history;
@@ -7,6 +7,7 @@ mod members;
 mod outage;
 mod poison;
 mod shown;
+mod sick;
 
 use etcd_proxy_tests::suite;
 
@@ -15,6 +16,7 @@ fn main() {
     trials.extend(members::trials());
     trials.extend(outage::trials());
     trials.extend(poison::trials());
+    trials.extend(sick::trials());
     trials.extend(former::trials());
     trials.extend(history::trials());
     trials.extend(shown::trials());

@@ -46,8 +46,7 @@ impl World {
         Self { cluster, proxy }
     }
 
-    /// At most two members died (the one that got it, and one for a retry), and all is well after
-    /// they were started again.
+    /// At most the member died that got it, and all is well after it was started again.
     async fn check(mut self) {
         // A process that is hit answers no more some time before it is gone: it prints its stack.
         let died = |cluster: &mut Cluster| 3 - cluster.running().len();
@@ -62,7 +61,11 @@ impl World {
         )
         .await;
         let alive = self.cluster.running();
-        assert!(!alive.is_empty(), "the request killed all three members");
+        assert!(
+            alive.len() >= 2,
+            "the request killed {} of 3 members",
+            3 - alive.len()
+        );
         eprintln!("the request killed {} of 3 members", 3 - alive.len());
         self.cluster.reap();
         for member in 0..3 {

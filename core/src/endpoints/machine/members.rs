@@ -33,8 +33,14 @@ impl Endpoints {
         if cause != FailureCause::Foreign {
             endpoint.silent_since.get_or_insert(now);
         }
-        let wait = backoff(&self.config, endpoint.failures);
-        let retry_in = jittered(wait, BACKOFF_JITTER_PERCENT, &mut self.rng);
+        // What was well until now may be so again, or be a balancer that has others: at once, for the first time.
+        let was_lost = matches!(cause, FailureCause::Lost | FailureCause::Refusing);
+        let retry_in = if was_lost && endpoint.failures == 1 {
+            Duration::ZERO
+        } else {
+            let wait = backoff(&self.config, endpoint.failures);
+            jittered(wait, BACKOFF_JITTER_PERCENT, &mut self.rng)
+        };
         self.timers.set(Timer::Retry(id), now + retry_in);
         self.untried.retain(|untried| *untried != id);
         actions.push(Action::Hidden {
@@ -54,6 +60,9 @@ impl Endpoints {
             }
             self.search_over();
             self.search(now, actions);
+            if cause == FailureCause::Silent {
+                self.hurry(now, actions);
+            }
         }
     }
 

@@ -98,6 +98,25 @@ impl Endpoints {
         }
     }
 
+    /// Its endpoint is no etcd: neither a candidate nor one in use.
+    pub(super) fn stranger(&mut self, now: Instant, id: ConnectionId, actions: &mut Actions) {
+        let Some(connection) = self.connections.get(id) else {
+            return;
+        };
+        let (lane, endpoint) = (connection.lane, connection.endpoint);
+        if lane == Lane::Candidate {
+            actions.push(Action::Close(id, CloseCause::Unneeded));
+            self.gone(now, id, FailureCause::Stranger, actions);
+        } else if self.current() == Some(endpoint) {
+            let of_endpoint = |connection: &Connection| connection.endpoint == endpoint;
+            self.fail(now, endpoint, FailureCause::Stranger, actions);
+            self.close_all(of_endpoint, CloseCause::Foreign, actions);
+        } else {
+            self.forget(id);
+            actions.push(Action::Close(id, CloseCause::Foreign));
+        }
+    }
+
     pub(super) fn probe_answered(
         &mut self,
         now: Instant,

@@ -3,7 +3,9 @@
 use alloc::vec::Vec;
 
 use super::{Connection, Current, Endpoints, Timer};
-use crate::endpoints::types::{Action, Actions, CloseCause, EndpointId, FailureCause, Health, Lane};
+use crate::endpoints::types::{
+    Action, Actions, CloseCause, ConnectionId, EndpointId, FailureCause, Health, Lane,
+};
 use crate::time::Instant;
 
 impl Endpoints {
@@ -29,6 +31,7 @@ impl Endpoints {
         self.untried.clear();
         self.timers.cancel(Timer::Stagger);
         self.timers.cancel(Timer::Challenge);
+        self.timers.cancel(Timer::Settle);
     }
 
     pub(super) fn next_candidate(&mut self, now: Instant, actions: &mut Actions) {
@@ -41,7 +44,17 @@ impl Endpoints {
                     self.timers.set(Timer::Stagger, now + self.config.stagger);
                 }
             }
-            None => self.settle(now, actions),
+            None => self.settle(now, false, actions),
+        }
+    }
+
+    /// Tries what is left at once: the one in use has fallen silent, and others may be as silent.
+    pub(super) fn hurry(&mut self, now: Instant, actions: &mut Actions) {
+        for _ in 1..AT_ONCE_MAX {
+            if self.untried.is_empty() {
+                return;
+            }
+            self.next_candidate(now, actions);
         }
     }
 
@@ -58,14 +71,10 @@ impl Endpoints {
 
     /// With nothing in use and everyone asked, a member without leader is better than none: it
     /// answers serializable reads, and it gives the errors that a server gives. Hidden ones that are
-    /// tried again aren't waited for: with many of them it would never end.
-    fn settle(&mut self, now: Instant, actions: &mut Actions) {
-        if self.current.is_some()
-            || self
-                .endpoints
-                .values()
-                .any(|endpoint| endpoint.candidate.is_some() && !endpoint.hidden)
-        {
+    /// tried again aren't waited for: with many of them it would never end. Nor is anybody waited for any longer if that
+    /// `is_late`.
+    pub(super) fn settle(&mut self, now: Instant, is_late: bool, actions: &mut Actions) {
+        if self.current.is_some() {
             return;
         }
         let unfit: Vec<EndpointId> = self
@@ -74,7 +83,12 @@ impl Endpoints {
             .filter(|(_, endpoint)| !endpoint.hidden && endpoint.health == Some(Health::Unfit))
             .map(|(id, _)| id)
             .collect();
-        if !unfit.is_empty() {
+        let mut endpoints = self.endpoints.values();
+        let waits = endpoints.any(|endpoint| endpoint.candidate.is_some() && !endpoint.hidden);
+        if !unfit.is_empty() && waits && !is_late {
+            // Those who haven't answered may be frozen.
+            self.timers.set(Timer::Settle, now + self.config.stagger * 2);
+        } else if !unfit.is_empty() {
             let chosen = unfit[self.rng.usize(..unfit.len())];
             self.choose(now, chosen, Health::Unfit, actions);
         }
@@ -84,6 +98,7 @@ impl Endpoints {
         let former = self.current.replace(Current {
             endpoint: id,
             fit: health == Health::Fit,
+            outdone_until: None,
         });
         self.cluster = self.cluster.or(self.endpoints[id].cluster);
         self.search_over();
@@ -136,6 +151,23 @@ impl Endpoints {
         }
     }
 
+    /// The one in use fails where another one doesn't. It keeps its place if no other one is fit.
+    pub(super) fn outdone(&mut self, now: Instant, id: ConnectionId, actions: &mut Actions) {
+        let endpoint = self.connections.get(id).map(|connection| connection.endpoint);
+        let Some(current) = self.current.as_mut() else {
+            return;
+        };
+        if Some(current.endpoint) != endpoint {
+            return;
+        }
+        current.outdone_until = Some(now + self.config.connect_timeout);
+        if core::mem::replace(&mut current.fit, false) {
+            let endpoint = current.endpoint;
+            actions.push(Action::LeaderLost(endpoint));
+            self.search(now, actions);
+        }
+    }
+
     pub(super) fn current_answered(
         &mut self,
         now: Instant,
@@ -146,7 +178,8 @@ impl Endpoints {
         let Some(current) = &mut self.current else {
             return;
         };
-        let fit = health == Health::Fit;
+        let is_outdone = current.outdone_until.is_some_and(|until| now < until);
+        let fit = health == Health::Fit && !is_outdone;
         if core::mem::replace(&mut current.fit, fit) == fit {
             return;
         }
@@ -159,3 +192,6 @@ impl Endpoints {
         }
     }
 }
+
+/// So many candidates are tried at once when there is reason to hurry.
+const AT_ONCE_MAX: usize = 8;

@@ -94,7 +94,7 @@ impl Oracle {
                     "{endpoint:?} is hidden for {cause:?} without a cause"
                 );
                 batch.blamed.remove(blamed.expect("checked above"));
-                self.hidden(now, *endpoint, *retry_in);
+                self.hidden(now, *endpoint, *cause, *retry_in);
                 if self.current.is_some_and(|(current, _)| current == *endpoint) {
                     self.current = None;
                     batch.everyone_moves = true;
@@ -234,13 +234,16 @@ impl Oracle {
             assert!(matches!(event, Event::ProbeAnswered(_, Health::Fit)));
         } else {
             let asked = |known: &Known| known.candidate.is_some() && known.hidden_until.is_none();
-            assert!(!self.known.values().any(asked), "others may still turn out fit");
+            // Those who haven't answered for a while aren't waited for.
+            let is_late = *event == Event::Timeout;
             assert!(
-                self.known
-                    .values()
-                    .all(|known| known.hidden_until.is_some() || known.health.is_some()),
-                "not everyone was asked"
+                is_late || !self.known.values().any(asked),
+                "others may still turn out fit"
             );
+            let is_asked = |known: &Known| {
+                known.hidden_until.is_some() || known.health.is_some() || is_late && known.candidate.is_some()
+            };
+            assert!(self.known.values().all(is_asked), "not everyone was asked");
         }
         self.current = Some((id, fit));
         batch.everyone_moves = true;
@@ -248,7 +251,7 @@ impl Oracle {
 
     /// The waits of a row of failures grow by 60 % up to the cap; a row ends when its endpoint has been well
     /// for as long as the cap.
-    fn hidden(&mut self, now: Instant, id: EndpointId, retry_in: Duration) {
+    fn hidden(&mut self, now: Instant, id: EndpointId, cause: FailureCause, retry_in: Duration) {
         let config = &self.config;
         let known = self.known.get_mut(&id).expect("only known endpoints are hidden");
         if known
@@ -261,6 +264,10 @@ impl Oracle {
         known.failures += 1;
         known.health = None;
         known.hidden_until = Some(now + retry_in);
+        if known.failures == 1 && matches!(cause, FailureCause::Lost | FailureCause::Refusing) {
+            assert_eq!(retry_in, Duration::ZERO, "what was well is tried again at once");
+            return;
+        }
         let wait = (config.backoff_min.as_secs_f64() * 1.6f64.powi(known.failures.min(100) as i32 - 1))
             .min(config.backoff_max.as_secs_f64());
         let relative = retry_in.as_secs_f64() / wait;

@@ -135,8 +135,8 @@ impl Oracle {
     fn take_in(&mut self, now: Instant, event: &Event, machine: &Endpoints, batch: &mut Batch) {
         match event {
             Event::Start => self.started = true,
-            // Nobody tells of clusters here; see the regressions.
-            Event::Identified(..) => {}
+            // Nobody tells of clusters or strangers here; see the regressions.
+            Event::Identified(..) | Event::Outdone(_) | Event::Stranger(_) => {}
             Event::Connected(id) => {
                 if let Some(view) = self.views.get_mut(id) {
                     view.opened_at = Some(now);
@@ -404,6 +404,8 @@ fn connection_of(event: &Event) -> Option<ConnectionId> {
         | Event::Draining(id)
         | Event::Lost { connection: id, .. }
         | Event::Identified(id, _)
+        | Event::Outdone(id)
+        | Event::Stranger(id)
         | Event::ProbeAnswered(id, _)
         | Event::ProbeLost(id) => Some(*id),
         Event::Replace(_) | Event::Start | Event::Timeout | Event::Wanted(..) => None,
