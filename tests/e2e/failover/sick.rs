@@ -206,10 +206,10 @@ async fn reads_of_a_dark_cluster() {
         key: "k".into(),
         ..PutRequest::default()
     };
-    let request = Bytes::from(request.encode_to_vec());
+    let request = [Bytes::from(request.encode_to_vec())];
     tokio::select! {
         answer = second => assert_eq!(answer.code(), UNAVAILABLE, "{}", answer.in_short()),
-        _ = wire.call("/etcdserverpb.KV/Put", &[("grpc-timeout", "1S")], &[request]) => {
+        _ = wire.call("/etcdserverpb.KV/Put", &[("grpc-timeout", "1S")], &request) => {
             panic!("the second read waits for a member once more")
         }
     }

@@ -9,7 +9,10 @@ use libtest_mimic::Trial;
 use crate::world::{ANSWER_LIMIT, Beats, grant};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![trial("leader_lost", leader_lost)]
+    vec![
+        trial("leader_lost", leader_lost),
+        trial("heartbeats_without_a_leader", heartbeats_without_a_leader),
+    ]
 }
 
 /// Seconds: longer than an election on a busy machine.
@@ -61,5 +64,33 @@ async fn leader_lost() {
         (answer.ttl == TTL).then_some(())
     })
     .await;
+    world.proxy.assert_sound();
+}
+
+/// Who doesn't ask for a leader waits for one as long as a server does, however long the lease lives; and is answered when there
+/// is one by then.
+async fn heartbeats_without_a_leader() {
+    let mut world = Leaderless::prepare().await;
+    let lease = grant(&world.direct.wire, &[], TTL).await;
+    let mut wanting = Beats::open(&world.proxied, &REQUIRE_LEADER).await;
+    assert_eq!(wanting.beat(lease).await, TTL);
+    world.lose();
+    says_no_leader("one that wants a leader", &wanting.end().await);
+    let mut asking = Vec::new();
+    for (name, wire) in world.sides() {
+        let mut stream = Beats::open(wire, &[]).await;
+        stream.ask(lease).await;
+        asking.push((name, stream));
+    }
+    for (name, mut stream) in asking {
+        says_no_leader(name, &stream.end().await);
+    }
+    let mut late = Beats::open(&world.proxied, &[]).await;
+    late.ask(lease).await;
+    world.restore().await;
+    // It may have waited for too long by then; the next one doesn't.
+    drop(late);
+    let mut again = Beats::open(&world.proxied, &[]).await;
+    assert_eq!(again.beat(lease).await, TTL);
     world.proxy.assert_sound();
 }

@@ -83,7 +83,7 @@ async fn created_without_a_leader() {
 
     world.lose();
     says_no_leader("direct", &wanting.end().await);
-    let created = healthy.watching.created(on_key("w/other")).await;
+    let created = healthy.watching.created(on_key("w/k")).await;
     assert!(created.created && !created.canceled, "{created:?}");
     healthy.account.take(&created).expect("a fine created answer");
     for (name, wire) in world.sides() {
@@ -97,8 +97,7 @@ async fn created_without_a_leader() {
     says_no_leader("one that wants a leader", &strict.end().await);
 
     world.restore().await;
-    put(&world.direct, "w/k", "3").await;
-    let last = put(&world.direct, "w/other", "3").await;
+    let last = put(&world.direct, "w/k", "3").await;
     healthy.until(last).await;
     world.proxy.assert_sound();
 }

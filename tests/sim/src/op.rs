@@ -197,10 +197,14 @@ impl Op {
         }
     }
 
-    /// Whether clientv3 would make it again.
+    /// Whether it may be made again though it may have been carried out: clientv3 would, and the answer is the same.
     #[must_use]
     pub fn is_repeatable(&self) -> bool {
-        Method::of_path(self.path()).repeatable
+        let is_write = matches!(
+            self,
+            Self::LeaseGrant { .. } | Self::LeaseRevoke { .. } | Self::Odd(Odd::RevokeUnknown)
+        );
+        Method::of_path(self.path()).repeatable && !is_write
     }
 
     /// Whether it reads keys, and nothing else.

@@ -7,7 +7,7 @@ use etcd_proxy_core::endpoints::Event;
 use etcd_proxy_core::grpc::{self, DEADLINE_GRACE};
 use etcd_proxy_core::history::{Known, shows_newest};
 use etcd_proxy_core::method::Method;
-use etcd_proxy_core::retry::{Attempts, Failure, Ruling, no_endpoint};
+use etcd_proxy_core::retry::{Attempts, Failure, Ruling, is_repeatable, no_endpoint};
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_model::status::Status;
 use fastrand::Rng;
@@ -69,6 +69,7 @@ impl Call {
         known: Known,
     ) -> Self {
         let method = Method::of_path(request.path);
+        let attempts = Attempts::of(request.path, Some(&request.message));
         Self {
             client,
             stream,
@@ -76,7 +77,7 @@ impl Call {
             method,
             deadline: request.timeout.map(|timeout| now + timeout),
             request,
-            attempts: Attempts::new(method.repeatable),
+            attempts,
             rng: Rng::with_seed(stream.0.into()),
             failed_on: None,
             state: State::Waiting,
@@ -255,7 +256,8 @@ impl Proxy {
         if call.state == State::Searching {
             return self.next_other(io, id);
         }
-        io.counts.note_failure(failure, call.method.repeatable);
+        let repeatable = is_repeatable(call.request.path, Some(&call.request.message));
+        io.counts.note_failure(failure, repeatable);
         let left = call.left(io.now);
         let ruling = call.attempts.rule(failure, left, &mut call.rng);
         self.follow(io, id, connection, ruling);
