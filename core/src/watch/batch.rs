@@ -1,7 +1,5 @@
-//! Events as they came, and the history of them.
+//! Events as they came.
 
-use alloc::collections::VecDeque;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
@@ -20,7 +18,7 @@ use crate::wire::write;
 pub(super) struct Batch {
     message: Bytes,
     events: Vec<EventAt>,
-    /// The header to pass on.
+    /// The header to pass on. All events of the source up to its revision have come with this batch.
     pub(super) header: Header,
     /// When it came.
     pub(super) at: Instant,
@@ -34,17 +32,45 @@ pub(super) struct Variant {
     pub(super) prev_kv: bool,
 }
 
+/// What a watcher gets of what there is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) variant: Variant,
+    /// No event before this revision.
+    pub(super) from: i64,
+    /// Events before this revision come without previous pairs.
+    pub(super) prev_from: i64,
+    /// Only keys in here, if it is given.
+    pub(super) range: Option<&'a KeyRange>,
+}
+
+/// Encoded events, in order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Run {
+    pub(super) events: Bytes,
+    pub(super) count: usize,
+    /// How many revisions they are of.
+    pub(super) revisions: usize,
+    /// The revision of the last one.
+    pub(super) last: i64,
+}
+
 impl Batch {
     /// Takes the events from a message, without those before revision `from`, and without those of the last revision
     /// if the rest of them is yet `to_come`: they go to `held`, and what it held before is put in front.
+    ///
+    /// A server has put the store's revision in the header, although of a history of more than `revisions_max` revisions
+    /// more is to come then. Nobody is told that, for whoever goes on behind it would miss what comes.
     pub(super) fn read(
         message: &Bytes,
         from: i64,
         to_come: bool,
         held: &mut Vec<u8>,
         (header, at): (Header, Instant),
+        revisions_max: usize,
     ) -> Result<Option<Self>, Malformed> {
         let mut message = message.clone();
+        let is_part = to_come || !held.is_empty();
         if !held.is_empty() {
             read_events(&message, |event| {
                 held.extend_from_slice(&message[event.field.0..event.field.1]);
@@ -60,6 +86,7 @@ impl Batch {
         if !ordered || events.last().is_some_and(|last| !is_plausible(last.revision)) {
             return Err(Malformed::Implausible);
         }
+        let is_all = !is_part && revisions(&events) < revisions_max;
         events.retain(|event| event.revision >= from);
         if to_come && let Some(last) = events.last().map(|event| event.revision) {
             let whole = events.partition_point(|event| event.revision < last);
@@ -70,8 +97,9 @@ impl Batch {
         let Some(last) = events.last() else {
             return Ok(None);
         };
+        let reached = if is_all { header.revision } else { 0 };
         let header = Header {
-            revision: header.revision.max(last.revision),
+            revision: last.revision.max(reached),
             ..header
         };
         Ok(Some(Self {
@@ -111,33 +139,40 @@ impl Batch {
         self.message.len() + self.events.len() * size_of::<EventAt>() + size_of::<Self>()
     }
 
-    /// The encoded events of a variant, from a revision on and within a range if one is given, with their number.
-    pub(super) fn encode(&self, variant: Variant, from: i64, range: Option<&KeyRange>) -> (Bytes, usize) {
-        let wanted = |event: &&EventAt| {
-            event.revision >= from
+    /// The encoded events that a watcher wants.
+    pub(super) fn encode(&self, wanted: Wanted<'_>) -> Run {
+        let is_wanted = |event: &&EventAt| {
+            event.revision >= wanted.from
                 && !(if event.is_delete {
-                    variant.no_delete
+                    wanted.variant.no_delete
                 } else {
-                    variant.no_put
+                    wanted.variant.no_put
                 })
-                && range.is_none_or(|range| range.contains(self.key(event)))
+                && wanted.range.is_none_or(|range| range.contains(self.key(event)))
         };
-        let Some(first) = self.events.iter().find(wanted) else {
-            return (Bytes::new(), 0);
+        let has_all = |event: &EventAt| {
+            event.prev.0 == event.prev.1 || wanted.variant.prev_kv && event.revision >= wanted.prev_from
         };
-        let (mut end, mut count) = (first.field.0, 0);
+        let Some(first) = self.events.iter().find(is_wanted) else {
+            return Run::default();
+        };
+        let mut run = Run::default();
+        let mut end = first.field.0;
         let mut as_it_came = true;
-        for event in self.events.iter().filter(wanted) {
-            as_it_came &= event.field.0 == end && (variant.prev_kv || event.prev.0 == event.prev.1);
+        for event in self.events.iter().filter(is_wanted) {
+            as_it_came &= event.field.0 == end && has_all(event);
             end = event.field.1;
-            count += 1;
+            run.count += 1;
+            run.revisions += usize::from(event.revision > run.last);
+            run.last = event.revision;
         }
         if as_it_came {
-            return (self.message.slice(first.field.0..end), count);
+            run.events = self.message.slice(first.field.0..end);
+            return run;
         }
         let mut buffer = Vec::with_capacity(end - first.field.0);
-        for event in self.events.iter().filter(wanted) {
-            if variant.prev_kv || event.prev.0 == event.prev.1 {
+        for event in self.events.iter().filter(is_wanted) {
+            if has_all(event) {
                 buffer.extend_from_slice(&self.message[event.field.0..event.field.1]);
             } else {
                 let before = &self.message[event.body.0..event.prev.0];
@@ -148,17 +183,25 @@ impl Batch {
                 buffer.extend_from_slice(after);
             }
         }
-        (buffer.into(), count)
+        run.events = buffer.into();
+        run
     }
 }
 
-/// Splits encoded events into pieces of at most `bytes_max` bytes, but of one event at least.
-pub(super) fn split(events: &Bytes, bytes_max: usize) -> Vec<Bytes> {
+/// How many revisions events are of, which are in order.
+fn revisions(events: &[EventAt]) -> usize {
+    events
+        .chunk_by(|one, other| one.revision == other.revision)
+        .count()
+}
+
+/// Splits encoded events into pieces of less than `bytes` bytes, but of one event at least.
+pub(super) fn split(events: &Bytes, bytes: usize) -> Vec<Bytes> {
     let mut pieces = Vec::new();
     let (mut from, mut to) = (0, 0);
     let read = read_events(events, |event| {
         let (start, end) = event.field;
-        if start > from && end - from > bytes_max {
+        if start > from && end - from >= bytes {
             pieces.push(events.slice(from..start));
             from = start;
         }
@@ -167,46 +210,4 @@ pub(super) fn split(events: &Bytes, bytes_max: usize) -> Vec<Bytes> {
     debug_assert!(read.is_ok(), "they were read before");
     pieces.push(events.slice(from..to));
     pieces
-}
-
-/// The latest batches of a source.
-#[derive(Debug, Default)]
-pub(super) struct History {
-    batches: VecDeque<Arc<Batch>>,
-    /// Number of the first batch, of all that there were.
-    first: u64,
-    bytes: usize,
-}
-
-impl History {
-    /// Adds a batch, and answers its number.
-    pub(super) fn push(&mut self, batch: Arc<Batch>) -> u64 {
-        self.bytes += batch.size();
-        self.batches.push_back(batch);
-        self.first + self.batches.len() as u64 - 1
-    }
-
-    /// Removes the oldest batch.
-    pub(super) fn pop(&mut self) -> Option<Arc<Batch>> {
-        let batch = self.batches.pop_front()?;
-        self.bytes -= batch.size();
-        self.first += 1;
-        Some(batch)
-    }
-
-    /// The number of the oldest batch that is still there, or of the next one to come.
-    pub(super) const fn first(&self) -> u64 {
-        self.first
-    }
-
-    /// Memory it takes, in bytes.
-    pub(super) const fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// The first batch that has a revision from `from` on.
-    pub(super) fn from(&self, from: i64) -> Option<&Arc<Batch>> {
-        let index = self.batches.partition_point(|batch| batch.last() < from);
-        self.batches.get(index)
-    }
 }

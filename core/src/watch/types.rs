@@ -49,6 +49,12 @@ pub struct Config {
     /// Ranges of more than one key that are served by a wider source, before the next one gets a source of its own.
     /// Each event is compared with each of them.
     pub narrow_ranges_max: usize,
+    /// Revisions whose events go out in one message to a watcher that is behind, and that a server sends so (etcd: 1000).
+    /// With fewer in it a server's message is the last one of history.
+    pub batch_revisions_max: usize,
+    /// Events that go out in one message to a watcher that is behind, unless a server has sent more in one, or it takes
+    /// fragments. Well below the 4 MiB that clients take without being told to.
+    pub batch_bytes_max: usize,
     /// From this size on a response is split for clients that asked for it (etcd: `--max-request-bytes` and
     /// 512 KiB, 2 MiB unless it is set).
     pub fragment_bytes: usize,
@@ -98,6 +104,8 @@ impl Default for Config {
             catch_ups_per_client_max: 1024,
             creates_in_flight_max: 1024,
             narrow_ranges_max: 64,
+            batch_revisions_max: 1000,
+            batch_bytes_max: 2 << 20,
             fragment_bytes: 2 << 20,
             inline_bytes_max: 2048,
             create_timeout: Duration::from_secs(10),
@@ -319,7 +327,7 @@ pub struct Stats {
     pub events_in: u64,
     /// Events delivered, total.
     pub events_out: u64,
-    /// Times that a watcher left the broadcast because its client was slow, total.
+    /// Times that a watcher left the broadcast because its client was full, total.
     pub lagged: u64,
     /// Catch-up watches created, total.
     pub catch_ups: u64,

@@ -12,9 +12,6 @@ use prost::Message;
 
 use crate::store::{Store, matches, revision_of};
 
-/// Distinct revisions in one response that catches up (etcd: 1000).
-const BATCH_MAX: usize = 4;
-
 #[derive(Debug)]
 struct ServerWatcher {
     request: WatchCreateRequest,
@@ -27,6 +24,8 @@ struct ServerWatcher {
 pub(crate) struct Stream {
     cluster: u64,
     pub(crate) member: usize,
+    /// Distinct revisions in one response that catches up (etcd: 1000).
+    pub(crate) batch_max: usize,
     pub(crate) kind: UpstreamKind,
     pub(crate) credentials: Option<Bytes>,
     pub(crate) inbox: VecDeque<Bytes>,
@@ -43,6 +42,7 @@ impl Stream {
         Self {
             cluster,
             member,
+            batch_max: 1000,
             kind,
             credentials,
             inbox: VecDeque::new(),
@@ -176,7 +176,7 @@ impl Stream {
             }
             let mut revisions: Vec<i64> = self.matching(store, id, applied).map(revision_of).collect();
             revisions.dedup();
-            let to = revisions.get(BATCH_MAX - 1).copied().unwrap_or(applied);
+            let to = revisions.get(self.batch_max - 1).copied().unwrap_or(applied);
             self.give(store, id, to, applied);
             let watcher = self.watchers.get_mut(&id).expect("it is there");
             watcher.synced = watcher.next > applied;
@@ -207,8 +207,9 @@ impl Stream {
         if events.is_empty() {
             return;
         }
-        if !watcher.request.prev_kv {
-            for event in &mut events {
+        for event in &mut events {
+            // It looks for it in the revision before.
+            if !watcher.request.prev_kv || revision_of(event) <= store.compacted {
                 event.prev_kv = None;
             }
         }

@@ -81,6 +81,8 @@ fn config(world: &mut fastrand::Rng) -> Config {
         catch_ups_per_client_max: world.usize(1..4),
         creates_in_flight_max: world.choice([1, 2, 100]).expect("not empty"),
         narrow_ranges_max: world.usize(..3),
+        batch_revisions_max: 4,
+        batch_bytes_max: world.choice([1, 200, 100_000]).expect("not empty"),
         fragment_bytes: world.choice([60, 100_000]).expect("not empty"),
         inline_bytes_max: world.choice([0, 60, 2048]).expect("not empty"),
         create_timeout: ms(world.choice([900, 10_000]).expect("not empty")),

@@ -262,7 +262,8 @@ impl World {
                 } => {
                     self.opened += 1;
                     let member = self.rng.usize(..self.members.len());
-                    let stream = Stream::new(self.store.cluster, member, kind, credentials);
+                    let mut stream = Stream::new(self.store.cluster, member, kind, credentials);
+                    stream.batch_max = self.config.batch_revisions_max;
                     assert!(self.streams.insert(upstream, stream).is_none());
                 }
                 Action::SendUpstream(id, message) => {

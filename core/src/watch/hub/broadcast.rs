@@ -9,16 +9,16 @@ use bytes::Bytes;
 use super::Hub;
 use super::state::{Doubt, Place, Port, SourceId, WatcherId};
 use crate::range::KeyRange;
-use crate::time::Instant;
-use crate::watch::batch::{Batch, Variant, split};
-use crate::watch::types::{Action, Actions, Frame, UpstreamKind};
+use crate::watch::batch::{Batch, Run, Variant, Wanted, split};
+use crate::watch::types::{Action, Actions, Config, Frame, Header, UpstreamKind};
 use crate::watch::wire::write;
 
 /// Watch ids below this have their frames of a batch kept for the next one with the same id.
 const FRAMES_MAX: usize = 256;
 
-/// So many events are looked at for one watcher in the time that other steps take.
-const EVENTS_PER_STEP: u64 = 16;
+/// Batches of more bytes go to whom they are for at once, as long as there is room: with those that follow they'd make up no
+/// fewer messages to speak of.
+const HELD_BYTES_MAX: usize = 64 * 1024;
 
 /// What was encoded of a batch for one range. Equal frames are the same.
 #[derive(Debug, Default)]
@@ -31,8 +31,7 @@ struct Encoded {
 #[derive(Debug)]
 struct Encoding {
     variant: Variant,
-    events: Bytes,
-    count: usize,
+    run: Run,
     /// By watch id, with the batch's own header.
     frames: Vec<Option<Frame>>,
 }
@@ -41,11 +40,15 @@ impl Encoded {
     fn of(&mut self, variant: Variant, batch: &Batch, range: Option<&KeyRange>) -> &mut Encoding {
         let known = self.variants.iter().position(|known| known.variant == variant);
         let at = known.unwrap_or_else(|| {
-            let (events, count) = batch.encode(variant, 0, range);
+            let wanted = Wanted {
+                variant,
+                from: 0,
+                prev_from: 0,
+                range,
+            };
             self.variants.push(Encoding {
                 variant,
-                events,
-                count,
+                run: batch.encode(wanted),
                 frames: Vec::new(),
             });
             self.variants.len() - 1
@@ -103,11 +106,14 @@ impl Hub {
         let mut encoded = Encoded::default();
         // The stream of a live source isn't lost when that has something to give.
         let is_catch_up = self.sources[source].kind == UpstreamKind::CatchUp;
+        // Who catches up with a source leaves it for good if he leaves it.
+        let holds = self.sources[source].kind == UpstreamKind::Live && batch.size() <= HELD_BYTES_MAX;
         let mut at = 0;
         while let Some(id) = port.get(at).copied() {
             let watcher = &self.watchers[id];
             let is_doubted = watcher.doubt != Doubt::None || is_catch_up && self.will_be_doubted(id);
-            if is_doubted || self.is_full(watcher.client) {
+            let has_to_wait = self.is_full(watcher.client) || holds && self.has_unsent(watcher);
+            if is_doubted || has_to_wait {
                 self.fall_behind(id, source, batch.first(), is_doubted);
                 port.swap_remove(at);
                 if let Some(moved) = port.get(at) {
@@ -125,12 +131,15 @@ impl Hub {
         port
     }
 
-    /// A watcher leaves the broadcast, for its client is slow or it isn't known whether it may have this.
+    /// A watcher leaves the broadcast, for its client is slow or hasn't taken what came before, or it isn't known whether it may
+    /// have this.
     fn fall_behind(&mut self, id: WatcherId, source: SourceId, first: i64, is_doubted: bool) {
         let watcher = &mut self.watchers[id];
         watcher.next = watcher.next.max(first);
         let client = watcher.client;
-        self.stats.lagged += u64::from(!is_doubted && self.clients.contains_key(client));
+        let is_full = !is_doubted && self.clients.contains_key(client) && self.is_full(client);
+        self.stats.lagged += u64::from(is_full);
+        let watcher = &self.watchers[id];
         if watcher.live == Some(source) {
             self.count_behind(client, true);
         } else {
@@ -154,61 +163,60 @@ impl Hub {
     ) {
         let watcher = &mut self.watchers[id];
         let encoding = encoded.of(watcher.variant, batch, range);
-        if encoding.count == 0 {
+        let run = &encoding.run;
+        if run.count == 0 {
             return;
         }
         let client_id = watcher.client;
         let client = &mut self.clients[client_id];
-        let is_split = watcher.fragment && encoding.events.len() >= self.config.fragment_bytes;
-        if client.revision > batch.header.revision || is_split {
-            let (events, count) = (encoding.events.clone(), encoding.count);
-            self.give_own(id, batch, &events, count, actions);
+        let wire_id = watcher.wire_id;
+        if watcher.fragment && is_split(&self.config, batch.header, wire_id, run) {
+            let run = run.clone();
+            self.give_own(id, batch.header, &run, actions);
             return;
         }
-        let wire_id = watcher.wire_id;
-        let (events, inline_max) = (&encoding.events, self.config.inline_bytes_max);
-        let new = || write::events(batch.header, wire_id, false, events, inline_max);
+        let inline_max = self.config.inline_bytes_max;
+        let new = || write::events(batch.header, wire_id, false, &run.events, inline_max);
         let frame = match place_of(&mut encoding.frames, wire_id) {
             Some(kept) => kept.get_or_insert_with(new).clone(),
             None => new(),
         };
-        watcher.active = true;
         client.queued += frame.len();
-        client.revision = batch.header.revision;
+        client.revision = client.revision.max(batch.header.revision);
+        watcher.active = true;
+        watcher.sent = client.took + client.queued as u64;
         self.stats.outbox_bytes += frame.len();
-        self.stats.events_out += encoding.count as u64;
+        self.stats.events_out += run.count as u64;
         actions.push(Action::Deliver(client_id, frame));
     }
 
     /// Sends a watcher its events of a batch from its own next revision on.
     fn give_rest(&mut self, id: WatcherId, batch: &Batch, range: Option<&KeyRange>, actions: &mut Actions) {
         let watcher = &self.watchers[id];
-        let (events, count) = batch.encode(watcher.variant, watcher.next, range);
-        if count > 0 {
-            self.give_own(id, batch, &events, count, actions);
+        let wanted = Wanted {
+            variant: watcher.variant,
+            from: watcher.next,
+            prev_from: 0,
+            range,
+        };
+        let run = batch.encode(wanted);
+        if run.count > 0 {
+            self.give_own(id, batch.header, &run, actions);
         }
     }
 
     /// Sends a watcher events in a frame that is nobody else's, or in several.
-    fn give_own(
-        &mut self,
-        id: WatcherId,
-        batch: &Batch,
-        events: &Bytes,
-        count: usize,
-        actions: &mut Actions,
-    ) {
+    pub(super) fn give_own(&mut self, id: WatcherId, header: Header, run: &Run, actions: &mut Actions) {
         let watcher = &mut self.watchers[id];
         let (client, wire_id) = (watcher.client, watcher.wire_id);
         watcher.active = true;
-        self.stats.events_out += count as u64;
-        let is_split = watcher.fragment && events.len() >= self.config.fragment_bytes;
-        let pieces = if is_split {
-            split(events, self.config.fragment_bytes)
+        self.stats.events_out += run.count as u64;
+        let pieces = if watcher.fragment && is_split(&self.config, header, wire_id, run) {
+            let others = write::events_len(header, wire_id, 0) + write::FRAGMENT_LEN;
+            split(&run.events, self.config.fragment_bytes.saturating_sub(others))
         } else {
-            alloc::vec![events.clone()]
+            alloc::vec![run.events.clone()]
         };
-        let header = self.header_for(client, batch.header);
         let last = pieces.len() - 1;
         for (index, piece) in pieces.into_iter().enumerate() {
             let frame = write::events(
@@ -220,35 +228,19 @@ impl Hub {
             );
             self.deliver(client, frame, header.revision, actions);
         }
-    }
-
-    /// Sends a watcher that is behind a batch from history.
-    pub(super) fn give_late(
-        &mut self,
-        now: Instant,
-        id: WatcherId,
-        batch: &Arc<Batch>,
-        actions: &mut Actions,
-    ) {
-        let range = self.watchers[id].range.clone();
-        let before = self.stats.events_out;
-        self.stats.steps += batch.len() as u64 / EVENTS_PER_STEP;
-        self.give_rest(id, batch, Some(&range), actions);
-        let watcher = &mut self.watchers[id];
-        watcher.next = watcher.next.max(batch.last().saturating_add(1));
-        if self.stats.events_out > before {
-            let nanos = u64::try_from((now - batch.at).as_nanos()).unwrap_or(u64::MAX);
-            self.stats.late_nanos = self.stats.late_nanos.saturating_add(nanos);
-            self.stats.late_frames += 1;
-        }
+        let client = &self.clients[client];
+        self.watchers[id].sent = client.took + client.queued as u64;
     }
 
     /// Adds a batch to its source's history, and forgets what is too much: of this one first, then the oldest of all.
     fn keep(&mut self, id: SourceId, batch: Arc<Batch>) {
+        self.merges.forget(id);
         let source = &mut self.sources[id];
         self.stats.history_bytes += batch.size();
+        source.unpushed += batch.size();
         let number = source.history.push(batch);
         self.batches.push_back((id, number));
+        self.push(id);
         while self.sources[id].history.bytes() > self.config.history_bytes_max {
             self.forget_oldest(id);
         }
@@ -311,4 +303,9 @@ impl Hub {
             }
         }
     }
+}
+
+/// Whether events are split for who asked for it. So does etcd: at its limit, and if there is more than one.
+fn is_split(config: &Config, header: Header, wire_id: i64, run: &Run) -> bool {
+    run.count > 1 && write::events_len(header, wire_id, run.events.len()) >= config.fragment_bytes
 }

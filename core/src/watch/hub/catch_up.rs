@@ -1,7 +1,5 @@
 //! Watchers that are behind, on their way to being in step.
 
-use alloc::sync::Arc;
-
 use super::Hub;
 use super::state::{Doubt, Needs, Place, Seen, Source, SourceId, Watcher, WatcherId};
 use super::work::{Work, next_of};
@@ -16,6 +14,11 @@ impl Hub {
     /// Brings a watcher as far as it can come: in step with its live source or, if it must, with a catch-up. The client
     /// may be full before; then it goes on when there is room.
     pub(super) fn advance(&mut self, now: Instant, id: WatcherId, actions: &mut Actions) {
+        self.go_on(now, id, false, actions);
+    }
+
+    /// The same. It may have to go on also if what it was sent is still in its client's outbox.
+    pub(super) fn go_on(&mut self, now: Instant, id: WatcherId, must: bool, actions: &mut Actions) {
         loop {
             let watcher = &self.watchers[id];
             let client = watcher.client;
@@ -39,20 +42,19 @@ impl Hub {
                 return;
             };
             let source = &self.sources[from];
-            match source
-                .history
-                .from(watcher.next)
-                .filter(|_| watcher.next < self.position(source))
-            {
-                Some(batch) => {
-                    let batch = Arc::clone(batch);
-                    self.give_late(now, id, &batch, actions);
-                }
-                None => {
-                    self.step_in(id, from);
-                    return;
-                }
+            let has_more =
+                watcher.next < self.position(source) && source.history.from(watcher.next).is_some();
+            if !has_more {
+                self.step_in(id, from);
+                return;
             }
+            if !must && source.kind == UpstreamKind::Live && self.has_unsent(watcher) {
+                // What comes until then goes out with it.
+                self.stop_waiting(id);
+                self.line_up(id);
+                return;
+            }
+            self.give_late(now, id, from, actions);
         }
     }
 

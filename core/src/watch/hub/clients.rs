@@ -5,7 +5,7 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 
 use super::Hub;
-use super::state::{Client, Place, Step, Timer, WatcherId};
+use super::state::{Client, Place, Step, Timer, Watcher, WatcherId};
 use super::work::Work;
 use crate::time::Instant;
 use crate::watch::types::{Action, Actions, Caller, ClientId, Frame, Header, Status};
@@ -23,6 +23,7 @@ impl Hub {
             creating: 0,
             ids_wanted: BTreeMap::new(),
             queued: 0,
+            took: 0,
             lagging: VecDeque::new(),
             is_draining: false,
             is_stepping: false,
@@ -114,6 +115,12 @@ impl Hub {
         actions.push(Action::Deliver(id, frame));
     }
 
+    /// Whether what a watcher was sent is still in its client's outbox.
+    pub(super) fn has_unsent(&self, watcher: &Watcher) -> bool {
+        let client = self.clients.get(watcher.client);
+        client.is_some_and(|client| client.took < watcher.sent)
+    }
+
     /// Whether events for the client have to wait, or it is gone and its watchers are yet to be forgotten.
     pub(super) fn is_full(&self, id: ClientId) -> bool {
         let client = self.clients.get(id);
@@ -137,26 +144,30 @@ impl Hub {
         };
         let bytes = bytes.min(client.queued);
         client.queued -= bytes;
+        client.took += bytes as u64;
         self.stats.outbox_bytes -= bytes;
         if self.clients[id].queued > self.outbox_limit() / 2 {
             return;
         }
+        // There may always be something waiting for it.
+        self.resume(id, actions);
         let client = &mut self.clients[id];
-        if client.lagging.is_empty() {
-            self.resume(id, actions);
-        } else if !core::mem::replace(&mut client.is_draining, true) {
+        if !client.lagging.is_empty() && !core::mem::replace(&mut client.is_draining, true) {
             self.begin(Work::Drain(id));
         }
     }
 
-    /// Has the next watcher in line go on, as long as its client has room. Whether there may be another one.
+    /// Has the next watcher in line go on, as long as its client has room and what it was sent has left. Whether there may be
+    /// another one.
     pub(super) fn drain_one(&mut self, now: Instant, id: ClientId, actions: &mut Actions) -> bool {
         let Some(client) = self.clients.get_mut(id) else {
             return false;
         };
-        let Some(watcher) = client.lagging.pop_front() else {
+        let next = client.lagging.front().and_then(|next| self.watchers.get(*next));
+        let has_to_wait = next.is_some_and(|next| client.took < next.sent);
+        let next = client.lagging.pop_front_if(|_| !has_to_wait);
+        let Some(watcher) = next else {
             client.is_draining = false;
-            self.resume(id, actions);
             return false;
         };
         if let Some(state) = self.watchers.get_mut(watcher) {

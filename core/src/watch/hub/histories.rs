@@ -4,6 +4,7 @@ use alloc::collections::VecDeque;
 
 use super::Hub;
 use super::checks::UNAVAILABLE;
+use super::late::Merges;
 use super::state::Question;
 use super::turns::Turns;
 use crate::timer::TimerQueue;
@@ -74,6 +75,7 @@ impl Hub {
         self.telling = None;
         self.ending = 0;
         self.batches = VecDeque::new();
+        self.merges = Merges::default();
         self.stirred = super::Stirred::default();
         self.timers = TimerQueue::default();
         self.is_armed = false;

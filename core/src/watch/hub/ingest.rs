@@ -75,7 +75,9 @@ impl Hub {
         let source = &mut self.sources[id];
         let header = (response.header, now);
         let upstream = source.upstream;
-        match Batch::read(message, from, response.fragment, &mut source.held, header) {
+        let revisions_max = self.config.batch_revisions_max;
+        let held = &mut source.held;
+        match Batch::read(message, from, response.fragment, held, header, revisions_max) {
             Ok(Some(batch)) => {
                 self.broadcast(id, batch, actions);
                 self.merge(id);

@@ -8,6 +8,7 @@ mod clients;
 mod doubts;
 mod histories;
 mod ingest;
+mod late;
 mod losses;
 mod progress;
 mod shares;
@@ -25,6 +26,7 @@ use core::time::Duration;
 use fastrand::Rng;
 use slotmap::SlotMap;
 
+use self::late::Merges;
 use self::state::{
     CatchUp, Check, Client, Credentials, Question, Source, SourceId, Timer, Upstream, Watcher, WatcherId,
 };
@@ -86,6 +88,8 @@ pub struct Hub {
     is_armed: bool,
     /// The batches of all histories, oldest first; some may be gone from theirs.
     batches: VecDeque<(SourceId, u64)>,
+    /// What was put together for watchers that are behind.
+    merges: Merges,
     /// Work of this event that is done at its end, so that what belongs together goes together.
     stirred: Stirred,
     /// The last header seen, with the highest revision.
@@ -148,6 +152,7 @@ impl Hub {
             tired_at: 0,
             is_armed: false,
             batches: VecDeque::new(),
+            merges: Merges::default(),
             stirred: Stirred::default(),
             header: Header::default(),
             compact_revision: 0,

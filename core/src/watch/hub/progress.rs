@@ -240,7 +240,12 @@ impl Hub {
     }
 
     /// Has the next watcher be told of progress: of those that follow one, of a source or of all. Whether there may be more.
-    pub(super) fn notify_next(&mut self, source: Option<SourceId>, after: &mut Option<WatcherId>) -> bool {
+    pub(super) fn notify_next(
+        &mut self,
+        now: Instant,
+        source: Option<SourceId>,
+        after: &mut Option<WatcherId>,
+    ) -> bool {
         let next = match source {
             None => next_of(&self.notified, *after),
             Some(source) => {

@@ -8,7 +8,7 @@ use super::state::{Credentials, Doubt, Place, Port, Source, SourceId, SourceStat
 use super::work::Work;
 use crate::range::KeyRange;
 use crate::time::Instant;
-use crate::watch::batch::History;
+use crate::watch::history::History;
 use crate::watch::types::{Action, Actions, ClientId, UpstreamKind};
 use crate::watch::wire::request;
 
@@ -74,6 +74,8 @@ impl Hub {
             prev_asked,
             prev_wanted: 0,
             history: History::default(),
+            unpushed: 0,
+            is_pushing: false,
             held: Vec::new(),
             failures: 0,
             members: BTreeSet::new(),
@@ -156,6 +158,7 @@ impl Hub {
             // At the end of the event it may be seen to be idle.
             self.stirred.upstreams.insert(source.upstream);
             self.stats.history_bytes -= source.history.bytes();
+            self.merges.forget(id);
             if source.is_ending {
                 self.ending -= 1;
             } else if source.kind == UpstreamKind::Live {

@@ -58,6 +58,7 @@ impl Hub {
             active: false,
             start: create.start,
             next: create.start,
+            sent: 0,
             is_in_line: false,
             is_ahead: false,
             is_owed: false,

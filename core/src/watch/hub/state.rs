@@ -10,7 +10,8 @@ use slotmap::new_key_type;
 
 use crate::range::KeyRange;
 use crate::time::Instant;
-use crate::watch::batch::{History, Variant};
+use crate::watch::batch::Variant;
+use crate::watch::history::History;
 use crate::watch::types::{Caller, CheckId, ClientId, Header, UpstreamId, UpstreamKind};
 
 new_key_type! {
@@ -43,6 +44,8 @@ pub(super) struct Client {
     pub(super) ids_wanted: BTreeMap<i64, usize>,
     /// Bytes in its outbox.
     pub(super) queued: usize,
+    /// Bytes that have left it.
+    pub(super) took: u64,
     /// Watchers that go on when there is room. May hold some that are elsewhere by now.
     pub(super) lagging: VecDeque<WatcherId>,
     /// They are [about](super::work) to go on.
@@ -59,7 +62,8 @@ pub(super) struct Client {
     pub(super) starts: BTreeMap<i64, usize>,
     /// No requests are read from it.
     pub(super) paused: bool,
-    /// The highest revision in a header that it was sent; none that follows is lower.
+    /// The highest revision in a header that it was sent. None that follows is lower but those of events, which tell how far
+    /// their own watcher is.
     pub(super) revision: i64,
     /// A progress request of it isn't answered yet.
     pub(super) progress: Option<ProgressWish>,
@@ -149,6 +153,8 @@ pub(super) struct Watcher {
     pub(super) start: i64,
     /// The first revision that it hasn't been sent, if the source that it is in step with isn't farther.
     pub(super) next: i64,
+    /// When so many bytes have [left](Client::took) its client's outbox, all events that it was sent have.
+    pub(super) sent: u64,
     /// Whether it is among those of its client that are [lagging](Client::lagging).
     pub(super) is_in_line: bool,
     /// Whether its start was still to come when it was created.
@@ -224,6 +230,10 @@ pub(super) struct Source {
     /// How many of its watchers want them.
     pub(super) prev_wanted: usize,
     pub(super) history: History,
+    /// Live sources: bytes that it has got since those who wait had to [go on](super::late).
+    pub(super) unpushed: usize,
+    /// They are [about](super::work) to go on.
+    pub(super) is_pushing: bool,
     /// Events of a revision that hasn't come as a whole, encoded.
     pub(super) held: Vec<u8>,
     /// Failures in a row.

@@ -61,6 +61,8 @@ pub(super) enum Work {
     Steps(ClientId),
     /// Lagging watchers of a client go on.
     Drain(ClientId),
+    /// Lagging watchers of a source that follow this one go on, before it forgets what they need.
+    Push(SourceId, Option<WatcherId>),
     /// Watchers of a source that nobody owns any more get others.
     Disown(SourceId),
     /// Create requests of a stream are sent.
@@ -179,6 +181,7 @@ impl Hub {
                 is_taken
             }
             Work::Drain(client) => self.drain_one(now, *client, actions),
+            Work::Push(source, after) => self.push_next(now, *source, after, actions),
             Work::Disown(source) => self.disown_one(now, *source, actions),
             Work::Create(upstream) => self.send_create(*upstream, actions),
             Work::Merge(source) => self.merge_one(now, *source, actions),
@@ -196,7 +199,7 @@ impl Hub {
                 }
                 next.is_some()
             }
-            Work::Notify(source, after) => self.notify_next(*source, after),
+            Work::Notify(source, after) => self.notify_next(now, *source, after),
             Work::TellWatchers(after) => {
                 if let Some(next) = next_of(&self.due, *after) {
                     *after = Some(next);

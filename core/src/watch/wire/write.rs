@@ -19,6 +19,14 @@ const fn response_len(header: Header, watch_id: i64) -> usize {
         + number_len(watch_id.cast_unsigned())
 }
 
+/// How long a message is that holds so many bytes of events, and isn't a fragment.
+pub(in crate::watch) const fn events_len(header: Header, watch_id: i64, events: usize) -> usize {
+    response_len(header, watch_id) - MESSAGE_PREFIX_LEN + events
+}
+
+/// How much longer it is as a fragment.
+pub(in crate::watch) const FRAGMENT_LEN: usize = number_len(1);
+
 /// The start of a response, behind room for its prefix, with room for what follows: when that is exactly filled, the
 /// buffer becomes [`Bytes`] without being moved.
 fn response(header: Header, watch_id: i64, room: usize) -> Vec<u8> {
@@ -90,6 +98,24 @@ pub(in crate::watch) fn canceled(header: Header, watch_id: i64, compacted: i64, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lengths_are_known_before() {
+        let header = Header {
+            cluster_id: u64::MAX,
+            member_id: 1,
+            revision: 300,
+            raft_term: 0,
+        };
+        for bytes in [0, 10, 5000] {
+            let some = Bytes::from(alloc::vec![0; bytes]);
+            for (fragment, more) in [(false, 0), (true, FRAGMENT_LEN)] {
+                let frame = events(header, 200, fragment, &some, 100);
+                let len = events_len(header, 200, bytes) + more;
+                assert_eq!(frame.len() - MESSAGE_PREFIX_LEN, len);
+            }
+        }
+    }
 
     #[test]
     fn frames_of_events_fill_their_buffer() {

@@ -1,5 +1,6 @@
 //! What went wrong with the existing proxy, one scenario each. The numbers are those of our list of its defects.
 
+mod batches;
 mod cost;
 mod crowd;
 mod crowd_ends;
