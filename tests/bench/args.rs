@@ -146,10 +146,13 @@ pub(crate) struct Shape {
     /// Watchers [default: 1000 for watch-fanout, 20000 for watch-create]
     #[arg(long, value_parser = at_least_one)]
     pub(crate) watchers: Option<usize>,
-    /// watch-fanout: puts per second; 0: as fast as the slowest watcher follows
+    /// watch-fanout: writers, each with a key of its own; with more than one the watchers watch all of these keys
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    pub(crate) writers: usize,
+    /// watch-fanout: puts per second of each writer; 0: as fast as the slowest watcher follows
     #[arg(long, default_value_t = 0)]
     pub(crate) rate: u32,
-    /// watch-fanout without a rate: puts that the slowest watcher may be behind
+    /// watch-fanout without a rate: puts of each writer that the slowest watcher may be behind
     #[arg(long, default_value_t = 8, value_parser = at_least_one)]
     pub(crate) behind: usize,
     /// Leases of lease-keepalive, at least as many as tasks

@@ -1,6 +1,6 @@
-//! watch-fanout: many watchers of one key, and one writer.
+//! watch-fanout: many watchers of one key, and one writer; or of some keys, and a writer for each.
 //!
-//! Every value carries a sequence number and the time just before its put, so each watcher can
+//! Every value carries its writer's number, a sequence number and the time just before its put, so each watcher can
 //! tell what it missed, got twice or got out of order, and how long delivery took.
 
 mod progress;
@@ -35,11 +35,23 @@ pub(crate) async fn run(args: &LoadArgs) -> Result<(Arc<Recorder>, Usage), Failu
     let shape = &args.shape;
     let (watchers, connections) = args.watchers();
     let wires = connect_all(&args.endpoints, connections).await?;
-    let key = Bytes::from(format!("bench/fanout/{}", nonce()));
+    let writers = shape.writers;
+    let nonce = nonce();
+    let keys: Vec<Bytes> = (0..writers)
+        .map(|writer| format!("bench/fanout/{nonce}/{writer}").into())
+        .collect();
+    let range = match &keys[..] {
+        [key] => (key.clone(), Bytes::new()),
+        // The character that follows the slash.
+        _ => (
+            format!("bench/fanout/{nonce}/").into(),
+            format!("bench/fanout/{nonce}0").into(),
+        ),
+    };
     let mut opening = JoinSet::new();
     for (index, wire) in wires.into_iter().enumerate() {
-        let (key, watchers) = (key.clone(), share(watchers, connections, index));
-        opening.spawn(async move { Stream::open(&wire, &key, watchers).await });
+        let (range, watchers) = (range.clone(), share(watchers, connections, index));
+        opening.spawn(async move { Stream::open(&wire, range, watchers, writers).await });
     }
     let mut streams = Vec::with_capacity(connections);
     while let Some(opened) = opening.join_next().await {
@@ -50,7 +62,7 @@ pub(crate) async fn run(args: &LoadArgs) -> Result<(Arc<Recorder>, Usage), Failu
     let usage = recorder.watch_processes(&args.pids);
     let run = Arc::new(Run {
         epoch: Instant::now(),
-        progress: Progress::new(watchers),
+        progress: (0..writers).map(|_| Progress::new(watchers)).collect(),
         recorder: recorder.clone(),
     });
     let (stop, stopped) = watch::channel(());
@@ -60,16 +72,30 @@ pub(crate) async fn run(args: &LoadArgs) -> Result<(Arc<Recorder>, Usage), Failu
     }
     drop(stopped);
 
-    let writer = connect_all(&args.endpoints, 1).await?.remove(0);
-    let written = write(&writer, &key, shape, &run).await?;
+    let wire = connect_all(&args.endpoints, 1).await?.remove(0);
+    let mut writing = JoinSet::new();
+    for (writer, key) in keys.into_iter().enumerate() {
+        let (wire, shape, run) = (wire.clone(), shape.clone(), run.clone());
+        writing.spawn(async move { (writer, write(&wire, &key, writer, &shape, &run).await) });
+    }
+    let mut written = vec![0; writers];
+    while let Some(ended) = writing.join_next().await {
+        let (writer, count) = ended.map_err(Failure::panicked)?;
+        written[writer] = count?;
+    }
     let missing = |ended: Result<Seen, JoinError>| {
-        let missing = ended.map_err(Failure::panicked)?.missing_of(written);
+        let missing = ended.map_err(Failure::panicked)?.missing_of(&written);
         recorder.problem("events that were never delivered", missing);
         Ok::<_, Failure>(())
     };
+    let all = async {
+        for (progress, written) in run.progress.iter().zip(&written) {
+            progress.wait_for(*written).await;
+        }
+    };
     tokio::select! {
         // Whether it is reached or not: the streams tell exactly what is missing.
-        _ = timeout(GRACE, run.progress.wait_for(written)) => {}
+        _ = timeout(GRACE, all) => {}
         // A stream that ends by itself leaves nothing to wait for.
         Some(ended) = reading.join_next() => missing(ended)?,
     }
@@ -88,12 +114,13 @@ pub(crate) async fn run(args: &LoadArgs) -> Result<(Arc<Recorder>, Usage), Failu
 pub(crate) struct Run {
     /// Times in values count from here.
     epoch: Instant,
-    progress: Progress,
+    /// Of each writer.
+    progress: Vec<Progress>,
     recorder: Arc<Recorder>,
 }
 
 /// Puts until the window closes or a put fails; tells how many were acknowledged.
-async fn write(wire: &Wire, key: &Bytes, shape: &Shape, run: &Run) -> Result<u64, Failure> {
+async fn write(wire: &Wire, key: &Bytes, writer: usize, shape: &Shape, run: &Run) -> Result<u64, Failure> {
     let template = wire.template("/etcdserverpb.KV/Put", &[])?;
     let mut ticks = (shape.rate > 0).then(|| {
         let mut ticks = interval(Duration::from_secs(1) / shape.rate);
@@ -109,7 +136,7 @@ async fn write(wire: &Wire, key: &Bytes, shape: &Shape, run: &Run) -> Result<u64
                     ticks.tick().await;
                 }
                 None => {
-                    run.progress
+                    run.progress[writer]
                         .wait_for((written + 1u64).saturating_sub(shape.behind as u64))
                         .await
                 }
@@ -118,7 +145,8 @@ async fn write(wire: &Wire, key: &Bytes, shape: &Shape, run: &Run) -> Result<u64
         if timeout_at(until, turn).await.is_err() {
             break;
         }
-        let value = stamped(written, run.epoch.elapsed(), shape.value_size);
+        let number = written * shape.writers as u64 + writer as u64;
+        let value = stamped(number, run.epoch.elapsed(), shape.value_size);
         let put = PutRequest {
             key: key.clone(),
             value,

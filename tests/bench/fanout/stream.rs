@@ -22,16 +22,22 @@ pub(super) struct Stream {
     seen: Seen,
 }
 
-/// The next sequence number of each watcher, by watch id.
+/// The next sequence number of each watcher and writer, by watch id.
 #[derive(Debug, Default)]
-pub(super) struct Seen(HashMap<i64, u64>);
+pub(super) struct Seen(HashMap<i64, Vec<u64>>);
 
 impl Stream {
     /// Creates the watchers and waits for all of them.
-    pub(super) async fn open(wire: &Wire, key: &Bytes, watchers: usize) -> Result<Self, Failure> {
+    pub(super) async fn open(
+        wire: &Wire,
+        (key, range_end): (Bytes, Bytes),
+        watchers: usize,
+        writers: usize,
+    ) -> Result<Self, Failure> {
         let mut call = wire.open("/etcdserverpb.Watch/Watch", &[]).await?;
         let create = WatchCreateRequest {
-            key: key.clone(),
+            key,
+            range_end,
             ..Default::default()
         };
         let create = WatchRequest {
@@ -49,7 +55,7 @@ impl Stream {
             let response = WatchResponse::decode(message)
                 .map_err(|error| Failure::new(format!("creating watchers: {error}")))?;
             let usable = response.created && !response.canceled && response.events.is_empty();
-            if !usable || seen.0.insert(response.watch_id, 0).is_some() {
+            if !usable || seen.0.insert(response.watch_id, vec![0; writers]).is_some() {
                 return Err(Failure::new(format!("creating watchers: got {response:?}")));
             }
         }
@@ -97,10 +103,13 @@ impl Seen {
             recorder.problem(format!("a watcher was {what}: {}", response.cancel_reason), 1);
         }
         for event in &response.events {
-            let Some((sequence, time)) = stamp(event) else {
+            let Some((number, time)) = stamp(event) else {
                 recorder.problem("an event that nobody wrote", 1);
                 continue;
             };
+            let writers = next.len() as u64;
+            let (writer, sequence) = ((number % writers) as usize, number / writers);
+            let next = &mut next[writer];
             if sequence < *next {
                 recorder.problem("events delivered again or out of order", 1);
                 continue;
@@ -108,13 +117,17 @@ impl Seen {
             recorder.problem("events left out", sequence - *next);
             *next = sequence + 1;
             recorder.done(run.epoch + time);
-            run.progress.delivered(sequence);
+            run.progress[writer].delivered(sequence);
         }
     }
 
     /// How many of `written` events are still to come, over all watchers.
-    pub(super) fn missing_of(&self, written: u64) -> u64 {
-        self.0.values().map(|next| written.saturating_sub(*next)).sum()
+    pub(super) fn missing_of(&self, written: &[u64]) -> u64 {
+        let missing = |next: &Vec<u64>| -> u64 {
+            let each = written.iter().zip(next);
+            each.map(|(written, next)| written.saturating_sub(*next)).sum()
+        };
+        self.0.values().map(missing).sum()
     }
 }
 
@@ -166,10 +179,10 @@ mod tests {
         for (batches, delivered, left_out, again, missing) in rows {
             let run = Run {
                 epoch: Instant::now(),
-                progress: Progress::new(1),
+                progress: vec![Progress::new(1)],
                 recorder: Recorder::new(Duration::ZERO, Duration::from_secs(3600)),
             };
-            let mut seen = Seen(HashMap::from([(7, 0)]));
+            let mut seen = Seen(HashMap::from([(7, vec![0])]));
             for batch in batches {
                 seen.take(&events(7, batch), &run);
             }
@@ -182,7 +195,7 @@ mod tests {
                 again,
                 "{batches:?}"
             );
-            assert_eq!(seen.missing_of(4), missing, "{batches:?}");
+            assert_eq!(seen.missing_of(&[4]), missing, "{batches:?}");
         }
     }
 
@@ -190,10 +203,10 @@ mod tests {
     fn strangers_and_cancellations_show() {
         let run = Run {
             epoch: Instant::now(),
-            progress: Progress::new(1),
+            progress: vec![Progress::new(1)],
             recorder: Recorder::new(Duration::ZERO, Duration::from_secs(3600)),
         };
-        let mut seen = Seen(HashMap::from([(7, 0)]));
+        let mut seen = Seen(HashMap::from([(7, vec![0])]));
         seen.take(&events(8, &[0]), &run);
         seen.take(
             &WatchResponse {

@@ -3,6 +3,7 @@
 //! A test here is about what the existing proxy gets wrong, or about the crowd: thousands at once, slow clients,
 //! members that die. What one watcher alone sees is compared with a server's byte for byte in the differential suite.
 
+mod batches;
 mod child;
 mod churn;
 mod crowd;
@@ -36,6 +37,7 @@ fn main() {
     trials.extend(facts::trials());
     trials.extend(protocol::trials(&upstream));
     trials.extend(history::trials(&upstream));
+    trials.extend(batches::trials(&upstream));
     trials.extend(cuts::trials(&upstream));
     trials.extend(upstream::trials(&upstream));
     trials.extend(crowd::trials(&upstream));

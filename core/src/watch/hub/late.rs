@@ -144,6 +144,8 @@ impl Hub {
             self.stats.late_nanos = self.stats.late_nanos.saturating_add(nanos);
             self.stats.late_frames += 1;
         }
+        // Who waits is known by what he needs next.
+        self.stop_waiting(id);
         let watcher = &mut self.watchers[id];
         watcher.next = watcher.next.max(merged.next);
     }

@@ -121,7 +121,8 @@ impl View {
         }
     }
 
-    /// Headers name the cluster and one of its members; revisions are those of the store, and never go back.
+    /// Headers name the cluster and one of its members; revisions are those of the store, and never go back but in headers of
+    /// events, which tell how far their own watcher is.
     fn is_true_header(
         &mut self,
         truth: Truth<'_>,
@@ -153,11 +154,11 @@ impl View {
             return Ok(());
         }
         ensure!(
-            header.revision >= self.revision,
+            header.revision >= self.revision || !response.events.is_empty(),
             "it was told of revision {}, and now of {response:?}",
             self.revision
         );
-        self.revision = header.revision;
+        self.revision = self.revision.max(header.revision);
         Ok(())
     }
 
@@ -320,6 +321,8 @@ impl View {
         io.count(Situation::CheckedWatchEvents);
         if response.fragment {
             io.count(Situation::CheckedWatchFragment);
+        } else {
+            watcher.goes_on_behind(ledger, revision)?;
         }
         if response.events.iter().any(|event| event.prev_kv.is_some()) {
             io.count(Situation::CheckedWatchPrevious);

@@ -142,6 +142,17 @@ impl Watcher {
         Ok(())
     }
 
+    /// Who is cut off now and goes on behind the revision of the header misses nothing.
+    pub(super) fn goes_on_behind(&self, ledger: &Ledger, revision: i64) -> Result<(), String> {
+        if let Some(missed) = self.to_come(ledger).next() {
+            ensure!(
+                missed.revision > revision,
+                "whoever goes on behind {revision} misses {missed:?}: {self:?}"
+            );
+        }
+        Ok(())
+    }
+
     /// It is told of progress: everything up to this revision has come.
     pub(super) fn reaches(&mut self, ledger: &Ledger, revision: i64) -> Result<(), String> {
         if let Some(missing) = self.to_come(ledger).next() {
