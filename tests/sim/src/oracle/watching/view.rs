@@ -322,7 +322,7 @@ impl View {
         if response.fragment {
             io.count(Situation::CheckedWatchFragment);
         } else {
-            watcher.goes_on_behind(ledger, revision)?;
+            watcher.goes_on_behind(&truth.story.ledger, revision)?;
         }
         if response.events.iter().any(|event| event.prev_kv.is_some()) {
             io.count(Situation::CheckedWatchPrevious);
