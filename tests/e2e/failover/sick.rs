@@ -78,10 +78,16 @@ async fn read(wire: &Wire) -> Reply {
 async fn sick_member() {
     let sick = Fake::playing(unavailable("etcdserver: request timed out")).await;
     let fine = Fake::playing(well()).await;
+    for flags in [&["--cache=off"][..], &[]] {
+        is_left(&sick, &fine, flags).await;
+    }
+}
+
+async fn is_left(sick: &Fake, fine: &Fake, flags: &[&str]) {
     let endpoints = [sick.address(), fine.address()];
     // Which one is chosen is chance.
     eventually("a proxy that chooses the sick one", SOON, async || {
-        let mut proxy = Proxy::start(&endpoints, &["--cache=off"]).await;
+        let mut proxy = Proxy::start(&endpoints, flags).await;
         let wire = Wire::connect(proxy.address()).await.expect("proxy");
         let before = sick.requests().len();
         let answer = read(&wire).await;
