@@ -115,10 +115,11 @@ impl Hub {
         actions.push(Action::Deliver(id, frame));
     }
 
-    /// Whether what a watcher was sent is still in its client's outbox.
+    /// Whether what a watcher was sent is still in its client's outbox, with more than a little.
     pub(super) fn has_unsent(&self, watcher: &Watcher) -> bool {
         let client = self.clients.get(watcher.client);
-        client.is_some_and(|client| client.took < watcher.sent)
+        client
+            .is_some_and(|client| client.queued > self.config.unsent_bytes_max && client.took < watcher.sent)
     }
 
     /// Whether events for the client have to wait, or it is gone and its watchers are yet to be forgotten.
@@ -160,11 +161,12 @@ impl Hub {
     /// Has the next watcher in line go on, as long as its client has room and what it was sent has left. Whether there may be
     /// another one.
     pub(super) fn drain_one(&mut self, now: Instant, id: ClientId, actions: &mut Actions) -> bool {
-        let Some(client) = self.clients.get_mut(id) else {
+        let Some(client) = self.clients.get(id) else {
             return false;
         };
         let next = client.lagging.front().and_then(|next| self.watchers.get(*next));
-        let has_to_wait = next.is_some_and(|next| client.took < next.sent);
+        let has_to_wait = next.is_some_and(|next| self.has_unsent(next));
+        let client = &mut self.clients[id];
         let next = client.lagging.pop_front_if(|_| !has_to_wait);
         let Some(watcher) = next else {
             client.is_draining = false;

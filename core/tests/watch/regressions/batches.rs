@@ -7,8 +7,13 @@ use super::{SECOND, put, revisions, watch, world};
 use crate::client::Client;
 use crate::world::World;
 
-/// A world with a client that watches `k` and is in step, and so many events that it has seen.
+/// A world with a client that watches `k` and is in step, and so many events that it has seen. Nothing may wait for a client
+/// before what follows waits for it to leave.
 fn watched(config: Config, count: usize) -> World {
+    let config = Config {
+        unsent_bytes_max: 0,
+        ..config
+    };
     let mut world = World::new(1, config, 1);
     let client = world.open(None, false);
     world.create(client, watch("k", "", 0));
@@ -102,6 +107,29 @@ fn what_waits_goes_out_together() {
     put(&mut world, "k");
     world.settle();
     assert_eq!(messages(&world, slow).len(), 9, "in step again");
+}
+
+/// A few small messages go out at once: they make one packet.
+#[test]
+fn a_little_waits_for_nothing() {
+    let mut world = world();
+    let client = world.open(None, false);
+    world.create(client, watch("k", "", 0));
+    world.settle();
+    world.clients[client].stopped = true;
+    for _ in 0..1000 {
+        put(&mut world, "k");
+        world.settle();
+    }
+    let sent = messages(&world, client).len();
+    let bytes = world.clients[client].outbox_bytes();
+    assert!(
+        (10..1000).contains(&sent) && (4000..5000).contains(&bytes),
+        "{sent}, {bytes}"
+    );
+    world.clients[client].stopped = false;
+    world.settle();
+    assert_eq!(messages(&world, client).len(), sent + 1);
 }
 
 /// A message that is put together stays well below what clients take without being told to.
