@@ -12,9 +12,9 @@ use crate::wire::read::{Field, Malformed, Reader};
 pub enum Class {
     /// Answered soon, with little.
     Prompt,
-    /// Its answer may be large.
+    /// Answered with what may be large.
     Bulk,
-    /// It may stay open for as long as its client likes: it waits for what others do, or has no end.
+    /// Open for as long as its client likes: it waits for what others do, or has no end.
     Blocking,
 }
 

@@ -8,6 +8,7 @@ mod oracle;
 use std::time::Duration;
 
 use arbitrary::Arbitrary;
+use etcd_proxy_core::class::Class;
 use etcd_proxy_core::endpoints::{Config, ConnectionId, Endpoints, Event, Health};
 use etcd_proxy_core::time::Instant;
 use libfuzzer_sys::fuzz_target;
@@ -46,6 +47,8 @@ enum Step {
     ConnectFailed(u8),
     Doubt(u8),
     Draining(u8),
+    /// All are members of one cluster: the oracle knows nothing of several.
+    Identified(u8),
     Lost {
         which: u8,
         graceful: bool,
@@ -66,6 +69,10 @@ enum Step {
     Wait {
         ms: u16,
     },
+    Wanted {
+        worker: u8,
+        class: u8,
+    },
     /// The next timeout comes, this many microseconds late.
     Timeout {
         late_us: u8,
@@ -74,7 +81,11 @@ enum Step {
 
 fuzz_target!(|input: Input| Driver::new(&input).run(input.steps));
 
+/// The id of all members' cluster.
+const CLUSTER: u64 = 7;
+
 struct Driver {
+    lanes: u32,
     machine: Endpoints,
     oracle: Oracle,
     now: Instant,
@@ -101,6 +112,7 @@ impl Driver {
         };
         let machine = Endpoints::new(config, input.seed, addresses(&input.addresses));
         Self {
+            lanes: config.lanes,
             oracle: Oracle::new(config, &machine),
             machine,
             now: Instant::ZERO,
@@ -125,6 +137,9 @@ impl Driver {
             Step::Draining(which) => self
                 .pick(which, |view| open(view) && !view.draining)
                 .map(Event::Draining),
+            Step::Identified(which) => self
+                .pick(which, open)
+                .map(|connection| Event::Identified(connection, CLUSTER)),
             Step::Lost { which, graceful } => self
                 .pick(which, open)
                 .map(|connection| Event::Lost { connection, graceful }),
@@ -136,6 +151,12 @@ impl Driver {
                 .map(Event::ProbeLost),
             Step::Replace(list) => Some(Event::Replace(addresses(&list).collect())),
             Step::Stale { which, kind, flag } => self.stale(which, kind, flag),
+            Step::Wanted { worker, class } => {
+                // One that there isn't wants nothing.
+                let worker = u32::from(worker) % (self.lanes + 1);
+                let class = Class::ALL[usize::from(class) % Class::ALL.len()];
+                Some(Event::Wanted(worker, class))
+            }
             Step::Wait { ms } => {
                 let until = self.now + Duration::from_millis(ms.into());
                 self.now = self
@@ -168,7 +189,7 @@ impl Driver {
 
     fn stale(&self, which: u8, kind: u8, flag: bool) -> Option<Event> {
         let id = self.gone[usize::from(which).checked_rem(self.gone.len())?];
-        Some(match kind % 8 {
+        Some(match kind % 9 {
             0 => Event::Active(id),
             1 => Event::Connected(id),
             2 => Event::ConnectFailed(id),
@@ -176,6 +197,7 @@ impl Driver {
             4 => Event::Draining(id),
             5 => Event::ProbeAnswered(id, health(flag)),
             6 => Event::ProbeLost(id),
+            7 => Event::Identified(id, CLUSTER),
             _ => Event::Lost {
                 connection: id,
                 graceful: flag,

@@ -157,6 +157,12 @@ impl Driver {
             Step::Stray { upstream, lease, ttl } => {
                 self.stray(upstream, one_of(&LEASES, lease), one_of(&TTLS, ttl))
             }
+            Step::UpstreamSuperseded(upstream) => {
+                if let Some(id) = self.stream(upstream) {
+                    self.tell(Event::UpstreamSuperseded(id));
+                    assert!(!self.streams.contains_key(&id), "it has been left");
+                }
+            }
             Step::UpstreamRaw { upstream, message } => {
                 if let Some(id) = self.stream(upstream) {
                     self.has_lied = true;
@@ -296,13 +302,14 @@ impl Driver {
     fn stale(&self, which: u8, kind: u8) -> Option<Event> {
         let client = || Some(self.gone_clients[pick(self.gone_clients.len(), which)?]);
         let stream = || Some(self.gone_streams[pick(self.gone_streams.len(), which)?]);
-        Some(match kind % 7 {
+        Some(match kind % 8 {
             0 => Event::ClientSent(client()?, Heartbeat::read(wire::heartbeat(1, false).into())),
             1 => Event::ClientHalfClosed(client()?),
             2 => Event::ClientTook(client()?, 100),
             3 => Event::ClientGone(client()?),
             4 => Event::UpstreamSent(stream()?, wire::answer(0, 1, 1).into()),
             5 => Event::UpstreamEnded(stream()?, Status::new(NO_LEADER.0, NO_LEADER.1)),
+            6 => Event::UpstreamSuperseded(stream()?),
             _ => Event::UpstreamOpened(stream()?),
         })
     }

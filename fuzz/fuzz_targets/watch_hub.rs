@@ -139,6 +139,12 @@ impl Driver {
                     self.tell(Event::UpstreamEnded(id, status(ending)));
                 }
             }
+            Step::UpstreamSuperseded(upstream) => {
+                if let Some(id) = self.stream(upstream) {
+                    self.tell(Event::UpstreamSuperseded(id));
+                    assert!(!self.streams.contains_key(&id), "it has been left");
+                }
+            }
             Step::ProgressTrusted { upstream, trusted } => {
                 if let Some(id) = self.stream(upstream) {
                     self.tell(Event::ProgressTrusted(id, trusted));
@@ -242,7 +248,7 @@ impl Driver {
     fn stale(&self, which: u8, kind: u8) -> Option<Event> {
         let client = || Some(self.gone_clients[pick(&self.gone_clients, which)?]);
         let stream = || Some(self.gone_streams[pick(&self.gone_streams, which)?]);
-        Some(match kind % 8 {
+        Some(match kind % 9 {
             0 => Event::ClientSent(client()?, Bytes::from_static(b"\x1a\0")),
             1 => Event::ClientHalfClosed(client()?),
             2 => Event::ClientTook(client()?, 100),
@@ -250,6 +256,7 @@ impl Driver {
             4 => Event::UpstreamSent(stream()?, Bytes::from_static(b"\x10\x01\x18\x01")),
             5 => Event::UpstreamEnded(stream()?, status(6)),
             6 => Event::ProgressTrusted(stream()?, true),
+            7 => Event::UpstreamSuperseded(stream()?),
             _ => {
                 let id = self.gone_checks[pick(&self.gone_checks, which)?];
                 // One that is asked again isn't gone.

@@ -51,9 +51,9 @@ pub enum News {
     LeaderRegained(EndpointId),
     /// The endpoint is a member of another cluster than the one in use, and is hidden for it.
     Foreign {
-        /// Which one.
+        /// The one that it is.
         endpoint: EndpointId,
-        /// Its cluster.
+        /// The cluster that it is of.
         cluster: u64,
         /// The cluster in use.
         ours: u64,

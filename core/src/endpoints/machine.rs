@@ -27,13 +27,13 @@ struct Endpoint {
     failures: u32,
     /// When it answered after it had been hidden; `None` until then and if it never was.
     restored_at: Option<Instant>,
-    /// It failed, and [`Timer::Retry`] will try it again.
+    /// Whether it failed, and [`Timer::Retry`] will try it again.
     hidden: bool,
     /// What it last answered.
     health: Option<Health>,
     /// The cluster that it last said it is of, if it has said so.
     cluster: Option<u64>,
-    /// It was told that this isn't the one in use.
+    /// Whether it was told that this isn't the one in use.
     is_foreign: bool,
     /// Since when it hasn't answered.
     silent_since: Option<Instant>,
@@ -45,11 +45,11 @@ struct Connection {
     endpoint: EndpointId,
     lane: Lane,
     opened_at: Option<Instant>,
-    /// It takes no new calls, so it can't be probed either.
+    /// Whether it takes no new calls, so that it can't be probed either.
     draining: bool,
     /// A probe is on its way.
     probing: bool,
-    /// It will not be answered.
+    /// Whether that will not be answered.
     probe_lost: bool,
     /// Bytes came in since the probe was sent or last looked after.
     active: bool,

@@ -83,9 +83,9 @@ impl Default for Config {
 /// What a probe's answer says of the member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Health {
-    /// It serves, and it knows a leader.
+    /// The member serves, and it knows a leader.
     Fit,
-    /// It answers, but can't do its work: no leader, a learner, or shutting down.
+    /// The member answers, but can't do its work: no leader, a learner, or shutting down.
     Unfit,
 }
 
@@ -128,9 +128,9 @@ pub enum FailureCause {
     Refusing,
     /// A probe stayed without answer and nothing else came either: frozen, or a black hole.
     Silent,
-    /// It answers, but it isn't what it should be: a member of another cluster than the one in use.
+    /// What answers isn't what it should be: a member of another cluster than the one in use.
     Foreign,
-    /// It answers, but not as an etcd does.
+    /// What answers doesn't do so as an etcd does.
     Stranger,
 }
 
@@ -148,7 +148,7 @@ pub enum Event {
     Draining(ConnectionId),
     /// The connection has ended, or its last call has after it was withdrawn or began to drain.
     Lost {
-        /// Which one.
+        /// The one that it is.
         connection: ConnectionId,
         /// Whether the peer had announced the end with GOAWAY `NO_ERROR`.
         graceful: bool,
@@ -185,15 +185,15 @@ pub enum Event {
 /// Why a connection must be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CloseCause {
-    /// It was only opened to learn about its endpoint, or isn't wanted any more before it was used.
+    /// The connection was only opened to learn about its endpoint, or isn't wanted any more before it was used.
     Unneeded,
-    /// It took too long to establish.
+    /// The connection took too long to establish.
     ConnectTimeout,
     /// Nothing came from it in time.
     Silent,
-    /// Its member has no leader and another one has.
+    /// The member has no leader and another one has.
     LeaderLost,
-    /// It leads to another cluster than the one in use, or to no etcd.
+    /// The connection leads to another cluster than the one in use, or to no etcd.
     Foreign,
 }
 
@@ -202,7 +202,7 @@ pub enum CloseCause {
 pub enum Action {
     /// Establish a connection, answer with `Connected` or `ConnectFailed`.
     Connect {
-        /// Its id from now on.
+        /// The id that it has from now on.
         connection: ConnectionId,
         /// To where.
         endpoint: EndpointId,
@@ -248,7 +248,7 @@ pub enum Action {
     Chosen(EndpointId),
     /// The endpoint failed and is hidden for a while. For logs and metrics.
     Hidden {
-        /// Which one.
+        /// The one that it is.
         endpoint: EndpointId,
         /// What happened.
         cause: FailureCause,
@@ -265,9 +265,9 @@ pub enum Action {
     /// The endpoint answers as a member of another cluster than the one in use; it stays hidden for as long as it does. Comes
     /// once for each change. For logs and metrics.
     Foreign {
-        /// Which one.
+        /// The one that it is.
         endpoint: EndpointId,
-        /// Its cluster.
+        /// The cluster that it is of.
         cluster: u64,
         /// The cluster in use.
         ours: u64,

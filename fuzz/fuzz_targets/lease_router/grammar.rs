@@ -76,6 +76,7 @@ pub(crate) enum Step {
         ending: u8,
     },
     UpstreamOpened(u8),
+    UpstreamSuperseded(u8),
     UpstreamRaw {
         upstream: u8,
         message: Vec<u8>,

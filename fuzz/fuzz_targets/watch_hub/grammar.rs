@@ -86,6 +86,7 @@ pub(crate) enum Step {
         upstream: u8,
         ending: u8,
     },
+    UpstreamSuperseded(u8),
     UpstreamRaw {
         upstream: u8,
         message: Vec<u8>,

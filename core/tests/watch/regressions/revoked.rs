@@ -9,16 +9,32 @@ use crate::world::World;
 
 const DENIED: &str = "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
 
+/// A range that somebody watches without credentials.
+fn watched() -> (World, usize) {
+    let mut world = world();
+    let client = world.open(None, false);
+    world.create(client, watch("k", "l", 0));
+    world.settle();
+    (world, client)
+}
+
+/// The same range, watched by two with tokens.
+fn watched_by_two() -> (World, usize, usize) {
+    let mut world = world();
+    let clients = ["one", "two"].map(|token| {
+        let client = world.open(Some(token), false);
+        world.create(client, watch("k", "l", 0));
+        world.settle();
+        client
+    });
+    (world, clients[0], clients[1])
+}
+
 /// Whoever lost his permission is told so when the stream is lost, though his watcher lives on another's; the others
 /// go on. Until then he gets all, as from a server.
 #[test]
 fn revoked_before_a_failover() {
-    let mut world = world();
-    let (one, two) = (world.open(Some("one"), false), world.open(Some("two"), false));
-    for client in [one, two] {
-        world.create(client, watch("k", "l", 0));
-        world.settle();
-    }
+    let (mut world, one, two) = watched_by_two();
     world.create(two, watch("k1", "", 0));
     world.settle();
     world.deny("two");
@@ -92,10 +108,7 @@ fn nothing_is_sent_before_the_answer() {
 /// Whose question isn't answered waits for so long, from when the source runs again, and then has to come back.
 #[test]
 fn no_answer() {
-    let mut world = world();
-    let client = world.open(None, false);
-    world.create(client, watch("k", "l", 0));
-    world.settle();
+    let (mut world, _) = watched();
     world.outage = Some(Status::new(14, "etcdserver: request timed out"));
     world.end_streams();
     world.run(9 * SECOND);
@@ -108,10 +121,7 @@ fn no_answer() {
 /// As long as nobody can be asked anything, watchers wait.
 #[test]
 fn an_outage() {
-    let mut world = world();
-    let client = world.open(None, false);
-    world.create(client, watch("k", "l", 0));
-    world.settle();
+    let (mut world, client) = watched();
     world.outage = Some(Status::new(14, "no endpoint can be reached"));
     for _ in 0..600 {
         world.end_streams();
@@ -145,12 +155,7 @@ fn authentication_switched_on() {
 /// A token that expired ends the stream of him whose it is, so that he logs in anew.
 #[test]
 fn a_token_that_expired() {
-    let mut world = world();
-    let (one, two) = (world.open(Some("one"), false), world.open(Some("two"), false));
-    for client in [one, two] {
-        world.create(client, watch("k", "l", 0));
-        world.settle();
-    }
+    let (mut world, one, _) = watched_by_two();
     world.expired.insert(b"two"[..].into());
     world.end_streams();
     world.run(SECOND);
@@ -163,12 +168,7 @@ fn a_token_that_expired() {
 /// An answer that was given before another stream was lost is too old.
 #[test]
 fn lost_again_before_the_answer() {
-    let mut world = world();
-    let (one, two) = (world.open(Some("one"), false), world.open(Some("two"), false));
-    for client in [one, two] {
-        world.create(client, watch("k", "l", 0));
-        world.settle();
-    }
+    let (mut world, one, two) = watched_by_two();
     world.end_streams();
     while world.answer_check() {}
     world.pass(SECOND / 10);
