@@ -84,8 +84,8 @@ pub(super) fn is_understood(path: &str, message: Option<&[u8]>) -> bool {
     loop {
         let field = match reader.next() {
             Ok(Some(field)) => field,
-            Ok(None) => return true,
-            Err(_) => return false,
+            // What can't be decoded is refused before anything looks at it.
+            Ok(None) | Err(_) => return true,
         };
         let kind = usize::try_from(field.number - 1)
             .ok()
@@ -120,10 +120,12 @@ mod tests {
             (b"\x28\x03", false),
             (b"\x30\x05", false),
             (b"\x30\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", false),
-            // A field that isn't known, one of another type, and no protobuf.
+            // A field that isn't known, and one of another type.
             (b"\x0a\x01k\x70\x01", false),
             (b"\x08\x01", false),
-            (b"\x0a", false),
+            // No protobuf.
+            (b"request", true),
+            (b"\x70\x01\x0a", false),
         ] {
             assert_eq!(is_understood(RANGE, Some(message)), is_known, "{message:?}");
         }

@@ -207,7 +207,6 @@ const IDENTITY_PATIENCE: Duration = Duration::from_millis(500);
 /// If it answers as no etcd does; what.
 pub(crate) async fn cluster_of<R: Runtime>(connection: &Arc<Connection>) -> Result<Option<u64>, String> {
     let later = Err(None);
-    let stranger = |what: &str| Err(Some(what.to_owned()));
     let learn = || async {
         if connection.is_full() {
             return later;
@@ -219,12 +218,11 @@ pub(crate) async fn cluster_of<R: Runtime>(connection: &Arc<Connection>) -> Resu
         match client.txn(TxnRequest::default()).await {
             Ok(response) => match response.into_inner().header {
                 Some(header) => Ok(Some(header.cluster_id).filter(|cluster| *cluster != 0)),
-                None => stranger("no etcd: the answer to a transaction has no header"),
+                None => Err(Some(
+                    "no etcd: the answer to a transaction has no header".to_owned(),
+                )),
             },
             Err(status) if status.source().is_some() => Err(no_grpc(&status)),
-            Err(status) if status.code() == Code::Unimplemented => {
-                stranger("no etcd: it knows no transactions")
-            }
             Err(_) => Ok(None),
         }
     };

@@ -207,12 +207,6 @@ impl Op {
         Method::of_path(self.path()).repeatable && !is_write
     }
 
-    /// Whether it is a request that members know as a whole.
-    #[must_use]
-    pub const fn is_understood(&self) -> bool {
-        !matches!(self, Self::Odd(Odd::Garbage))
-    }
-
     /// Whether it reads keys, and nothing else.
     #[must_use]
     pub const fn is_read(&self) -> bool {

@@ -191,11 +191,9 @@ impl Oracle {
         } else if is(CONNECTION_LOST) {
             io.count(Situation::ToldConnectionLost);
             let refused = record.not_processed + record.not_taken + record.moved;
-            // What isn't known as a whole gets no second chance.
-            let losses = if record.op.is_understood() { 2 } else { 1 };
-            let lost_enough = repeatable && record.lost >= losses;
+            let lost_twice = repeatable && record.lost >= 2;
             assert!(
-                lost_enough || refused > RESENDS || hurried,
+                lost_twice || refused > RESENDS || hurried,
                 "{call:?} should have been sent again: {record:?}"
             );
             if !repeatable {
