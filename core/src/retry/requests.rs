@@ -82,10 +82,9 @@ pub(super) fn is_understood(path: &str, message: Option<&[u8]>) -> bool {
     };
     let mut reader = Reader::all("request", message);
     loop {
-        let field = match reader.next() {
-            Ok(Some(field)) => field,
-            // What can't be decoded is refused before anything looks at it.
-            Ok(None) | Err(_) => return true,
+        // What can't be decoded is refused before anything looks at it.
+        let Ok(Some(field)) = reader.next() else {
+            return true;
         };
         let kind = usize::try_from(field.number - 1)
             .ok()

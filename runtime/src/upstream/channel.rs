@@ -206,10 +206,9 @@ const IDENTITY_PATIENCE: Duration = Duration::from_millis(500);
 /// # Errors
 /// If it answers as no etcd does; what.
 pub(crate) async fn cluster_of<R: Runtime>(connection: &Arc<Connection>) -> Result<Option<u64>, String> {
-    let later = Err(None);
     let learn = || async {
         if connection.is_full() {
-            return later;
+            return Err(None);
         }
         let channel = Channel::new(connection.clone());
         let origin = channel.origin();
