@@ -138,7 +138,7 @@ fn set_up(clients: usize, watchers: usize, kind: Kind) -> (Hub, Server) {
     let config = Config {
         // That clients are slow isn't what is measured.
         outbox_bytes_max: usize::MAX / 2,
-        unsent_bytes_max: usize::MAX,
+        unsent_revisions_max: usize::MAX,
         outbox_bytes_total_max: usize::MAX,
         requests_max: watchers + 1,
         ..Config::default()

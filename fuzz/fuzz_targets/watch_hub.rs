@@ -462,7 +462,7 @@ fn config(settings: &Settings) -> Config {
     let ms = Duration::from_millis;
     Config {
         outbox_bytes_max: one_of(&[150, 400, 100_000], settings.outbox),
-        unsent_bytes_max: one_of(&[0, 100, 4096], settings.outbox.rotate_left(4)),
+        unsent_revisions_max: one_of(&[0, 2, 8], settings.outbox.rotate_left(4)),
         batch_revisions_max: one_of(&[1, 4, 1000], settings.history.rotate_left(4)),
         batch_bytes_max: one_of(&[0, 200, 2 << 20], settings.fragment.rotate_left(4)),
         outbox_bytes_total_max: one_of(&[100, 600, 1_000_000], settings.outbox_total),

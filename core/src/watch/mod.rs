@@ -23,7 +23,7 @@
 //! - *in step* with its live source: it gets events as they come;
 //! - *lagging*: its client didn't take what was sent. It has left the broadcast, and goes on from the history of its
 //!   live source when there is room. What has come meanwhile goes out in one message, as from a server. It needs no more
-//!   than one message that hasn't left for that: who keeps up gets each event at once, who doesn't gets fewer messages;
+//!   than a few messages that haven't left for that: who keeps up gets each event at once, who doesn't gets fewer messages;
 //! - *waiting* for a catch-up, or *in step with a catch-up source*: it needs revisions that the history hasn't got. One
 //!   catch-up at a time runs for a range, shared by all who need it; when the next revision of a watcher is in the
 //!   live source's history, the watcher goes over to it.

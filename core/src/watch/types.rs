@@ -25,9 +25,9 @@ pub struct Config {
     /// A client for whom so much waits gets no events until it has taken half of it. One more frame may be added to
     /// what is just below, and answers to the client's own requests count but always find room.
     pub outbox_bytes_max: usize,
-    /// As long as no more waits for a client, its watchers get events as they come. Else one whose last message is among what
-    /// waits gets no further ones until that has left, and then all there is in one.
-    pub unsent_bytes_max: usize,
+    /// Revisions that may wait for one watcher in its client's outbox. When there are so many it gets no further ones until they
+    /// have left, and then all there is in one message.
+    pub unsent_revisions_max: usize,
     /// What may wait for all clients together. When half of it does, a client counts as full as soon as it has its share
     /// of the other half, so that any number of them is bounded by this and one frame each.
     pub outbox_bytes_total_max: usize,
@@ -96,7 +96,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             outbox_bytes_max: 4 << 20,
-            unsent_bytes_max: 4 << 10,
+            unsent_revisions_max: 8,
             outbox_bytes_total_max: 256 << 20,
             requests_max: 1024,
             watchers_per_client_max: 1 << 20,

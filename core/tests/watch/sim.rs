@@ -72,7 +72,7 @@ fn config(world: &mut fastrand::Rng) -> Config {
     let ms = Duration::from_millis;
     Config {
         // Of the generator for others, so that what those are stays the same.
-        unsent_bytes_max: world.clone().choice([0, 0, 100, 4096]).expect("not empty"),
+        unsent_revisions_max: world.clone().choice([0, 1, 2, 8]).expect("not empty"),
         outbox_bytes_max: world.choice([150, 400, 100_000]).expect("not empty"),
         outbox_bytes_total_max: world.choice([600, 1_000_000]).expect("not empty"),
         requests_max: world.choice([2, 100]).expect("not empty"),

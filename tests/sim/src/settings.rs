@@ -237,7 +237,7 @@ fn any_hub(rng: &mut Rng) -> hub::Config {
     // With a generator of its own, so that seeds stay what they were.
     let mut others = rng.clone();
     config.steps_max = others.choice([1, 8, 64]).expect("not empty");
-    config.unsent_bytes_max = others.choice([0, 300, 4_096]).expect("not empty");
+    config.unsent_revisions_max = others.choice([0, 2, 8]).expect("not empty");
     config.batch_bytes_max = others.choice([1, 1_000, 2 << 20]).expect("not empty");
     config.linger = within(rng, MS(100)..MS(2_000));
     config.position_interval = within(rng, MS(500)..MS(4_000));

@@ -184,7 +184,7 @@ impl Hub {
         client.queued += frame.len();
         client.revision = client.revision.max(batch.header.revision);
         watcher.active = true;
-        watcher.sent = client.took + client.queued as u64;
+        watcher.was_sent(client, run.revisions);
         self.stats.outbox_bytes += frame.len();
         self.stats.events_out += run.count as u64;
         actions.push(Action::Deliver(client_id, frame));
@@ -228,8 +228,7 @@ impl Hub {
             );
             self.deliver(client, frame, header.revision, actions);
         }
-        let client = &self.clients[client];
-        self.watchers[id].sent = client.took + client.queued as u64;
+        self.watchers[id].was_sent(&self.clients[client], run.revisions);
     }
 
     /// Adds a batch to its source's history, and forgets what is too much: of this one first, then the oldest of all.

@@ -115,11 +115,12 @@ impl Hub {
         actions.push(Action::Deliver(id, frame));
     }
 
-    /// Whether what a watcher was sent is still in its client's outbox, with more than a little.
+    /// Whether what a watcher was sent is still in its client's outbox, and not just a little.
     pub(super) fn has_unsent(&self, watcher: &Watcher) -> bool {
         let client = self.clients.get(watcher.client);
-        client
-            .is_some_and(|client| client.queued > self.config.unsent_bytes_max && client.took < watcher.sent)
+        client.is_some_and(|client| {
+            client.took < watcher.sent && watcher.unsent >= self.config.unsent_revisions_max
+        })
     }
 
     /// Whether events for the client have to wait, or it is gone and its watchers are yet to be forgotten.

@@ -59,6 +59,7 @@ impl Hub {
             start: create.start,
             next: create.start,
             sent: 0,
+            unsent: 0,
             is_in_line: false,
             is_ahead: false,
             is_owed: false,

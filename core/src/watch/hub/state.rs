@@ -155,6 +155,8 @@ pub(super) struct Watcher {
     pub(super) next: i64,
     /// When so many bytes have [left](Client::took) its client's outbox, all events that it was sent have.
     pub(super) sent: u64,
+    /// The revisions of those events, and of those before that hadn't left either.
+    pub(super) unsent: usize,
     /// Whether it is among those of its client that are [lagging](Client::lagging).
     pub(super) is_in_line: bool,
     /// Whether its start was still to come when it was created.
@@ -175,6 +177,15 @@ pub(super) enum Doubt {
     /// It is being asked; until the answer comes nothing is sent to the watcher. An answer counts if it was asked for
     /// when so many streams had been lost.
     Asked { losses: u64 },
+}
+
+impl Watcher {
+    /// Events of so many revisions were put into its client's outbox.
+    pub(super) fn was_sent(&mut self, client: &Client, revisions: usize) {
+        let before = if client.took >= self.sent { 0 } else { self.unsent };
+        self.unsent = before.saturating_add(revisions);
+        self.sent = client.took + client.queued as u64;
+    }
 }
 
 /// How far a watcher is.
