@@ -110,6 +110,24 @@ fn watchers_from_the_past_see_the_new_history() {
 }
 
 #[test]
+fn a_single_member_that_lags_goes_on_from_what_was_saved() {
+    let (mut world, saved, _) = world(1);
+    world.fault(Fault::Lag(0, secs(1)));
+    restore(&mut world, &saved, false);
+    world.pass(secs(2));
+    let revisions = |world: &World| {
+        let (committed, applied) = (world.cluster.committed(), world.cluster.applied(0));
+        (committed.store().revision(), applied.store().revision())
+    };
+    world.call(0, PUT, &put("b"));
+    assert_eq!(revisions(&world), (3, 2));
+    // It lags less: what it has still to apply is committed all the same.
+    world.fault(Fault::Lag(0, millis(900)));
+    world.pass(secs(2));
+    assert_eq!(revisions(&world), (3, 3));
+}
+
+#[test]
 #[should_panic(expected = "nobody's data is replaced while it runs")]
 fn only_dead_members_are_restored() {
     let (mut world, saved, _) = world(1);
