@@ -349,9 +349,15 @@ impl World {
         };
         let is_of_member = matches!(check, Check::OfMember(_));
         let outage = self.outage.as_ref();
-        // What a member answers without a quorum. Not when its store has gone back unnoticed: one can't tell that from a lag.
+        // What a member answers without a quorum. Not what it has when its store has gone back unnoticed: one can't tell that
+        // from a lag.
         let knows_store = self.hub.history() == self.former.len() as u64;
-        let outage = outage.filter(|status| !is_of_member || !status.message.starts_with("etcdserver: "));
+        let is_answered = |status: &Status| match check {
+            Check::OfMember(_) => status.message.starts_with("etcdserver: "),
+            Check::Permission(..) => status.message == "etcdserver: no leader",
+            Check::Revision(_) | Check::Header => false,
+        };
+        let outage = outage.filter(|status| !is_answered(status));
         let answer = if let Some(status) = outage {
             Err(status.clone())
         } else if is_of_member && !knows_store {
@@ -427,7 +433,7 @@ impl World {
         }
     }
 
-    fn stream_ids(&self) -> Vec<UpstreamId> {
+    pub(crate) fn stream_ids(&self) -> Vec<UpstreamId> {
         self.streams.keys().copied().collect()
     }
 

@@ -227,6 +227,9 @@ impl Hub {
             return;
         }
         check.failures = 0;
+        if was_about_store {
+            self.acquit_all();
+        }
         // First the next time, for what now happens may make more wait for it.
         self.ask(id);
         if let Verdict::Reached(header) = &verdict

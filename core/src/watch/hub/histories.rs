@@ -1,12 +1,14 @@
 //! A store that isn't the one that was seen: what makes the hub doubt it, and what it does when it is so.
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeSet, VecDeque};
 
 use super::Hub;
 use super::checks::UNAVAILABLE;
 use super::late::Merges;
-use super::state::Question;
+use super::state::{Question, SourceId, Timer};
 use super::turns::Turns;
+use super::work::Work;
+use crate::time::Instant;
 use crate::timer::TimerQueue;
 use crate::watch::index::RangeIndex;
 use crate::watch::types::{Action, Actions, Header, Status, UpstreamId};
@@ -39,6 +41,41 @@ impl Hub {
         self.wonder_about_store(question);
     }
 
+    /// A source was created on a member that knows less than was known when that was asked for. It isn't watched there until it
+    /// is known why: what comes may be another history's, and no event tells.
+    pub(super) fn suspect_source(&mut self, id: SourceId, actions: &mut Actions) {
+        self.suspect_stream(self.sources[id].upstream);
+        self.withdraw(id, actions);
+        let source = &mut self.sources[id];
+        source.is_suspect = true;
+        source.suspicions = source.suspicions.saturating_add(1);
+        self.suspects.insert(id);
+    }
+
+    /// It was asked whether the store is the same. If it isn't there are no suspects any more.
+    pub(super) fn acquit_all(&mut self) {
+        if !self.suspects.is_empty() {
+            let suspects = core::mem::take(&mut self.suspects);
+            self.begin(Work::Acquit(suspects.into_iter()));
+        }
+    }
+
+    /// Has a suspect created again, where its member may have caught up. If it hadn't the last time, after a while.
+    pub(super) fn acquit(&mut self, now: Instant, id: SourceId) {
+        let source = self.sources.get(id);
+        // One that is about to begin anew is created then.
+        let Some(source) = source.filter(|source| source.is_suspect && !source.is_rewinding) else {
+            return;
+        };
+        let again = source.suspicions.saturating_sub(1);
+        if again == 0 {
+            self.queue_source(id);
+        } else {
+            let wait = self.backoff(again);
+            self.timers.set(Timer::Recreate(id), now + wait);
+        }
+    }
+
     /// Forgets all there is, as nothing of it is of the store any more: the hub is as it was in the beginning.
     pub(super) fn another_history(&mut self, number: u64, actions: &mut Actions) {
         if number <= self.history {
@@ -69,6 +106,7 @@ impl Hub {
         self.notified.clear();
         self.wishing.clear();
         self.due.clear();
+        self.suspects = BTreeSet::new();
         self.backlog.clear();
         self.is_asking = false;
         self.is_notifying = false;

@@ -112,7 +112,8 @@ impl Hub {
         let source = &self.sources[source_id];
         if response.header.revision > 0 && response.header.revision < source.known {
             // Its member lags, or the store isn't the one that the source watched.
-            self.suspect_stream(id);
+            self.suspect_source(source_id, actions);
+            return;
         }
         let source = &self.sources[source_id];
         if source.asked_from == 0 && response.header.revision >= source.next {
@@ -127,6 +128,7 @@ impl Hub {
             revision: response.header.revision.max(self.upstreams[id].told.revision),
             asked_before: self.asked,
         };
+        self.sources[source_id].suspicions = 0;
         self.set_state(source_id, SourceState::Running { wire_id, created });
         if !is_catch_up {
             self.doubts_begin(now, source_id);

@@ -80,6 +80,8 @@ pub struct Hub {
     queued: u64,
     /// Sources that are on their way out.
     ending: usize,
+    /// Sources that became [suspect](histories) since it was last asked whether the store is the same.
+    suspects: BTreeSet<SourceId>,
     /// What is too much for one event.
     backlog: VecDeque<Work>,
     /// At this number of steps enough was done for one event.
@@ -148,6 +150,7 @@ impl Hub {
             asked: 0,
             queued: 0,
             ending: 0,
+            suspects: BTreeSet::new(),
             backlog: VecDeque::new(),
             tired_at: 0,
             is_armed: false,

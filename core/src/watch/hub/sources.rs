@@ -78,6 +78,8 @@ impl Hub {
             is_pushing: false,
             held: Vec::new(),
             failures: 0,
+            is_suspect: false,
+            suspicions: 0,
             members: BTreeSet::new(),
             doubted: 0,
             clients: BTreeMap::new(),
@@ -105,6 +107,7 @@ impl Hub {
             return;
         }
         let upstream = source.upstream;
+        self.sources[id].is_suspect = false;
         self.queued += 1;
         self.set_state(id, SourceState::Queued(self.queued));
         self.upstreams[upstream].to_create.insert(self.queued, id);
@@ -159,6 +162,7 @@ impl Hub {
             self.stirred.upstreams.insert(source.upstream);
             self.stats.history_bytes -= source.history.bytes();
             self.merges.forget(id);
+            self.suspects.remove(&id);
             if source.is_ending {
                 self.ending -= 1;
             } else if source.kind == UpstreamKind::Live {

@@ -249,6 +249,10 @@ pub(super) struct Source {
     pub(super) held: Vec<u8>,
     /// Failures in a row.
     pub(super) failures: u32,
+    /// It rests because its member may have another history; see [there](super::histories).
+    pub(super) is_suspect: bool,
+    /// How often in a row it was created on a member that knew less than was known.
+    pub(super) suspicions: u32,
     /// Live sources: all their watchers, also those that are behind.
     pub(super) members: BTreeSet<WatcherId>,
     /// How many of those are in [`Doubt`].

@@ -77,6 +77,8 @@ pub(super) enum Work {
     TellWatchers(Option<WatcherId>),
     /// Progress requests are answered, if they can be.
     TellClients(Option<ClientId>),
+    /// Sources that were suspect are created again.
+    Acquit(btree_set::IntoIter<SourceId>),
     /// Clients' streams are ended.
     End(btree_set::IntoIter<ClientId>, Status),
 }
@@ -220,6 +222,13 @@ impl Hub {
                 *after = Some(next);
                 self.tell_client(now, next, actions);
                 true
+            }
+            Work::Acquit(suspects) => {
+                let next = suspects.next();
+                if let Some(next) = next {
+                    self.acquit(now, next);
+                }
+                next.is_some()
             }
             Work::End(clients, status) => {
                 let Some(client) = clients.next() else {

@@ -1,6 +1,6 @@
 //! A store that goes back, or is another one. Row 99: nothing compared.
 
-use etcd_proxy_core::watch::{Config, Event};
+use etcd_proxy_core::watch::{Config, Event, Status};
 use etcd_proxy_proto::etcdserverpb::{ResponseHeader, WatchResponse};
 use prost::Message as _;
 
@@ -52,6 +52,52 @@ fn a_watch_ends_when_the_store_goes_back() {
     assert_eq!((stats.histories, stats.watchers, stats.live_sources), (1, 0, 0));
     check_watches(&mut world);
     assert_eq!(world.hub.stats().histories, 1);
+}
+
+/// Nobody can say yet what the store is when a watcher that needs what is old gets there: what it finds may be anything.
+#[test]
+fn nothing_is_told_of_the_past_until_it_is_known_whose_it_is() {
+    let (mut world, snapshot) = watched();
+    let past = world.open(None, false);
+    world.create(past, watch("k", "", 2));
+    while world.answer_check() || world.hear_answer() {}
+    assert_eq!(world.clients[past].frames.len(), 1, "it is created, and no more");
+    world.outage = Some(Status::new(14, "etcdserver: no leader"));
+    world.restore(snapshot);
+    world.run(SECOND);
+    world.store.write(&[("k", Some("of the new history"))]);
+    world.run(SECOND);
+    assert_eq!(revisions(&world, past), [] as [i64; 0]);
+    assert!(world.ended.is_empty());
+    world.outage = None;
+    world.run(SECOND);
+    assert_eq!(world.ended.len(), 2);
+    check_watches(&mut world);
+}
+
+/// The same, and it was a member that lagged.
+#[test]
+fn the_past_is_told_when_the_store_is_the_same() {
+    let (mut world, _) = watched();
+    let past = world.open(None, false);
+    world.create(past, watch("k", "", 2));
+    while world.answer_check() || world.hear_answer() {}
+    world.outage = Some(Status::new(14, "etcdserver: no leader"));
+    world.members[0] = 5;
+    world.end_streams();
+    world.pass(SECOND);
+    for id in world.stream_ids() {
+        while world.server_step(id) {}
+        world.server_sync(id);
+        while world.server_send(id) {}
+    }
+    world.settle();
+    assert!(world.hub.stats().doubts > 0);
+    assert_eq!(revisions(&world, past), [] as [i64; 0]);
+    world.outage = None;
+    world.run(SECOND);
+    assert_eq!(revisions(&world, past), (2..=26).collect::<Vec<_>>());
+    assert_eq!((world.hub.stats().histories, world.ended.len()), (0, 0));
 }
 
 /// The client that comes after it is the first to notice.
