@@ -104,7 +104,7 @@ fn call(path: &str, more: &[(&str, &str)], after: &[&[u8]]) -> Vec<u8> {
 async fn no_grpc_ends_its_own_call() {
     let cluster = Cluster::start(Options::default()).await;
     let member = Counted::start(cluster.address(0)).await;
-    let proxy = Proxy::start(std::slice::from_ref(&member.address), &[]).await;
+    let proxy = Proxy::start(std::slice::from_ref(&member.address), &["--workers=1"]).await;
     healthy(&proxy).await;
     let neighbour = Client::connect(proxy.address()).await.expect("proxy");
     let over = Arc::new(AtomicBool::new(false));
