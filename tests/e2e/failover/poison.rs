@@ -113,8 +113,8 @@ async fn client_api_version() {
         .body(())
         .expect("request");
     let (response, mut send) = client.send_request(request, false).expect("send");
-    send.send_data(Bytes::from_static(b"\0\0\0\0\x03\x0a\x01k"), true)
-        .expect("send");
+    // The answer may be there before.
+    let _ = send.send_data(Bytes::from_static(b"\0\0\0\0\x03\x0a\x01k"), true);
     let answer = within("an answer", SOON, response).await;
     if let Ok(answer) = answer {
         let status = answer
