@@ -31,7 +31,8 @@
 //! Streams that the server ends, for whatever reason, are opened again, and each source goes on at its position. So does
 //! a stream whose connection isn't the one in use any more, before that can fall silent. As a server would ask each
 //! client that comes back, whether every caller may still read every range is asked anew then, once for all with the
-//! same; until that is known its watchers get nothing.
+//! same; until that is known its watchers get nothing. Where the member knows less than was known a source isn't watched
+//! before it is known whether the store still has the same [history](crate::history).
 //! Only compaction and refused credentials end watchers, and only those whom it concerns; and the streams end of those
 //! about whom no answer comes for too long.
 //!
