@@ -200,9 +200,15 @@ impl Router {
         match (Blame::of(status), first) {
             (Blame::Leader, _) => {
                 self.failed(now, id);
-                self.waited_in_vain(now, id, status, actions);
+                let in_vain = self.in_vain(now, id);
                 self.send_again(now, id);
                 self.leader_lost(now, group, was_long, status, actions);
+                for client in in_vain {
+                    if self.clients.contains_key(client) {
+                        self.stats.leaderless += 1;
+                        self.end_client(client, status.clone(), actions);
+                    }
+                }
             }
             (Blame::Credentials, Some(_)) => {
                 self.send_again(now, id);
@@ -294,29 +300,18 @@ impl Router {
     }
 
     /// A server has waited for a leader as long as it does for one heartbeat, and answers none of those on the stream. Those
-    /// who have waited for about as long are told, as each of them would be by itself.
-    fn waited_in_vain(&mut self, now: Instant, id: UpstreamId, status: &Status, actions: &mut Actions) {
+    /// who have waited for about as long are to be told, as each of them would be by itself.
+    fn in_vain(&self, now: Instant, id: UpstreamId) -> Vec<ClientId> {
         let upstream = &self.upstreams[id];
-        if upstream.requires_leader {
-            return;
-        }
         let least = self.config.answer_timeout / 2;
         let mut clients = Vec::new();
-        for key in upstream.in_flight.values() {
+        for key in upstream.in_flight.values().filter(|_| !upstream.requires_leader) {
             let lease = &self.leases[*key];
             let askers = lease.askers.iter().chain(&lease.late_askers);
-            clients.extend(
-                askers
-                    .filter(|asker| asker.since + least <= now)
-                    .map(|asker| asker.client),
-            );
+            let waited = askers.filter(|asker| asker.since + least <= now);
+            clients.extend(waited.map(|asker| asker.client));
         }
-        for client in clients {
-            if self.clients.contains_key(client) {
-                self.stats.leaderless += 1;
-                self.end_client(client, status.clone(), actions);
-            }
-        }
+        clients
     }
 
     /// A server has no leader. It refuses new streams at once, and ends others when that has lasted for a while; so
