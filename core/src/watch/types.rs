@@ -275,7 +275,7 @@ pub enum Action {
     /// End a Watch call. The id is gone.
     CloseUpstream(UpstreamId),
     /// Read this single key with `keys_only` and these credentials: linearizably and with `hasleader: true`, or serializably
-    /// and without. Only the header of the response matters, or the status; `DEADLINE_EXCEEDED` if none comes. [`Event::History`] must come before an answer that tells of another
+    /// and without. Only the header of the response matters, or the status. [`Event::History`] must come before an answer that tells of another
     /// history, and an answer that was asked for in a former history counts as none.
     ReadRevision {
         /// For the answer.

@@ -209,9 +209,10 @@ impl Hub {
             check.state = CheckState::Resting;
             check.store_next |= was_about_store;
             let is_of_revision = matches!(question, Question::Revision(..));
-            // A server creates watchers whether it has a leader or not.
+            // A server creates watchers whether it has a leader or not. One that has a leader and doesn't answer in time is
+            // behind, and what it has is not what is there now.
             check.of_member =
-                is_of_revision && !was_of_member && !waiting.is_empty() && lacks_quorum(&status);
+                is_of_revision && !was_of_member && !waiting.is_empty() && is_no_leader(&status);
             let failures = check.failures;
             check.failures = failures.saturating_add(u32::from(!check.of_member));
             let wait = self.backoff(failures);
@@ -303,13 +304,6 @@ pub(super) fn is_denial(status: &Status) -> bool {
     )
 }
 
-/// Whether a linearizable read failed for want of a quorum, or of an answer in time: what comes of one that has none, and
-/// doesn't know yet.
-fn lacks_quorum(status: &Status) -> bool {
-    let is_late = status.message.starts_with("etcdserver: request timed out");
-    is_no_leader(status) || status.code == DEADLINE_EXCEEDED || (status.code == UNAVAILABLE && is_late)
-}
-
 /// Whether a server, or the way to it, takes no message of such a size.
 pub(super) fn is_too_large(status: &Status) -> bool {
     status.code == RESOURCE_EXHAUSTED
@@ -320,7 +314,6 @@ pub(super) fn is_too_large(status: &Status) -> bool {
 
 /// gRPC codes.
 pub(super) const INVALID_ARGUMENT: u8 = 3;
-const DEADLINE_EXCEEDED: u8 = 4;
 pub(super) const PERMISSION_DENIED: u8 = 7;
 const RESOURCE_EXHAUSTED: u8 = 8;
 const OUT_OF_RANGE: u8 = 11;
