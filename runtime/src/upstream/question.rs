@@ -25,7 +25,7 @@ const UNAVAILABLE: u8 = Code::Unavailable.number();
 pub(crate) const CHECK_PATIENCE: Duration = Duration::from_millis(2500);
 
 /// What no answer in time counts as.
-const LATE: Status = Status::new(Code::DeadlineExceeded.number(), "no answer in time");
+const LATE: Status = Status::new(UNAVAILABLE, "no answer in time");
 
 /// A revision that no store reaches: a server looks at the permission first, then at the revision, then at keys.
 const NO_REVISION: i64 = i64::MAX - 1;
