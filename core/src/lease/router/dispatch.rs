@@ -1,7 +1,5 @@
 //! Which heartbeat goes where, and when there is need of another stream.
 
-use alloc::vec::Vec;
-
 use super::Router;
 use super::state::{GroupId, Lane, LeaseKey, State};
 use super::turns::QueueKind;
@@ -41,23 +39,22 @@ impl Router {
     /// sent on another one.
     fn needs_stream(&mut self, now: Instant, id: GroupId, lane: Lane, next: LeaseKey) -> bool {
         let group = &self.groups[id];
-        let streams: Vec<UpstreamId> = self.fit_streams(id, lane).collect();
-        let opened = streams.iter().map(|id| self.upstreams[*id].opened_at);
-        let is_opening = opened.clone().any(|at| at.is_none());
+        let streams = || self.fit_streams(id, lane);
+        let opened = || streams().map(|id| self.upstreams[id].opened_at);
         match lane {
             Lane::Alone => {
-                let is_free = |id: &&UpstreamId| self.upstreams[**id].in_flight.is_empty();
-                streams.len() < self.config.alone_max
-                    && streams.iter().filter(is_free).count() < group.queues[QueueKind::Alone.index()].len()
+                let is_free = |id: &UpstreamId| self.upstreams[*id].in_flight.is_empty();
+                streams().count() < self.config.alone_max
+                    && streams().filter(is_free).count() < group.queues[QueueKind::Alone.index()].len()
             }
-            _ if streams.is_empty() => true,
-            _ if is_opening => false,
+            _ if streams().next().is_none() => true,
+            _ if opened().any(|at| at.is_none()) => false,
             // A server that waits for a leader does so on each.
             _ if group.leaderless_since.is_some() => false,
             Lane::Shared | Lane::Doubtful => {
                 // It could not be sent before there was a stream.
                 let lease = &self.leases[next];
-                let since = opened.flatten().min().map_or(now, |at| at.max(lease.queued_at));
+                let since = opened().flatten().min().map_or(now, |at| at.max(lease.queued_at));
                 let is_slow = |since: Instant| since + self.config.slow_max <= now;
                 let is_needed = lease.is_late(now, since, group, &self.config)
                     || self.streams_in_use(now, id, lane).all(|id| self.is_late(now, id))
@@ -66,7 +63,7 @@ impl Router {
                 if !is_needed {
                     return false;
                 }
-                let (is_spread, count) = (group.is_spread(now, lane), streams.len());
+                let (is_spread, count) = (group.is_spread(now, lane), streams().count());
                 let group = &mut self.groups[id];
                 group.spread_until[lane.index()] = Some(now + self.config.linger);
                 if !is_spread {
