@@ -40,6 +40,12 @@ impl Deadline {
         Some(self.at?.saturating_duration_since(Instant::now()))
     }
 
+    /// When so much time has passed from now on, or the deadline if that comes first.
+    pub(super) fn within(self, patience: Duration) -> Instant {
+        let end = Instant::now() + patience;
+        self.at.map_or(end, |deadline| deadline.min(end))
+    }
+
     /// Whether so much time has passed that the member must be told.
     pub(super) fn has_shrunk(self) -> bool {
         self.left().is_some_and(|left| has_shrunk(self.timeout, left))

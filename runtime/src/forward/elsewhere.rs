@@ -2,7 +2,7 @@
 //! place: its probes may say that all is well.
 
 use core::time::Duration;
-use std::time::Instant;
+use std::sync::Arc;
 
 use etcd_proxy_core::endpoints::{ConnectionId, Event};
 use etcd_proxy_core::grpc::Code;
@@ -12,11 +12,30 @@ use super::Call;
 use super::exchange::{Answer, Client, Payload, attempt};
 use super::head::Head;
 use super::unary::status;
+use crate::cli::Endpoint;
 use crate::rt::{self, Runtime};
 use crate::upstream::{Connection, Settings, UNPROBED_KEEPALIVE, cluster_of};
 
 /// How long the other member may take to answer. One that has no quorum doesn't answer either.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A connection to another member than the one in use, for one call.
+pub(super) async fn reach<R: Runtime>(call: &Call, target: &Endpoint) -> Option<Arc<Connection>> {
+    let settings = Settings {
+        // It is known to no probe.
+        keepalive: Some(UNPROBED_KEEPALIVE),
+        keepalive_without_calls: false,
+        ..Settings::clone(&call.client.worker.settings)
+    };
+    // An id that no machine knows: events about it change nothing.
+    let open = Connection::open::<R>(ConnectionId::default(), target.clone(), &settings);
+    let opened = rt::timeout_at::<R, _>(call.deadline.within(OTHER_CONNECT_TIMEOUT), open).await;
+    let (connection, driver) = opened.ok()?.ok()?;
+    rt::spawn::<R>(async move {
+        driver.run(|| ()).await;
+    });
+    Some(connection)
+}
 
 /// Asks one other member. One call of a worker does so at a time, and when it was in vain not again for a while: without a
 /// quorum all members are the same.
@@ -35,25 +54,7 @@ pub(super) async fn ask<R: Runtime>(
         .collect();
     let target = call.rng.choice(others)?;
     let turn = worker.lane.other_member()?;
-    let settings = Settings {
-        // It is known to no probe.
-        keepalive: Some(UNPROBED_KEEPALIVE),
-        keepalive_without_calls: false,
-        ..Settings::clone(&worker.settings)
-    };
-    let until = |patience: Duration| {
-        let patience = Instant::now() + patience;
-        call.deadline
-            .at
-            .map_or(patience, |deadline| deadline.min(patience))
-    };
-    // An id that no machine knows: events about it change nothing.
-    let open = Connection::open::<R>(ConnectionId::default(), target.clone(), &settings);
-    let opened = rt::timeout_at::<R, _>(until(OTHER_CONNECT_TIMEOUT), open).await;
-    let (connection, driver) = opened.ok()?.ok()?;
-    rt::spawn::<R>(async move {
-        driver.run(|| ()).await;
-    });
+    let connection = reach::<R>(call, target).await?;
     let ours = asked.known_cluster();
     if ours.is_some() && cluster_of::<R>(&connection).await.ok().flatten() != ours {
         connection.close();
@@ -61,7 +62,7 @@ pub(super) async fn ask<R: Runtime>(
     }
     let request = head.again(&connection, call.deadline);
     let answer = attempt(call, &connection, request, payload, client);
-    let answer = rt::timeout_at::<R, _>(until(ANSWER_TIMEOUT), answer).await;
+    let answer = rt::timeout_at::<R, _>(call.deadline.within(ANSWER_TIMEOUT), answer).await;
     let is_one = |answer: &Answer| status(answer) != Some(Code::Unavailable.number());
     let Some(answer) = answer.ok().and_then(Result::ok).filter(is_one) else {
         connection.close();

@@ -3,23 +3,21 @@
 //! MoveLeader is carried out by the leader only. Status is how `etcdctl move-leader` looks for the leader among its
 //! endpoints before it makes that call; the proxy is its only one.
 
-use core::time::Duration;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::BytesMut;
-use etcd_proxy_core::endpoints::ConnectionId;
 use etcd_proxy_core::grpc::MESSAGE_PREFIX_LEN;
-use etcd_proxy_core::method::{Member, OTHER_ANSWER_TIMEOUT, OTHER_CONNECT_TIMEOUT, Said};
+use etcd_proxy_core::method::{Member, OTHER_ANSWER_TIMEOUT, Said};
 use etcd_proxy_proto::etcdserverpb::StatusResponse;
 use prost::Message as _;
 
 use super::Call;
 use super::answer::{GRPC_MESSAGE, GRPC_STATUS};
+use super::elsewhere::reach;
 use super::exchange::{Answer, AnswerEnd, Client, Payload, Unanswered, attempt, trailers};
 use super::head::Head;
 use crate::rt::{self, Runtime};
-use crate::upstream::{Connection, Settings, UNPROBED_KEEPALIVE};
+use crate::upstream::Connection;
 
 /// Replaces the answer of the member in use by the leader's, where that is what the client needs and the leader can be
 /// reached among the endpoints.
@@ -91,32 +89,14 @@ async fn ask_others<R: Runtime>(
     payload: &Payload,
     client: &mut Client<'_, R>,
 ) -> Option<(Arc<Connection>, Answer)> {
-    let worker = &call.client.worker;
-    let settings = Settings {
-        // They are known to no probe.
-        keepalive: Some(UNPROBED_KEEPALIVE),
-        keepalive_without_calls: false,
-        ..Settings::clone(&worker.settings)
-    };
-    let until = |patience: Duration| {
-        let patience = Instant::now() + patience;
-        call.deadline
-            .at
-            .map_or(patience, |deadline| deadline.min(patience))
-    };
-    for target in worker.endpoints.iter().filter(|target| *target != asked.target()) {
-        // An id that no machine knows: events about it change nothing.
-        let open = Connection::open::<R>(ConnectionId::default(), target.clone(), &settings);
-        let Ok(Ok((connection, driver))) = rt::timeout_at::<R, _>(until(OTHER_CONNECT_TIMEOUT), open).await
-        else {
+    let endpoints = call.client.worker.endpoints.iter();
+    for target in endpoints.filter(|target| *target != asked.target()) {
+        let Some(connection) = reach::<R>(call, target).await else {
             continue;
         };
-        rt::spawn::<R>(async move {
-            driver.run(|| ()).await;
-        });
         let request = head.again(&connection, call.deadline);
         let answer = attempt(call, &connection, request, payload, client);
-        match rt::timeout_at::<R, _>(until(OTHER_ANSWER_TIMEOUT), answer).await {
+        match rt::timeout_at::<R, _>(call.deadline.within(OTHER_ANSWER_TIMEOUT), answer).await {
             Ok(Ok(answer)) if call.method.member.is_found(said(&answer)) => {
                 return Some((connection, answer));
             }
