@@ -211,13 +211,13 @@ impl Hub {
             let is_of_revision = matches!(question, Question::Revision(..));
             // A server creates watchers whether it has a leader or not. One that has a leader and doesn't answer in time is
             // behind, and what it has is not what is there now.
-            check.of_member =
-                is_of_revision && !was_of_member && !waiting.is_empty() && is_no_leader(&status);
+            let is_leaderless = is_no_leader(&status);
+            check.of_member = is_of_revision && !was_of_member && !waiting.is_empty() && is_leaderless;
             let failures = check.failures;
             check.failures = failures.saturating_add(u32::from(!check.of_member));
             let wait = self.backoff(failures);
             self.timers.set(Timer::Check(id), now + wait);
-            if is_no_leader(&status) && !self.leader_clients.is_empty() {
+            if is_leaderless && !self.leader_clients.is_empty() {
                 let waiting = waiting.into_iter().flatten();
                 self.begin(Work::Fail(waiting, question, status));
             } else {

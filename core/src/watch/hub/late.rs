@@ -105,27 +105,25 @@ impl Hub {
                 self.config.batch_bytes_max
             },
         };
-        let merged = if first + 1 == source.history.end() {
-            let merged = source.history.merge(first, wanted, limits);
+        // What a single batch holds is nothing to put together.
+        let key = (first + 1 < source.history.end()).then(|| Key {
+            source: source_id,
+            first,
+            from: wanted.from,
+            prev_from: wanted.prev_from,
+            variant: wanted.variant,
+            fragment: watcher.fragment,
+            range: range.cloned(),
+        });
+        let kept = key.as_ref().and_then(|key| self.merges.get(key));
+        let merged = kept.unwrap_or_else(|| {
+            let merged = Arc::new(source.history.merge(first, wanted, limits));
             self.stats.steps += merged.seen as u64 / EVENTS_PER_STEP;
-            Arc::new(merged)
-        } else {
-            let key = Key {
-                source: source_id,
-                first,
-                from: wanted.from,
-                prev_from: wanted.prev_from,
-                variant: wanted.variant,
-                fragment: watcher.fragment,
-                range: range.cloned(),
-            };
-            self.merges.get(&key).unwrap_or_else(|| {
-                let merged = Arc::new(source.history.merge(first, wanted, limits));
-                self.stats.steps += merged.seen as u64 / EVENTS_PER_STEP;
+            if let Some(key) = key {
                 self.merges.keep(key, Arc::clone(&merged));
-                merged
-            })
-        };
+            }
+            merged
+        });
         let run = &merged.run;
         if run.count > 0 {
             // Whoever goes on behind the header misses nothing: it tells of the store only if nothing is to come before.
