@@ -259,18 +259,20 @@ async fn answer(
     play(steps, respond, half_closed, &order, given_up).await;
 }
 
+/// What a healthy member says of its store.
+const HEADER: pb::ResponseHeader = pb::ResponseHeader {
+    cluster_id: 1,
+    member_id: 1,
+    revision: 1,
+    raft_term: 2,
+};
+
 /// The answer to what a proxy may ask on its own.
 fn of_a_healthy_member(path: &str) -> Option<Bytes> {
     match path {
         "/etcdserverpb.Maintenance/Status" => {
-            let header = pb::ResponseHeader {
-                cluster_id: 1,
-                member_id: 1,
-                revision: 1,
-                raft_term: 2,
-            };
             let status = pb::StatusResponse {
-                header: Some(header),
+                header: Some(HEADER),
                 version: "3.5.30".to_owned(),
                 leader: 1,
                 raft_index: 10,
@@ -282,14 +284,8 @@ fn of_a_healthy_member(path: &str) -> Option<Bytes> {
         }
         // Which cluster it is of: an empty transaction tells, without credentials.
         "/etcdserverpb.KV/Txn" => {
-            let header = pb::ResponseHeader {
-                cluster_id: 1,
-                member_id: 1,
-                revision: 1,
-                raft_term: 2,
-            };
             let response = pb::TxnResponse {
-                header: Some(header),
+                header: Some(HEADER),
                 ..Default::default()
             };
             Some(response.encode_to_vec().into())

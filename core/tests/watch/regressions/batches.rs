@@ -31,6 +31,15 @@ fn messages(world: &World, client: usize) -> Vec<&WatchResponse> {
     frames.filter(|frame| !frame.events.is_empty()).collect()
 }
 
+/// How many events are in each message.
+fn counts(messages: &[&WatchResponse]) -> Vec<usize> {
+    messages.iter().map(|message| message.events.len()).collect()
+}
+
+fn headers(messages: &[&WatchResponse]) -> Vec<i64> {
+    messages.iter().map(|message| header(message)).collect()
+}
+
 fn header(message: &WatchResponse) -> i64 {
     message.header.map_or(0, |header| header.revision)
 }
@@ -44,17 +53,9 @@ fn history_comes_in_few_messages() {
     let late = world.open(None, false);
     world.create(late, watch("k", "", 2));
     world.run(SECOND);
-    let events: Vec<usize> = messages(&world, late)
-        .iter()
-        .map(|message| message.events.len())
-        .collect();
-    assert_eq!(events, [1000, 1000, 500]);
+    assert_eq!(counts(&messages(&world, late)), [1000, 1000, 500]);
     assert_eq!(revisions(&world, late), (2..=2501).collect::<Vec<_>>());
-    let headers: Vec<i64> = messages(&world, late)
-        .iter()
-        .map(|message| header(message))
-        .collect();
-    assert_eq!(headers, [1001, 2001, 2501]);
+    assert_eq!(headers(&messages(&world, late)), [1001, 2001, 2501]);
     assert_eq!(world.hub.stats().catch_ups, 0);
 }
 
@@ -100,9 +101,7 @@ fn what_waits_goes_out_together() {
     assert_eq!(messages(&world, slow).len(), 3, "one for each watcher");
     world.clients[slow].stopped = false;
     world.settle();
-    let found = messages(&world, slow);
-    let events: Vec<usize> = found.iter().map(|message| message.events.len()).collect();
-    assert_eq!(events, [1, 1, 1, 99, 99, 99]);
+    assert_eq!(counts(&messages(&world, slow)), [1, 1, 1, 99, 99, 99]);
     assert_eq!(world.hub.stats().behind, 0);
     put(&mut world, "k");
     world.settle();
@@ -140,16 +139,8 @@ fn messages_are_bounded() {
     let late = world.open(None, false);
     world.create(late, watch("k", "", 2));
     world.run(SECOND);
-    let events: Vec<usize> = messages(&world, late)
-        .iter()
-        .map(|message| message.events.len())
-        .collect();
-    assert_eq!(events, [6, 4]);
-    let headers: Vec<i64> = messages(&world, late)
-        .iter()
-        .map(|message| header(message))
-        .collect();
-    assert_eq!(headers, [7, 11]);
+    assert_eq!(counts(&messages(&world, late)), [6, 4]);
+    assert_eq!(headers(&messages(&world, late)), [7, 11]);
 }
 
 /// A revision stays in one message, also where a thousand are full.
