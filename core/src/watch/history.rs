@@ -32,7 +32,7 @@ pub(super) struct Merged {
     pub(super) run: Run,
     /// All events below it are in this, or aren't wanted.
     pub(super) next: i64,
-    /// That of the last batch.
+    /// The header of the last batch.
     pub(super) header: Header,
     /// Whether there were no more batches.
     pub(super) is_all: bool,

@@ -98,7 +98,7 @@ impl Endpoints {
         }
     }
 
-    /// Its endpoint is no etcd: neither a candidate nor one in use.
+    /// What a connection leads to is no etcd: neither a candidate nor one in use.
     pub(super) fn stranger(&mut self, now: Instant, id: ConnectionId, actions: &mut Actions) {
         let Some(connection) = self.connections.get(id) else {
             return;

@@ -81,7 +81,8 @@ impl Hub {
         }
     }
 
-    /// Those who are left go on with what the server has, and nobody may think that it has what came before.
+    /// Watchers that don't need what is compacted go on with what the server has, and nobody may think that their source has
+    /// what came before.
     fn pass_compaction(&mut self, now: Instant, id: SourceId, compacted: i64, actions: &mut Actions) {
         // A catch-up ends with the last who needs it.
         let Some(source) = self.sources.get(id).filter(|source| !source.is_ending) else {

@@ -71,7 +71,7 @@ impl Hub {
         }
     }
 
-    /// Those watchers of a source have waited for too long that are in doubt by now.
+    /// Watchers of a source have waited for too long: all that are in doubt by now.
     pub(super) fn doubts_timed_out(&mut self, id: SourceId) {
         if self.sources.contains_key(id) {
             self.begin(Work::EndDoubted(id, Seen::default(), self.losses));

@@ -52,7 +52,7 @@ impl Hub {
         self.suspects.insert(id);
     }
 
-    /// It was asked whether the store is the same. If it isn't there are no suspects any more.
+    /// Has all suspects created again: it was asked whether the store is the same, and if it isn't there are none any more.
     pub(super) fn acquit_all(&mut self) {
         if !self.suspects.is_empty() {
             let suspects = core::mem::take(&mut self.suspects);

@@ -71,7 +71,7 @@ pub(super) struct Client {
     pub(super) catching_up: usize,
     /// Ranges of catch-ups that wait for one of those to end.
     pub(super) deferred: BTreeSet<KeyRange>,
-    /// Those are [about](super::work) to begin, as far as there is room.
+    /// Whether [`Self::deferred`] catch-ups are [about](super::work) to begin, as far as there is room.
     pub(super) is_resuming: bool,
 }
 
@@ -243,13 +243,13 @@ pub(super) struct Source {
     pub(super) history: History,
     /// Live sources: bytes that it has got since those who wait had to [go on](super::late).
     pub(super) unpushed: usize,
-    /// They are [about](super::work) to go on.
+    /// Whether those who wait are [about](super::work) to go on.
     pub(super) is_pushing: bool,
     /// Events of a revision that hasn't come as a whole, encoded.
     pub(super) held: Vec<u8>,
     /// Failures in a row.
     pub(super) failures: u32,
-    /// It rests because its member may have another history; see [there](super::histories).
+    /// Whether it rests because its member may have another history; see [there](super::histories).
     pub(super) is_suspect: bool,
     /// How often in a row it was created on a member that knew less than was known.
     pub(super) suspicions: u32,
@@ -395,7 +395,7 @@ pub(super) struct Upstream {
     pub(super) is_creating: bool,
     /// Its catch-up sources are [about](super::work) to be looked at.
     pub(super) is_merging: bool,
-    /// It is gone, and its sources are [on their way](super::work) to another one.
+    /// Where its sources are [on their way](super::work) to, if it is gone.
     pub(super) lost: Option<Lost>,
     /// Sources of one that is gone are on their way to it.
     pub(super) is_heir: bool,
