@@ -28,6 +28,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Set when a test failed: temporary folders are then kept for a look at them.
 static FAILED: AtomicBool = AtomicBool::new(false);
 
+/// How long each test took, in seconds.
+static TOOK: Mutex<Vec<(u64, String)>> = Mutex::new(Vec::new());
+
 /// Where and with what the last panics happened, for the reports.
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -63,10 +66,14 @@ where
                 }
             })
         });
+        let started = Instant::now();
         let outcome = panic::catch_unwind(run).unwrap_or_else(|_| {
             let panics = mem::take(&mut *PANICS.lock().unwrap_or_else(PoisonError::into_inner));
             Err(format!("{}\n{}", panics.join("\n"), log_tails()))
         });
+        let mut took = TOOK.lock().unwrap_or_else(PoisonError::into_inner);
+        took.push((started.elapsed().as_secs(), shown.clone()));
+        drop(took);
         outcome.map_err(|text| {
             FAILED.store(true, Ordering::Relaxed);
             Failed::from(format!("{shown}: {text}"))
@@ -92,7 +99,19 @@ pub fn main(threads: usize, trials: Vec<Trial>, teardown: impl FnOnce()) -> ! {
     arguments.test_threads.get_or_insert(threads);
     let conclusion = libtest_mimic::run(&arguments, trials);
     teardown();
+    report_slowest();
     conclusion.exit()
+}
+
+/// Prints which tests a suite's time went to.
+fn report_slowest() {
+    let mut took = TOOK.lock().unwrap_or_else(PoisonError::into_inner);
+    took.sort_unstable();
+    let slow = took.iter().rev().take_while(|(seconds, _)| *seconds >= 3);
+    let slow: Vec<String> = slow.map(|(seconds, name)| format!("{name} {seconds}")).collect();
+    if !slow.is_empty() {
+        println!("seconds: {}\n", slow.join(", "));
+    }
 }
 
 /// Waits until `probe` gives a value, looking every 20 ms.
