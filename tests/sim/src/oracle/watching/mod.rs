@@ -234,6 +234,11 @@ impl Oracle {
             if self.histories.goes_on(view.revision, view.history, now) {
                 let mut view = view.clone();
                 view.history = now;
+                // What was there when they were asked for isn't there any more, and a proxy needn't have seen it.
+                let revision = self.histories.current().ledger.revision();
+                for watcher in &mut view.creating {
+                    watcher.asked_at = watcher.asked_at.min(revision);
+                }
                 call.views.push(view);
             }
         }
