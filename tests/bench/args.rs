@@ -97,6 +97,10 @@ impl std::fmt::Display for Upstream {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Workload {
     LeaseKeepalive,
+    #[value(name = "mixed-5")]
+    Mixed5,
+    #[value(name = "mixed-50")]
+    Mixed50,
     Put,
     RangeLinearizable,
     RangeSerializable,
@@ -134,7 +138,7 @@ pub(crate) struct Shape {
     /// Bytes per value
     #[arg(long, default_value_t = 256)]
     pub(crate) value_size: usize,
-    /// Distinct keys of put, range and txn
+    /// Distinct keys of put, range, txn and mixed
     #[arg(long, default_value_t = 1000, value_parser = at_least_one)]
     pub(crate) keys: usize,
     /// Measured time (watch-create has none: it runs until all watchers exist)
@@ -143,7 +147,7 @@ pub(crate) struct Shape {
     /// Unmeasured time before
     #[arg(long, default_value = "2s", value_parser = duration)]
     pub(crate) warmup: Duration,
-    /// Watchers [default: 1000 for watch-fanout, 20000 for watch-create]
+    /// Watchers [default: 1000 for watch-fanout, 20000 for watch-create, 10 for mixed]
     #[arg(long, value_parser = at_least_one)]
     pub(crate) watchers: Option<usize>,
     /// watch-fanout: writers, each with a key of its own; with more than one the watchers watch all of these keys
@@ -161,12 +165,12 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    /// Watchers of a workload; 0 unless it [watches](Workload::watches). Creating few takes less time than CPU clocks
-    /// can tell.
+    /// Watchers of a workload. Creating few takes less time than CPU clocks can tell.
     pub(crate) fn watchers(&self, workload: Workload) -> usize {
         match workload {
             Workload::WatchCreate => self.watchers.unwrap_or(20_000),
             Workload::WatchFanout => self.watchers.unwrap_or(1000),
+            Workload::Mixed5 | Workload::Mixed50 => self.watchers.unwrap_or(10),
             _ => 0,
         }
     }

@@ -12,6 +12,7 @@ use crate::{
     args::{LoadArgs, Workload},
     create, fanout, keepalive,
     measure::{Recorder, Usage},
+    mixed,
     report::Report,
     unary,
 };
@@ -59,6 +60,8 @@ pub(crate) async fn run(args: &LoadArgs) -> Result<Report, Failure> {
             Workload::Put | Workload::RangeLinearizable | Workload::RangeSerializable | Workload::Txn => {
                 unary::run(args).await
             }
+            Workload::Mixed5 => mixed::run(args, 5).await,
+            Workload::Mixed50 => mixed::run(args, 50).await,
             Workload::WatchCreate => create::run(args).await,
             Workload::WatchFanout => fanout::run(args).await,
         }

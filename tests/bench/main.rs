@@ -8,6 +8,7 @@ mod fanout;
 mod keepalive;
 mod load;
 mod measure;
+mod mixed;
 mod report;
 mod servers;
 mod table;

@@ -76,7 +76,11 @@ impl Report {
         });
         Self {
             workload: args.workload,
-            watchers: args.shape.watchers(args.workload),
+            watchers: if args.workload.watches() {
+                args.shape.watchers(args.workload)
+            } else {
+                0
+            },
             operations: counts.operations,
             elapsed: usage.elapsed,
             latency: Latency::of(&counts.latency),

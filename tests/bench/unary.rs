@@ -13,7 +13,7 @@ use etcd_proxy_tests::wire::{Reply, Wire, frame_message};
 use prost::Message;
 
 use crate::{
-    args::{LoadArgs, Workload},
+    args::{LoadArgs, Shape, Workload},
     load::{Failure, GRACE, connect_all, join_all, pause_after_error},
     measure::{Recorder, Usage, describe},
 };
@@ -29,12 +29,7 @@ pub(crate) async fn run(args: &LoadArgs) -> Result<(Arc<Recorder>, Usage), Failu
     };
     let shape = &args.shape;
     let wires = connect_all(&args.endpoints, args.connections).await?;
-    let data = Arc::new(Data {
-        keys: (0..shape.keys)
-            .map(|key| format!("bench/key/{key:08}").into())
-            .collect(),
-        value: vec![b'v'; shape.value_size].into(),
-    });
+    let data = Arc::new(Data::of(shape));
     fill(&wires, &data, shape.tasks).await?;
 
     let recorder = Recorder::new(shape.warmup, shape.duration);
@@ -54,7 +49,7 @@ pub(crate) async fn run(args: &LoadArgs) -> Result<(Arc<Recorder>, Usage), Failu
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Operation {
+pub(crate) enum Operation {
     Put,
     Range { serializable: bool },
     Txn,
@@ -62,9 +57,20 @@ enum Operation {
 
 /// What is read and written.
 #[derive(Debug)]
-struct Data {
-    keys: Vec<Bytes>,
-    value: Bytes,
+pub(crate) struct Data {
+    pub(crate) keys: Vec<Bytes>,
+    pub(crate) value: Bytes,
+}
+
+impl Data {
+    pub(crate) fn of(shape: &Shape) -> Self {
+        Self {
+            keys: (0..shape.keys)
+                .map(|key| format!("bench/key/{key:08}").into())
+                .collect(),
+            value: vec![b'v'; shape.value_size].into(),
+        }
+    }
 }
 
 async fn repeat(
@@ -96,7 +102,7 @@ async fn repeat(
 }
 
 /// Writes every key once, so that reads find something.
-async fn fill(wires: &[Wire], data: &Arc<Data>, tasks: usize) -> Result<(), Failure> {
+pub(crate) async fn fill(wires: &[Wire], data: &Arc<Data>, tasks: usize) -> Result<(), Failure> {
     let mut filling = tokio::task::JoinSet::new();
     for task in 0..tasks.min(data.keys.len()) {
         let (wire, data) = (wires[task % wires.len()].clone(), data.clone());
@@ -117,7 +123,7 @@ async fn fill(wires: &[Wire], data: &Arc<Data>, tasks: usize) -> Result<(), Fail
 }
 
 impl Operation {
-    fn path(self) -> &'static str {
+    pub(crate) fn path(self) -> &'static str {
         match self {
             Self::Put => "/etcdserverpb.KV/Put",
             Self::Range { .. } => "/etcdserverpb.KV/Range",
@@ -125,7 +131,7 @@ impl Operation {
         }
     }
 
-    fn request(self, key: &Bytes, value: &Bytes) -> Bytes {
+    pub(crate) fn request(self, key: &Bytes, value: &Bytes) -> Bytes {
         let put = || PutRequest {
             key: key.clone(),
             value: value.clone(),
@@ -163,7 +169,7 @@ impl Operation {
     }
 
     /// Whether the answer is the one that a correct server gives.
-    fn check(self, message: Bytes, key: &Bytes, value: &Bytes) -> Result<(), String> {
+    pub(crate) fn check(self, message: Bytes, key: &Bytes, value: &Bytes) -> Result<(), String> {
         let undecodable = |error: prost::DecodeError| format!("the answer is no message: {error}");
         let found = |range: &RangeResponse| match range.kvs.as_slice() {
             [kv] if kv.key == *key && kv.value == *value => Ok(()),
