@@ -176,10 +176,10 @@ mod tests {
 
     use super::Class::{Blocking, Bulk, Prompt};
     use super::*;
-    use crate::method::Method;
+    use crate::rpc::Rpc;
 
     fn class(path: &str, request: &[u8]) -> Class {
-        Method::of_path(path).class.class(Some(request))
+        Rpc::of_path(path).class().class(Some(request))
     }
 
     fn list(key: &[u8], end: &[u8]) -> RangeRequest {
@@ -338,7 +338,7 @@ mod tests {
             ("/no.such.Service/Method", Blocking),
         ] {
             assert_eq!(class(path, b""), expected, "{path}");
-            assert_eq!(Method::of_path(path).class.class(None), expected, "{path}");
+            assert_eq!(Rpc::of_path(path).class().class(None), expected, "{path}");
         }
         let path = "/etcdserverpb.Lease/LeaseTimeToLive";
         for (keys, expected) in [(false, Prompt), (true, Bulk)] {
@@ -356,7 +356,7 @@ mod tests {
             "/etcdserverpb.KV/Txn",
             "/etcdserverpb.Lease/LeaseTimeToLive",
         ] {
-            assert_eq!(Method::of_path(path).class.class(None), Bulk, "{path}");
+            assert_eq!(Rpc::of_path(path).class().class(None), Bulk, "{path}");
             assert_eq!(class(path, b"\x0a\xff\xff"), Prompt, "{path}");
             assert_eq!(class(path, b""), Prompt, "{path}");
         }

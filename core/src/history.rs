@@ -14,6 +14,7 @@
 //! A revision that the store doesn't have, from a member that is out of its mind, is undone by the same rule: the next answer
 //! that shows what is newest shows less. One that no store can have ([`is_plausible`]) counts for nothing.
 
+use crate::rpc::Rpc;
 use crate::wire::read::{Malformed, Reader};
 
 /// The highest revision that is believed. A store with a revision for each nanosecond would be there in 146 years.
@@ -138,12 +139,12 @@ impl History {
 /// Whether a server answers this call only when it has all that was committed before. `message` is the request without its
 /// gRPC prefix. A transaction that only reads serializably isn't one, and neither is an empty one.
 #[must_use]
-pub fn shows_newest(path: &str, message: &[u8]) -> bool {
+pub fn shows_newest(rpc: Rpc, message: &[u8]) -> bool {
     let all = |name| Reader::all(name, message);
-    match path {
-        "/etcdserverpb.KV/Put" | "/etcdserverpb.KV/DeleteRange" => true,
-        "/etcdserverpb.KV/Range" => is_linearizable(all("RangeRequest")) == Ok(true),
-        "/etcdserverpb.KV/Txn" => has_newest(message, all("TxnRequest")) == Ok(true),
+    match rpc {
+        Rpc::Put | Rpc::DeleteRange => true,
+        Rpc::Range => is_linearizable(all("RangeRequest")) == Ok(true),
+        Rpc::Txn => has_newest(message, all("TxnRequest")) == Ok(true),
         _ => false,
     }
 }

@@ -21,6 +21,7 @@ use fastrand::Rng;
 
 use crate::endpoints::CloseCause;
 use crate::grpc::{Code, Status};
+use crate::rpc::Rpc;
 
 /// Times a repeatable call is sent again after its connection died under it.
 const REPEATS_AFTER_LOSS_MAX: u32 = 1;
@@ -107,8 +108,8 @@ pub fn no_turn(left: Option<Duration>) -> Status {
 /// Whether a call may be made again though it may have been carried out. `message` is its request; `None` if that can't be
 /// read.
 #[must_use]
-pub fn is_repeatable(path: &str, message: Option<&[u8]>) -> bool {
-    requests::is_repeatable(path, message)
+pub fn is_repeatable(rpc: Rpc, message: Option<&[u8]>) -> bool {
+    requests::is_repeatable(rpc, message)
 }
 
 /// Whether a member refuses a call for being a learner, by the message of its status. Its own answer is as good as any, unless
@@ -192,10 +193,10 @@ pub struct Attempts {
 impl Attempts {
     /// The account of a new call. `message` is its request; `None` if that can't be read.
     #[must_use]
-    pub fn of(path: &str, message: Option<&[u8]>) -> Self {
+    pub fn of(rpc: Rpc, message: Option<&[u8]>) -> Self {
         Self {
-            understood: requests::is_understood(path, message),
-            ..Self::new(is_repeatable(path, message))
+            understood: requests::is_understood(rpc, message),
+            ..Self::new(is_repeatable(rpc, message))
         }
     }
 
@@ -314,9 +315,9 @@ mod tests {
             (&b"\x0a\x01k\x30\x04"[..], Next::Again(Duration::ZERO)),
             (b"\x0a\x01k\x30\x07", Next::GiveUp),
         ] {
-            let mut attempts = Attempts::of("/etcdserverpb.KV/Range", Some(message));
+            let mut attempts = Attempts::of(Rpc::Range, Some(message));
             assert_eq!(attempts.after(Failure::ConnectionLost, &mut rng), next);
-            let mut attempts = Attempts::of("/etcdserverpb.KV/Range", Some(message));
+            let mut attempts = Attempts::of(Rpc::Range, Some(message));
             let again = attempts.after(Failure::Unavailable, &mut rng);
             assert!(matches!(again, Next::Again(_)), "it has survived: {again:?}");
         }

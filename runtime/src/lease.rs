@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use etcd_proxy_core::class::Class;
 use etcd_proxy_core::lease::{Action, Actions, ClientId, Event, Heartbeat, Router, UpstreamId};
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_core::time;
 use etcd_proxy_core::watch::Caller;
 
@@ -27,7 +28,7 @@ impl Multiplexer for Router {
     type Question = NoQuestion;
     type Request = Heartbeat;
 
-    const PATH: &'static str = "/etcdserverpb.Lease/LeaseKeepAlive";
+    const RPC: Rpc = Rpc::LeaseKeepAlive;
 
     fn read(message: Bytes) -> Heartbeat {
         Heartbeat::read(message)

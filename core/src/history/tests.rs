@@ -1,5 +1,5 @@
+use alloc::vec;
 use alloc::vec::Vec;
-use alloc::{format, vec};
 
 use bytes::Bytes;
 use etcd_proxy_proto::etcdserverpb::request_op::Request;
@@ -128,36 +128,39 @@ fn reads_and_writes_show_what_is_newest() {
         txn.encode_to_vec()
     };
     let put = PutRequest::default();
-    for (method, message, is_newest) in [
-        ("Range", range(false).encode_to_vec(), true),
-        ("Range", range(true).encode_to_vec(), false),
+    for (rpc, message, is_newest) in [
+        (Rpc::Range, range(false).encode_to_vec(), true),
+        (Rpc::Range, range(true).encode_to_vec(), false),
         // The last value counts.
         (
-            "Range",
+            Rpc::Range,
             [range(true).encode_to_vec(), vec![7 << 3, 0]].concat(),
             true,
         ),
-        ("Range", vec![0xff], false),
-        ("Put", put.encode_to_vec(), true),
-        ("DeleteRange", Vec::new(), true),
+        (Rpc::Range, vec![0xff], false),
+        (Rpc::Put, put.encode_to_vec(), true),
+        (Rpc::DeleteRange, Vec::new(), true),
         // A server doesn't ask its leader for these.
-        ("Txn", txn(Vec::new()), false),
-        ("Txn", txn(vec![Request::RequestRange(range(true))]), false),
-        ("Txn", txn(vec![Request::RequestRange(range(false))]), true),
+        (Rpc::Txn, txn(Vec::new()), false),
+        (Rpc::Txn, txn(vec![Request::RequestRange(range(true))]), false),
+        (Rpc::Txn, txn(vec![Request::RequestRange(range(false))]), true),
         (
-            "Txn",
+            Rpc::Txn,
             txn(vec![Request::RequestRange(range(true)), Request::RequestPut(put)]),
             true,
         ),
         // Nor does it look at what is inside.
-        ("Txn", txn(vec![Request::RequestTxn(TxnRequest::default())]), true),
+        (
+            Rpc::Txn,
+            txn(vec![Request::RequestTxn(TxnRequest::default())]),
+            true,
+        ),
         // A put and a serializable read in one operation: the read.
-        ("Txn", vec![0x12, 6, 0x12, 0, 0x0a, 2, 0x38, 1], false),
-        ("Txn", vec![0x12, 6, 0x0a, 2, 0x38, 1, 0x12, 0], true),
-        ("Compact", Vec::new(), false),
+        (Rpc::Txn, vec![0x12, 6, 0x12, 0, 0x0a, 2, 0x38, 1], false),
+        (Rpc::Txn, vec![0x12, 6, 0x0a, 2, 0x38, 1, 0x12, 0], true),
+        (Rpc::Compact, Vec::new(), false),
     ] {
-        let path = format!("/etcdserverpb.KV/{method}");
-        assert_eq!(shows_newest(&path, &message), is_newest, "{path} {message:?}");
+        assert_eq!(shows_newest(rpc, &message), is_newest, "{rpc:?} {message:?}");
     }
-    assert!(!shows_newest("/etcdserverpb.Lease/LeaseGrant", b""));
+    assert!(!shows_newest(Rpc::LeaseGrant, b""));
 }

@@ -1,6 +1,6 @@
 //! What a request says of whether it may be sent again.
 
-use crate::method::Method;
+use crate::rpc::Rpc;
 use crate::wire::read::{Reader, Value};
 
 /// What a field may hold.
@@ -15,9 +15,9 @@ enum Kind {
 use Kind::{Bytes, Enum, Number};
 
 /// The fields of a request, by their numbers from 1 on, as etcd 3.4 to 3.7 know them.
-fn fields(path: &str) -> Option<&'static [Kind]> {
-    Some(match path {
-        "/etcdserverpb.KV/Range" => &[
+fn fields(rpc: Rpc) -> Option<&'static [Kind]> {
+    Some(match rpc {
+        Rpc::Range => &[
             Bytes,
             Bytes,
             Number,
@@ -33,18 +33,12 @@ fn fields(path: &str) -> Option<&'static [Kind]> {
             Number,
             Number,
         ],
-        "/etcdserverpb.Lease/LeaseGrant" | "/etcdserverpb.Lease/LeaseTimeToLive" => &[Number, Number],
-        "/etcdserverpb.Cluster/MemberList"
-        | "/etcdserverpb.Maintenance/HashKV"
-        | "/etcdserverpb.Maintenance/MoveLeader" => &[Number],
+        Rpc::LeaseGrant | Rpc::LeaseTimeToLive => &[Number, Number],
+        Rpc::MemberList | Rpc::HashKv | Rpc::MoveLeader => &[Number],
         // `AlarmAction` and `AlarmType`.
-        "/etcdserverpb.Maintenance/Alarm" => &[Enum(2), Number, Enum(2)],
-        "/etcdserverpb.Auth/UserGet" | "/etcdserverpb.Auth/RoleGet" => &[Bytes],
-        "/etcdserverpb.Lease/LeaseLeases"
-        | "/etcdserverpb.Maintenance/Hash"
-        | "/etcdserverpb.Maintenance/Status"
-        | "/etcdserverpb.Auth/UserList"
-        | "/etcdserverpb.Auth/RoleList" => &[],
+        Rpc::Alarm => &[Enum(2), Number, Enum(2)],
+        Rpc::UserGet | Rpc::RoleGet => &[Bytes],
+        Rpc::LeaseLeases | Rpc::Hash | Rpc::Status | Rpc::UserList | Rpc::RoleList => &[],
         _ => return None,
     })
 }
@@ -52,13 +46,13 @@ fn fields(path: &str) -> Option<&'static [Kind]> {
 /// Whether a request may be made again though it may have been carried out. What it does the second time must be what it did
 /// the first time, and so must what it is answered: a lease whose id is chosen can't be granted twice, nor revoked.
 /// clientv3 makes both again all the same. `message` is `None` if it can't be read.
-pub(super) fn is_repeatable(path: &str, message: Option<&[u8]>) -> bool {
-    let is_write = match path {
-        "/etcdserverpb.Lease/LeaseGrant" => message.is_none_or(has_lease_id),
-        "/etcdserverpb.Lease/LeaseRevoke" => true,
+pub(super) fn is_repeatable(rpc: Rpc, message: Option<&[u8]>) -> bool {
+    let is_write = match rpc {
+        Rpc::LeaseGrant => message.is_none_or(has_lease_id),
+        Rpc::LeaseRevoke => true,
         _ => false,
     };
-    Method::of_path(path).repeatable && !is_write
+    rpc.is_repeatable() && !is_write
 }
 
 /// Whether a LeaseGrant chooses the id of its lease.
@@ -76,8 +70,8 @@ fn has_lease_id(message: &[u8]) -> bool {
 }
 
 /// Whether there is nothing in a request that isn't known. Some members die of what they don't know.
-pub(super) fn is_understood(path: &str, message: Option<&[u8]>) -> bool {
-    let (Some(known), Some(message)) = (fields(path), message) else {
+pub(super) fn is_understood(rpc: Rpc, message: Option<&[u8]>) -> bool {
+    let (Some(known), Some(message)) = (fields(rpc), message) else {
         return false;
     };
     let mut reader = Reader::all("request", message);
@@ -104,8 +98,6 @@ pub(super) fn is_understood(path: &str, message: Option<&[u8]>) -> bool {
 mod tests {
     use super::*;
 
-    const RANGE: &str = "/etcdserverpb.KV/Range";
-
     #[test]
     fn what_is_understood() {
         for (message, is_known) in [
@@ -126,34 +118,31 @@ mod tests {
             (b"request", true),
             (b"\x70\x01\x0a", false),
         ] {
-            assert_eq!(is_understood(RANGE, Some(message)), is_known, "{message:?}");
+            assert_eq!(is_understood(Rpc::Range, Some(message)), is_known, "{message:?}");
         }
-        assert!(!is_understood(RANGE, None));
-        assert!(!is_understood("/etcdserverpb.KV/Put", Some(b"")));
-        assert!(is_understood("/etcdserverpb.Maintenance/Status", Some(b"")));
-        assert!(!is_understood(
-            "/etcdserverpb.Maintenance/Status",
-            Some(b"\x08\x01")
-        ));
+        assert!(!is_understood(Rpc::Range, None));
+        assert!(!is_understood(Rpc::Put, Some(b"")));
+        assert!(is_understood(Rpc::Status, Some(b"")));
+        assert!(!is_understood(Rpc::Status, Some(b"\x08\x01")));
     }
 
     /// Whatever is repeatable has a row: it would never be repeated else.
     #[test]
     fn what_is_repeated() {
-        for (path, message, expected) in [
-            (RANGE, &b""[..], true),
-            ("/etcdserverpb.KV/Put", b"", false),
-            ("/etcdserverpb.Lease/LeaseTimeToLive", b"\x08\x01", true),
-            ("/etcdserverpb.Lease/LeaseGrant", b"\x08\x05", true),
-            ("/etcdserverpb.Lease/LeaseGrant", b"\x08\x05\x10\x00", true),
-            ("/etcdserverpb.Lease/LeaseGrant", b"\x08\x05\x10\x07", false),
-            ("/etcdserverpb.Lease/LeaseGrant", b"\x08", false),
-            ("/etcdserverpb.Lease/LeaseRevoke", b"\x08\x07", false),
+        for (rpc, message, expected) in [
+            (Rpc::Range, &b""[..], true),
+            (Rpc::Put, b"", false),
+            (Rpc::LeaseTimeToLive, b"\x08\x01", true),
+            (Rpc::LeaseGrant, b"\x08\x05", true),
+            (Rpc::LeaseGrant, b"\x08\x05\x10\x00", true),
+            (Rpc::LeaseGrant, b"\x08\x05\x10\x07", false),
+            (Rpc::LeaseGrant, b"\x08", false),
+            (Rpc::LeaseRevoke, b"\x08\x07", false),
         ] {
-            assert_eq!(is_repeatable(path, Some(message)), expected, "{path} {message:?}");
-            assert!(!expected || fields(path).is_some(), "{path}");
+            assert_eq!(is_repeatable(rpc, Some(message)), expected, "{rpc:?} {message:?}");
+            assert!(!expected || fields(rpc).is_some(), "{rpc:?}");
         }
-        assert!(is_repeatable(RANGE, None));
-        assert!(!is_repeatable("/etcdserverpb.Lease/LeaseGrant", None));
+        assert!(is_repeatable(Rpc::Range, None));
+        assert!(!is_repeatable(Rpc::LeaseGrant, None));
     }
 }

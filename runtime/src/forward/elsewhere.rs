@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use etcd_proxy_core::endpoints::{ConnectionId, Event};
 use etcd_proxy_core::grpc::Code;
-use etcd_proxy_core::method::OTHER_CONNECT_TIMEOUT;
+use etcd_proxy_core::rpc::OTHER_CONNECT_TIMEOUT;
 
 use super::Call;
 use super::exchange::{Answer, Client, Payload, attempt};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use etcd_proxy_core::grpc::MESSAGE_PREFIX_LEN;
-use etcd_proxy_core::method::{Member, OTHER_ANSWER_TIMEOUT, Said};
+use etcd_proxy_core::rpc::{Member, OTHER_ANSWER_TIMEOUT, Said};
 use etcd_proxy_proto::etcdserverpb::StatusResponse;
 use prost::Message as _;
 
@@ -29,7 +29,7 @@ pub(super) async fn redirect<R: Runtime>(
     client: &mut Client<'_, R>,
     answer: Answer,
 ) -> Answer {
-    let member = call.method.member;
+    let member = call.rpc.member();
     // What most answers say isn't worth a look.
     if !matches!(member, Member::Leader | Member::SamePreferLeader)
         || !member.asks_others(call.pinned_now, said(&answer))
@@ -97,7 +97,7 @@ async fn ask_others<R: Runtime>(
         let request = head.again(&connection, call.deadline);
         let answer = attempt(call, &connection, request, payload, client);
         match rt::timeout_at::<R, _>(call.deadline.within(OTHER_ANSWER_TIMEOUT), answer).await {
-            Ok(Ok(answer)) if call.method.member.is_found(said(&answer)) => {
+            Ok(Ok(answer)) if call.rpc.member().is_found(said(&answer)) => {
                 return Some((connection, answer));
             }
             Ok(Err(Unanswered::ClientGone | Unanswered::Expired)) => return None,

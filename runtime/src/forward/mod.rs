@@ -25,10 +25,8 @@ use bytes::Bytes;
 use etcd_proxy_core::class::Class;
 use etcd_proxy_core::endpoints::{ConnectionId, Event};
 use etcd_proxy_core::grpc::{Code, Status};
-use etcd_proxy_core::lease::Router;
-use etcd_proxy_core::method::{Method, Shape};
 use etcd_proxy_core::retry::{self, no_endpoint, no_turn, patience};
-use etcd_proxy_core::watch::Hub;
+use etcd_proxy_core::rpc::{Rpc, Shape};
 use fastrand::Rng;
 use h2::client::ResponseFuture;
 use h2::server::SendResponse;
@@ -43,7 +41,7 @@ use self::exchange::Answer;
 use crate::grpc::Head;
 use crate::rt::Runtime;
 use crate::server::ClientConnection;
-use crate::streams::{self, Multiplexer as _};
+use crate::streams;
 use crate::upstream::{Connection, NoConnection, OpenCall, Refused, Report};
 
 /// What an etcd server says when it is shut down.
@@ -70,15 +68,14 @@ pub(crate) async fn forward<R: Runtime>(
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
-    let path = path_of(request.uri());
-    let method = Method::of_path(path);
+    let rpc = Rpc::of_path(path_of(request.uri()));
     let deadline = Deadline::of(request.headers());
     let call = Call {
         client,
-        method,
+        rpc,
         deadline,
         rng: Rng::with_seed(seed(&respond)),
-        class: method.class.class(None),
+        class: rpc.class().class(None),
         counted: false,
         attempted: false,
         pinned_now: false,
@@ -100,17 +97,17 @@ pub(crate) async fn forward<R: Runtime>(
     }
     // What a member would refuse is for a member to refuse, and a compressed stream goes through as it is.
     let worker = &call.client.worker;
-    if (path == Hub::PATH || path == Router::PATH)
+    if matches!(rpc, Rpc::Watch | Rpc::LeaseKeepAlive)
         && let Ok(head) = Head::of(&request)
     {
         let client = &call.client;
-        return if path == Hub::PATH {
+        return if rpc == Rpc::Watch {
             streams::serve::<R, _>(client, worker.watch.clone(), head, request, respond).await
         } else {
             streams::serve::<R, _>(client, worker.lease.clone(), head, request, respond).await
         };
     }
-    match method.shape {
+    match rpc.shape() {
         // On the heap, so that calls which last, and are handled above, don't carry the room that these need.
         Shape::Unary => Box::pin(unary::forward::<R>(call, request, respond)).await,
         Shape::Stream | Shape::Endless => Box::pin(stream::forward::<R>(call, request, respond)).await,
@@ -125,7 +122,7 @@ fn seed(respond: &SendResponse<Bytes>) -> u64 {
 /// One call.
 struct Call {
     client: Arc<ClientConnection>,
-    method: Method,
+    rpc: Rpc,
     deadline: Deadline,
     rng: Rng,
     /// What kind of call it is to others.
@@ -134,7 +131,7 @@ struct Call {
     counted: bool,
     /// An attempt was made before.
     attempted: bool,
-    /// This call is the one that its client connection's [`Member::Same`](etcd_proxy_core::method::Member::Same) calls follow.
+    /// This call is the one that its client connection's [`Member::Same`](etcd_proxy_core::rpc::Member::Same) calls follow.
     pinned_now: bool,
     /// Since when it has waited for the answer to another one, before it was to be sent itself.
     waits_since: Option<Instant>,
@@ -178,7 +175,7 @@ impl Call {
         avoid: Option<ConnectionId>,
     ) -> Result<Arc<Connection>, Status> {
         let worker = &self.client.worker;
-        let sticky = self.method.member.is_sticky();
+        let sticky = self.rpc.member().is_sticky();
         let pinned = if sticky { self.client.pinned(avoid) } else { None };
         self.counted = false;
         if let Some(pinned) = &pinned

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use etcd_proxy_core::method::Shows;
 use etcd_proxy_core::read::{Heads, Seen};
+use etcd_proxy_core::rpc::{Rpc, Shows};
 
 use crate::read::ReadCache;
 
@@ -18,8 +18,8 @@ pub(super) struct Observer {
 
 impl Observer {
     /// `None` for calls that show nothing.
-    pub(super) fn of(path: &str, reads: &Arc<ReadCache>) -> Option<Box<Self>> {
-        let shows = Shows::of_path(path);
+    pub(super) fn of(rpc: Rpc, reads: &Arc<ReadCache>) -> Option<Box<Self>> {
+        let shows = rpc.shows();
         (shows != Shows::Nothing).then(|| {
             Box::new(Self {
                 reads: reads.clone(),

@@ -6,8 +6,8 @@ use core::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use etcd_proxy_core::grpc::{MessageLimit, Status};
-use etcd_proxy_core::method::Shape;
 use etcd_proxy_core::retry::{Attempts, CONNECTION_LOST, Failure, Next};
+use etcd_proxy_core::rpc::Shape;
 use h2::client::ResponseFuture;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
@@ -17,7 +17,7 @@ use super::deadline::Expiry;
 use super::head::Head;
 use super::observer::Observer;
 use super::pump::{Pump, PumpEnd};
-use super::{Call, NoAttempt, SERVER_STOPPED, StreamFailure, answer, path_of};
+use super::{Call, NoAttempt, SERVER_STOPPED, StreamFailure, answer};
 use crate::rt::Runtime;
 use crate::server::Phase;
 use crate::upstream::OpenCall;
@@ -29,7 +29,7 @@ pub(super) async fn forward<R: Runtime>(
     mut respond: SendResponse<Bytes>,
 ) {
     let (parts, body) = request.into_parts();
-    let observer = Observer::of(path_of(&parts.uri), &call.client.worker.reads);
+    let observer = Observer::of(call.rpc, &call.client.worker.reads);
     let head = Head::new(parts);
     // No more of the body is taken before the call is open, so until then it can be opened anywhere.
     let empty = body.is_end_stream();
@@ -71,7 +71,7 @@ pub(super) async fn forward<R: Runtime>(
     let mut expiry = Expiry::<R>::new(call.deadline);
     let mut shutdown = call.client.worker.shutdown.clone();
     let mut stopped = core::pin::pin!(async {
-        match call.method.shape {
+        match call.rpc.shape() {
             Shape::Endless => drop(shutdown.wait_for(|phase| *phase == Phase::Draining).await),
             Shape::Unary | Shape::Stream => core::future::pending().await,
         }

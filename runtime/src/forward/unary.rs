@@ -10,9 +10,9 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use etcd_proxy_core::endpoints::ConnectionId;
 use etcd_proxy_core::grpc::{MESSAGE_PREFIX_LEN, MessageLimit, MessageTooLarge, Status, message_prefix};
-use etcd_proxy_core::method::Member;
 use etcd_proxy_core::read::{FLOOR_UNKNOWN, is_serializable};
 use etcd_proxy_core::retry::{Attempts, CONNECTION_LOST, Failure, Ruling};
+use etcd_proxy_core::rpc::Member;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::Request;
@@ -35,9 +35,8 @@ pub(super) async fn forward<R: Runtime>(
     mut respond: SendResponse<Bytes>,
 ) {
     let reads = call.client.worker.reads.clone();
-    let role = Role::of(&request);
+    let role = Role::of(call.rpc, &request);
     let (parts, mut body) = request.into_parts();
-    let path = parts.uri.path();
     let limit = MessageLimit::new(call.client.worker.limits.request_bytes_max);
     let mut expiry = Expiry::<R>::new(call.deadline);
     let payload = match expiry.bound(collect::<R>(&mut body, limit)).await {
@@ -48,8 +47,8 @@ pub(super) async fn forward<R: Runtime>(
         Ok(Err(Incomplete::Trailers)) => return respond.send_reset(Reason::PROTOCOL_ERROR),
     };
     let message = message_of(&payload.data);
-    call.class = call.method.class.class(message.as_deref());
-    let mut attempts = Attempts::of(path, message.as_deref());
+    call.class = call.rpc.class().class(message.as_deref());
+    let mut attempts = Attempts::of(call.rpc, message.as_deref());
     let part = match (role, message) {
         (Role::Read, Some(message)) if !reads.is_off() => {
             let mut client = Client {
@@ -71,7 +70,7 @@ pub(super) async fn forward<R: Runtime>(
                     } else {
                         (asked, floor)
                     };
-                    Part::read(&reads, ticket, (asked, floor), path, &message)
+                    Part::read(&reads, ticket, (asked, floor), call.rpc, &message)
                 }
                 Ok(Looked::Answer(data)) => return cached::deliver(data, &parts.headers, respond).await,
                 Ok(Looked::Refused(status)) => return cached::refuse(&status, &parts.headers, respond),
@@ -80,7 +79,7 @@ pub(super) async fn forward<R: Runtime>(
                 Err(_) => return,
             }
         }
-        (role, message) => Part::of(&reads, role, path, message.as_ref()),
+        (role, message) => Part::of(&reads, role, call.rpc, message.as_ref()),
     };
     let head = Head::new(parts);
     let mut failed_on: Option<ConnectionId> = None;
@@ -132,7 +131,7 @@ pub(super) async fn forward<R: Runtime>(
         }
         if failure == Failure::Unavailable
             && attempts.wants_another_member()
-            && call.method.member == Member::Any
+            && call.rpc.member() == Member::Any
         {
             let mut client = Client {
                 respond: &mut respond,

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use etcd_proxy_core::grpc::{Code, Status, parse_timeout};
-use etcd_proxy_core::method::{Method, Shape};
+use etcd_proxy_core::rpc::{Rpc, Shape};
 use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
@@ -14,9 +14,6 @@ use crate::forward::answer::status_fields;
 use crate::forward::{INVALID_CLIENT_API_VERSION, path_of};
 
 const GRPC: &str = "application/grpc";
-
-/// A unary call that a proxy has no need to know.
-const HEALTH_LIST: &str = "/grpc.health.v1.Health/List";
 
 /// What a request's head says.
 #[derive(Debug)]
@@ -80,10 +77,10 @@ impl Head {
             return Err(refusal(INVALID_CLIENT_API_VERSION));
         }
         let path = path_of(request.uri());
-        let method = Method::of_path(path);
+        let rpc = Rpc::of_path(path);
         let encoding = headers.get("grpc-encoding");
         if let Some(encoding) = encoding
-            && method != Method::UNKNOWN
+            && rpc.is_known()
             && !matches!(encoding.as_bytes(), b"" | b"identity")
         {
             return Err(refusal(Status::owned(
@@ -100,7 +97,7 @@ impl Head {
             require_leader: headers
                 .get("hasleader")
                 .is_some_and(|value| value.as_bytes() == b"true"),
-            unary: method.shape == Shape::Unary || path == HEALTH_LIST,
+            unary: rpc.shape() == Shape::Unary,
             // A deadline beyond what a clock can show is none.
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
             content_type,

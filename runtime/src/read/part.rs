@@ -9,6 +9,7 @@ use etcd_proxy_core::history::{Known, Shows, Verdict, shows_newest};
 use etcd_proxy_core::read::{
     Event, FLOOR_UNKNOWN, ReadOutcome, ReadTicket, Write, header_of, is_serializable, written,
 };
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_core::watch::Status;
 use etcd_proxy_proto::etcdserverpb::CompactionRequest;
 use prost::Message as _;
@@ -59,7 +60,7 @@ impl Reply<'_> {
 impl Part {
     /// The part of a call that is forwarded, other than a read's that the cache has admitted. `request` is its message, if
     /// there is one that can be read.
-    pub(crate) fn of(cache: &Arc<ReadCache>, role: Role, path: &str, request: Option<&Bytes>) -> Self {
+    pub(crate) fn of(cache: &Arc<ReadCache>, role: Role, rpc: Rpc, request: Option<&Bytes>) -> Self {
         let (asked, floor) = cache.floor();
         let kind = match role {
             Role::Compact => compacted(request).map_or(Kind::Shows, Kind::Compact),
@@ -82,7 +83,7 @@ impl Part {
             kind: Some(kind),
             asked,
             floor,
-            is_newest: request.is_some_and(|request| shows_newest(path, request)),
+            is_newest: request.is_some_and(|request| shows_newest(rpc, request)),
         }
     }
 
@@ -92,7 +93,7 @@ impl Part {
         cache: &Arc<ReadCache>,
         ticket: Option<ReadTicket>,
         (asked, floor): (Known, i64),
-        path: &str,
+        rpc: Rpc,
         request: &Bytes,
     ) -> Self {
         Self {
@@ -100,7 +101,7 @@ impl Part {
             kind: Some(ticket.map_or(Kind::Shows, Kind::Read)),
             asked,
             floor,
-            is_newest: shows_newest(path, request),
+            is_newest: shows_newest(rpc, request),
         }
     }
 

@@ -2,9 +2,10 @@
 
 use etcd_proxy_core::grpc::parse_timeout;
 use etcd_proxy_core::read::Write;
+use etcd_proxy_core::rpc::Rpc;
 use http::Request;
 
-use crate::forward::{GRPC_TIMEOUT, path_of};
+use crate::forward::GRPC_TIMEOUT;
 
 /// What a call is to the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,15 +26,15 @@ pub(crate) enum Role {
 
 impl Role {
     /// The role of a unary call.
-    pub(crate) fn of<B>(request: &Request<B>) -> Self {
-        match path_of(request.uri()) {
-            "/etcdserverpb.KV/Range" if is_plain(request) => Self::Read,
-            "/etcdserverpb.KV/Range" => Self::Range,
-            "/etcdserverpb.KV/Put" => Self::Write(Write::Put),
-            "/etcdserverpb.KV/DeleteRange" => Self::Write(Write::DeleteRange),
-            "/etcdserverpb.KV/Txn" => Self::Write(Write::Txn),
-            "/etcdserverpb.KV/Compact" => Self::Compact,
-            "/etcdserverpb.Auth/AuthEnable" | "/etcdserverpb.Auth/AuthDisable" => Self::Auth,
+    pub(crate) fn of<B>(rpc: Rpc, request: &Request<B>) -> Self {
+        match rpc {
+            Rpc::Range if is_plain(request) => Self::Read,
+            Rpc::Range => Self::Range,
+            Rpc::Put => Self::Write(Write::Put),
+            Rpc::DeleteRange => Self::Write(Write::DeleteRange),
+            Rpc::Txn => Self::Write(Write::Txn),
+            Rpc::Compact => Self::Compact,
+            Rpc::AuthEnable | Rpc::AuthDisable => Self::Auth,
             _ => Self::Shows,
         }
     }

@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use etcd_proxy_core::class::Class;
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_core::watch::{Caller, Status};
 use slotmap::Key;
@@ -51,8 +52,8 @@ pub(crate) trait Multiplexer: Debug + Send + Sized + 'static {
     /// A client's message, as far as it can be read without the machine.
     type Request: Debug + Send;
 
-    /// The path of the call, in both directions.
-    const PATH: &'static str;
+    /// The call, in both directions.
+    const RPC: Rpc;
 
     /// Reads a message of a client's. This is done without the machine's lock: it may take time in proportion to what
     /// the client sent.

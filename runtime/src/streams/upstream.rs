@@ -57,7 +57,7 @@ pub(super) async fn run<R: Runtime, M: Multiplexer>(
         tracing::debug!(
             code = status.code,
             message = &*status.message,
-            path = M::PATH,
+            path = M::RPC.path(),
             "a stream to a member has ended"
         );
         streams.handle(Happened::UpstreamEnded(upstream, status));
@@ -128,7 +128,7 @@ fn head<M: Multiplexer>(connection: &Connection, open: &Open<M>) -> Request<()> 
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(Scheme::HTTP);
     parts.authority = Some(connection.authority().clone());
-    parts.path_and_query = Some(PathAndQuery::from_static(M::PATH));
+    parts.path_and_query = Some(PathAndQuery::from_static(M::RPC.path()));
     // Three valid parts make a valid URI.
     *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
     let headers = request.headers_mut();

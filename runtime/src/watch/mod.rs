@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use etcd_proxy_core::class::Class;
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_core::time;
 use etcd_proxy_core::watch::{Action, Actions, Caller, ClientId, Event, Hub, UpstreamId, UpstreamKind};
 
@@ -27,7 +28,7 @@ impl Multiplexer for Hub {
     type Question = Check;
     type Request = Bytes;
 
-    const PATH: &'static str = "/etcdserverpb.Watch/Watch";
+    const RPC: Rpc = Rpc::Watch;
 
     fn read(message: Bytes) -> Bytes {
         message

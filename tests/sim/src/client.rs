@@ -272,7 +272,7 @@ impl Client {
         require_leader: bool,
     ) -> CallTag {
         let direct = matches!(self.config.target, Target::Member(_));
-        let path = op.path();
+        let rpc = op.rpc();
         let authenticates = matches!(op, Op::Authenticate { .. });
         let tag = oracle.began(io.now, self.index, direct, op, timeout, require_leader);
         let message = oracle.record(tag).op.message(tag);
@@ -283,7 +283,7 @@ impl Client {
         self.open.insert(stream, tag);
         let request = Request {
             tag,
-            path,
+            rpc,
             // A server judges a bad token before it looks at what is asked.
             token: self.token.clone().filter(|_| !authenticates),
             require_leader,

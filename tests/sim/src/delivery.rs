@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use etcd_proxy_core::endpoints::{ConnectionId, Event};
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_model::status::Status;
 
 use crate::net::{LinkId, Side};
@@ -55,7 +56,7 @@ pub type Answer = Result<Bytes, Status>;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Request {
     pub(crate) tag: CallTag,
-    pub(crate) path: &'static str,
+    pub(crate) rpc: Rpc,
     pub(crate) token: Option<Bytes>,
     pub(crate) require_leader: bool,
     /// What the caller says is left until its deadline.
@@ -63,17 +64,11 @@ pub(crate) struct Request {
     pub(crate) message: Bytes,
 }
 
-/// The RPC of watches.
-pub(crate) const WATCH: &str = "/etcdserverpb.Watch/Watch";
-
-/// The RPC of heartbeats.
-pub(crate) const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
-
 /// The head of a streaming call.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Opening {
-    /// [`WATCH`] or [`KEEP_ALIVE`].
-    pub(crate) path: &'static str,
+    /// [`Rpc::Watch`] or [`Rpc::LeaseKeepAlive`].
+    pub(crate) rpc: Rpc,
     /// A LeaseKeepAlive call of a client has one, as unary calls do.
     pub(crate) tag: Option<LeaseTag>,
     pub(crate) token: Option<Bytes>,

@@ -6,12 +6,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_model::status::Status;
 use etcd_proxy_proto::etcdserverpb::{LeaseKeepAliveRequest, LeaseKeepAliveResponse};
 use prost::Message as _;
 
 use crate::client::{Client, Target};
-use crate::delivery::{Delivery, Frame, KEEP_ALIVE, LeaseTag, Opening, Reason, Step, StreamNo};
+use crate::delivery::{Delivery, Frame, LeaseTag, Opening, Reason, Step, StreamNo};
 use crate::io::{Identity, Io, LeaseNote, Note};
 use crate::net::Side;
 use crate::op::{Key, Op};
@@ -117,7 +118,7 @@ impl Client {
             Identity::Root => self.token.clone(),
         };
         let opening = Opening {
-            path: KEEP_ALIVE,
+            rpc: Rpc::LeaseKeepAlive,
             tag: Some(tag),
             token: token.clone(),
             require_leader,

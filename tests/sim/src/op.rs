@@ -1,7 +1,7 @@
 //! What clients ask for.
 
 use bytes::Bytes;
-use etcd_proxy_core::method::Method;
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_proto::authpb::{Permission, permission};
 use etcd_proxy_proto::etcdserverpb::{
     AuthRoleGrantPermissionRequest, AuthRoleRevokePermissionRequest, AuthUserGetRequest, AuthenticateRequest,
@@ -173,27 +173,25 @@ impl Odd {
 impl Op {
     /// The RPC.
     #[must_use]
-    pub const fn path(&self) -> &'static str {
+    pub const fn rpc(&self) -> Rpc {
         match self {
-            Self::Get { .. } | Self::List { .. } | Self::Odd(Odd::GetFuture | Odd::Garbage) => {
-                "/etcdserverpb.KV/Range"
-            }
+            Self::Get { .. } | Self::List { .. } | Self::Odd(Odd::GetFuture | Odd::Garbage) => Rpc::Range,
             Self::Put { .. } | Self::PutLong { .. } | Self::PutLeased { .. } | Self::Odd(Odd::PutNothing) => {
-                "/etcdserverpb.KV/Put"
+                Rpc::Put
             }
-            Self::Delete { .. } => "/etcdserverpb.KV/DeleteRange",
-            Self::PutIf { .. } | Self::PutMany { .. } | Self::Odd(Odd::PutTwice) => "/etcdserverpb.KV/Txn",
-            Self::Compact { .. } => "/etcdserverpb.KV/Compact",
-            Self::Authenticate { .. } => "/etcdserverpb.Auth/Authenticate",
-            Self::Permit { allowed: true } => "/etcdserverpb.Auth/RoleGrantPermission",
-            Self::Permit { allowed: false } => "/etcdserverpb.Auth/RoleRevokePermission",
-            Self::MemberList => "/etcdserverpb.Cluster/MemberList",
-            Self::Status => "/etcdserverpb.Maintenance/Status",
-            Self::MoveLeader { .. } => "/etcdserverpb.Maintenance/MoveLeader",
-            Self::HashKv => "/etcdserverpb.Maintenance/HashKV",
-            Self::LeaseGrant { .. } => "/etcdserverpb.Lease/LeaseGrant",
-            Self::LeaseRevoke { .. } | Self::Odd(Odd::RevokeUnknown) => "/etcdserverpb.Lease/LeaseRevoke",
-            Self::Odd(Odd::UserUnknown) => "/etcdserverpb.Auth/UserGet",
+            Self::Delete { .. } => Rpc::DeleteRange,
+            Self::PutIf { .. } | Self::PutMany { .. } | Self::Odd(Odd::PutTwice) => Rpc::Txn,
+            Self::Compact { .. } => Rpc::Compact,
+            Self::Authenticate { .. } => Rpc::Authenticate,
+            Self::Permit { allowed: true } => Rpc::RoleGrantPermission,
+            Self::Permit { allowed: false } => Rpc::RoleRevokePermission,
+            Self::MemberList => Rpc::MemberList,
+            Self::Status => Rpc::Status,
+            Self::MoveLeader { .. } => Rpc::MoveLeader,
+            Self::HashKv => Rpc::HashKv,
+            Self::LeaseGrant { .. } => Rpc::LeaseGrant,
+            Self::LeaseRevoke { .. } | Self::Odd(Odd::RevokeUnknown) => Rpc::LeaseRevoke,
+            Self::Odd(Odd::UserUnknown) => Rpc::UserGet,
         }
     }
 
@@ -204,7 +202,7 @@ impl Op {
             self,
             Self::LeaseGrant { .. } | Self::LeaseRevoke { .. } | Self::Odd(Odd::RevokeUnknown)
         );
-        Method::of_path(self.path()).repeatable && !is_write
+        self.rpc().is_repeatable() && !is_write
     }
 
     /// Whether it reads keys, and nothing else.

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_model::status::Status;
 use etcd_proxy_proto::etcdserverpb::{
     WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse,
@@ -14,7 +15,7 @@ use etcd_proxy_proto::etcdserverpb::{
 use prost::Message as _;
 
 use crate::client::Client;
-use crate::delivery::{Delivery, Frame, Opening, Reason, Step, StreamNo, WATCH, WatchTag};
+use crate::delivery::{Delivery, Frame, Opening, Reason, Step, StreamNo, WatchTag};
 use crate::io::{Identity, Io, Note, WatchNote};
 use crate::net::Side;
 use crate::op::Key;
@@ -95,7 +96,7 @@ impl Client {
             number: self.watches.last,
         };
         let opening = Opening {
-            path: WATCH,
+            rpc: Rpc::Watch,
             tag: None,
             token: match identity {
                 Identity::Anonymous => None,

@@ -220,7 +220,7 @@ impl Members {
         let event = Event::Call {
             call: CallId(call),
             member,
-            path: request.path.into(),
+            path: request.rpc.path().into(),
             metadata: Metadata {
                 token: request.token.clone(),
                 require_leader: request.require_leader,

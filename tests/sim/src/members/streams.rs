@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_model::cluster::{Event, Metadata, StreamId};
 use etcd_proxy_model::status::Status;
@@ -13,7 +14,7 @@ use etcd_proxy_proto::etcdserverpb::{
 use prost::Message as _;
 
 use super::Members;
-use crate::delivery::{Frame, KEEP_ALIVE, Opening, Reason, StreamNo};
+use crate::delivery::{Frame, Opening, Reason, StreamNo};
 use crate::io::{Io, Note};
 use crate::net::{LinkId, Side};
 use crate::situations::Situation;
@@ -24,7 +25,7 @@ pub(super) struct Served {
     pub(super) member: usize,
     link: LinkId,
     stream: StreamNo,
-    path: &'static str,
+    rpc: Rpc,
     /// The watcher that was created last on it.
     created: Option<i64>,
     /// When the heartbeats came that aren't answered.
@@ -57,7 +58,7 @@ impl Members {
             member,
             link,
             stream,
-            path: opening.path,
+            rpc: opening.rpc,
             created: None,
             heartbeats: VecDeque::new(),
         };
@@ -65,7 +66,7 @@ impl Members {
         let event = Event::Open {
             stream: id,
             member,
-            path: opening.path.into(),
+            path: opening.rpc.path().into(),
             metadata: Metadata {
                 token: opening.token.clone(),
                 require_leader: opening.require_leader,
@@ -80,7 +81,7 @@ impl Members {
         let streams = self.connections.get(&link).map(|connection| &connection.streams);
         let id = streams.and_then(|streams| streams.get(&stream)).copied();
         if let Some(served) = id.and_then(|id| self.streams.get_mut(&id))
-            && served.path == KEEP_ALIVE
+            && served.rpc == Rpc::LeaseKeepAlive
         {
             served.heartbeats.push_back(io.now);
         }
@@ -112,7 +113,7 @@ impl Members {
         let Some(served) = self.streams.get_mut(&id) else {
             return;
         };
-        if served.path == KEEP_ALIVE {
+        if served.rpc == Rpc::LeaseKeepAlive {
             let reached = served.heartbeats.pop_front();
             io.notes.push(Note::Renewed {
                 reached: reached.expect("an answer is to a heartbeat"),
@@ -166,7 +167,7 @@ impl Members {
             18 => Box::new(|stream| Frame::Reset(stream, Reason::Internal)),
             _ => Box::new(|stream| Frame::Reset(stream, Reason::Refused)),
         };
-        io.count(if self.streams[&id].path == KEEP_ALIVE {
+        io.count(if self.streams[&id].rpc == Rpc::LeaseKeepAlive {
             Situation::LeaseEndedByMember
         } else {
             Situation::WatchEndedByMember
@@ -175,15 +176,9 @@ impl Members {
     }
 
     /// A member ends all its calls of this RPC with this status. Tells how many.
-    pub(crate) fn end_streams(
-        &mut self,
-        io: &mut Io,
-        member: usize,
-        path: &'static str,
-        status: &Status,
-    ) -> usize {
+    pub(crate) fn end_streams(&mut self, io: &mut Io, member: usize, rpc: Rpc, status: &Status) -> usize {
         let mut streams = self.streams_of(member);
-        streams.retain(|id| self.streams[id].path == path);
+        streams.retain(|id| self.streams[id].rpc == rpc);
         for id in &streams {
             self.step(io, Event::Reset(*id));
             self.stream_ends(io, *id, Frame::end(status.clone()));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use etcd_proxy_core::endpoints::CloseCause;
-use etcd_proxy_core::method::{Member, OTHER_ANSWER_TIMEOUT, OTHER_CONNECT_TIMEOUT, Said};
+use etcd_proxy_core::rpc::{Member, OTHER_ANSWER_TIMEOUT, OTHER_CONNECT_TIMEOUT, Said};
 use etcd_proxy_proto::etcdserverpb::StatusResponse;
 use prost::Message as _;
 
@@ -180,7 +180,7 @@ impl Proxy {
         let Some(call) = self.calls.get_mut(&id) else {
             return;
         };
-        let member = call.method.member;
+        let member = call.request.rpc.member();
         if !member.is_found(said(member, &answer)) {
             return self.next_other(io, id);
         }

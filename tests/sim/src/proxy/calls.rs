@@ -6,7 +6,6 @@ use std::time::Duration;
 use etcd_proxy_core::endpoints::Event;
 use etcd_proxy_core::grpc::{self, DEADLINE_GRACE};
 use etcd_proxy_core::history::{Known, shows_newest};
-use etcd_proxy_core::method::Method;
 use etcd_proxy_core::retry::{Attempts, Failure, Ruling, is_repeatable, no_endpoint};
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_model::status::Status;
@@ -40,8 +39,7 @@ pub(super) struct Call {
     pub(super) client: LinkId,
     stream: StreamNo,
     worker: u32,
-    pub(super) method: Method,
-    request: Rc<Request>,
+    pub(super) request: Rc<Request>,
     deadline: Option<Instant>,
     attempts: Attempts,
     rng: Rng,
@@ -68,13 +66,11 @@ impl Call {
         request: Rc<Request>,
         known: Known,
     ) -> Self {
-        let method = Method::of_path(request.path);
-        let attempts = Attempts::of(request.path, Some(&request.message));
+        let attempts = Attempts::of(request.rpc, Some(&request.message));
         Self {
             client,
             stream,
             worker,
-            method,
             deadline: request.timeout.map(|timeout| now + timeout),
             request,
             attempts,
@@ -118,7 +114,7 @@ impl Call {
 impl Proxy {
     pub(super) fn next_attempt(&mut self, io: &mut Io, id: u64) {
         let Some(call) = self.calls.get(&id) else { return };
-        let sticky = call.method.member.is_sticky();
+        let sticky = call.request.rpc.member().is_sticky();
         let (avoid, client, worker) = (call.failed_on, call.client, call.worker);
         if sticky && let Some(client) = self.clients.get_mut(&client) {
             client.pinned.take_if(|pinned| Some(*pinned) == avoid);
@@ -210,7 +206,7 @@ impl Proxy {
         }
         let code = answer.as_ref().err().map_or(0, |status| status.code);
         if !call.attempts.is_failure(code) {
-            let member = call.method.member;
+            let member = call.request.rpc.member();
             if member.asks_others(call.pinned_now, said(member, &answer)) {
                 call.state = State::Searching;
                 return self.search(io, id, connection, answer);
@@ -256,7 +252,7 @@ impl Proxy {
         if call.state == State::Searching {
             return self.next_other(io, id);
         }
-        let repeatable = is_repeatable(call.request.path, Some(&call.request.message));
+        let repeatable = is_repeatable(call.request.rpc, Some(&call.request.message));
         io.counts.note_failure(failure, repeatable);
         let left = call.left(io.now);
         let ruling = call.attempts.rule(failure, left, &mut call.rng);
@@ -332,7 +328,7 @@ impl Proxy {
     pub(super) fn deliver(&mut self, io: &mut Io, id: u64, answer: Answer) {
         if let Some(call) = self.take_call(id) {
             if let Ok(message) = &answer {
-                let is_newest = shows_newest(call.request.path, &call.request.message);
+                let is_newest = shows_newest(call.request.rpc, &call.request.message);
                 self.judge(io, call.known, header_of(message), is_newest);
             }
             io.send(call.client, Side::Acceptor, Frame::Answer(call.stream, answer));

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use etcd_proxy_core::endpoints::{CloseCause, ConnectionId, EndpointId, Event, Health};
 use etcd_proxy_core::lease;
 use etcd_proxy_core::retry::Failure;
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_core::watch::{CheckId, UpstreamId};
 use etcd_proxy_model::status::Status;
@@ -17,9 +18,6 @@ use super::watch::of_reset;
 use crate::delivery::{Answer, CallTag, Frame, Reason, Report, Request, StreamNo};
 use crate::io::{Io, Note};
 use crate::net::{LinkId, Side};
-
-/// The RPC that a member is probed with.
-const CHECK: &str = "/grpc.health.v1.Health/Check";
 
 /// A connection that lives, by who knows of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -195,7 +193,7 @@ impl Proxy {
         let stream = connection.open_stream(User::Probe);
         let request = Request {
             tag: CallTag::PROBE,
-            path: CHECK,
+            rpc: Rpc::HealthCheck,
             token: None,
             require_leader: true,
             timeout: None,

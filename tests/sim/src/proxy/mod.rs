@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use etcd_proxy_core::endpoints::{self, ConnectionId, EndpointId, Endpoints};
 use etcd_proxy_core::lease as router;
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_core::watch as hub;
 
@@ -28,7 +29,7 @@ pub(crate) use self::lease::LeaseHoldings;
 use self::lease::Leasing;
 pub(crate) use self::watch::WatchHoldings;
 use self::watch::Watching;
-use crate::delivery::{Alarm, Delivery, Frame, KEEP_ALIVE, Opening, Request, StreamNo};
+use crate::delivery::{Alarm, Delivery, Frame, Opening, Request, StreamNo};
 use crate::io::Io;
 use crate::net::{LinkId, Side};
 
@@ -249,7 +250,7 @@ impl Proxy {
         if !self.clients.contains_key(&link) {
             return;
         }
-        if opening.path == KEEP_ALIVE {
+        if opening.rpc == Rpc::LeaseKeepAlive {
             self.lease_opened(io, link, stream, opening);
         } else {
             self.watch_opened(io, link, stream, opening);

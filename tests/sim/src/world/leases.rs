@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use etcd_proxy_core::lease::Stats;
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_model::status::Status;
 
 use super::World;
-use crate::delivery::{KEEP_ALIVE, LeaseTag};
+use crate::delivery::LeaseTag;
 use crate::io::Identity;
 use crate::op::Op;
 use crate::oracle::{Heartbeats, LeaseTold};
@@ -158,7 +159,7 @@ impl World {
         let status = Status::new(code, message);
         let ended = self
             .members
-            .end_streams(&mut self.io, member, KEEP_ALIVE, &status);
+            .end_streams(&mut self.io, member, Rpc::LeaseKeepAlive, &status);
         self.heard();
         ended
     }

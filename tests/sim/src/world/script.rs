@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_core::watch::{Stats, UpstreamKind};
 use etcd_proxy_model::status::Status;
 use etcd_proxy_proto::etcdserverpb::{WatchResponse, watch_request::RequestUnion};
 
 use super::World;
-use crate::delivery::{Answer, CallTag, WATCH, WatchTag};
+use crate::delivery::{Answer, CallTag, WatchTag};
 use crate::io::Identity;
 use crate::op::Op;
 use crate::oracle::Outcome;
@@ -198,7 +199,7 @@ impl World {
     pub fn end_watches(&mut self, member: usize, code: u8, message: &'static str) -> usize {
         let ended = self
             .members
-            .end_streams(&mut self.io, member, WATCH, &Status::new(code, message));
+            .end_streams(&mut self.io, member, Rpc::Watch, &Status::new(code, message));
         self.heard();
         ended
     }

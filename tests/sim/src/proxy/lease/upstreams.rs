@@ -5,9 +5,10 @@ use std::rc::Rc;
 use bytes::Bytes;
 use etcd_proxy_core::endpoints;
 use etcd_proxy_core::lease::{Event, UpstreamId};
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_model::status::Status;
 
-use crate::delivery::{Delivery, Frame, KEEP_ALIVE, LeaseAlarm, Opening, Report, StreamNo};
+use crate::delivery::{Delivery, Frame, LeaseAlarm, Opening, Report, StreamNo};
 use crate::io::{Io, LeaseUpstreamNote};
 use crate::net::Side;
 use crate::proxy::Proxy;
@@ -44,7 +45,7 @@ impl Proxy {
         require_leader: bool,
     ) {
         let opening = Opening {
-            path: KEEP_ALIVE,
+            rpc: Rpc::LeaseKeepAlive,
             tag: None,
             token: credentials,
             require_leader,

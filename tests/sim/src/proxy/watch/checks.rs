@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use etcd_proxy_core::history::{Known, shows_newest};
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_core::watch::{CheckId, Event};
 use etcd_proxy_model::status::Status;
 use etcd_proxy_proto::etcdserverpb::{RangeRequest, TxnRequest};
@@ -39,7 +40,7 @@ pub(super) struct Check {
 fn question(credentials: Option<Bytes>) -> Request {
     Request {
         tag: CallTag::CHECK,
-        path: "/etcdserverpb.KV/Range",
+        rpc: Rpc::Range,
         token: credentials,
         require_leader: false,
         timeout: Some(CHECK_TIMEOUT),
@@ -78,7 +79,7 @@ impl Proxy {
     pub(super) fn read_header(&mut self, io: &mut Io, id: CheckId) {
         io.count(Situation::WatchHeaderRead);
         let request = Request {
-            path: "/etcdserverpb.KV/Txn",
+            rpc: Rpc::Txn,
             message: TxnRequest::default().encode_to_vec().into(),
             ..question(None)
         };
@@ -169,7 +170,7 @@ impl Proxy {
             let undecodable = Status::new(13, "undecodable");
             header_of(&message).ok_or(undecodable)
         });
-        let is_newest = shows_newest(check.request.path, &check.request.message);
+        let is_newest = shows_newest(check.request.rpc, &check.request.message);
         let is_stale = self.judge(io, check.known, answer.as_ref().ok().copied(), is_newest);
         let answer = if is_stale {
             Err(Status::new(UNAVAILABLE, "it is of a former history"))

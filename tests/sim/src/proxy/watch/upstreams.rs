@@ -5,11 +5,12 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use etcd_proxy_core::endpoints;
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_core::watch::{Event, UpstreamId, UpstreamKind};
 use etcd_proxy_model::status::Status;
 
 use super::{UNAVAILABLE, for_hub};
-use crate::delivery::{Delivery, Frame, Opening, Reason, Report, StreamNo, WATCH, WatchAlarm};
+use crate::delivery::{Delivery, Frame, Opening, Reason, Report, StreamNo, WatchAlarm};
 use crate::io::{Io, Note};
 use crate::net::Side;
 use crate::proxy::Proxy;
@@ -43,7 +44,7 @@ impl Proxy {
         credentials: Option<Bytes>,
     ) {
         let opening = Opening {
-            path: WATCH,
+            rpc: Rpc::Watch,
             tag: None,
             token: credentials,
             require_leader: kind == UpstreamKind::Leader,
