@@ -334,7 +334,7 @@ mod tests {
             ("/etcdserverpb.Lease/LeaseKeepAlive", Blocking),
             ("/grpc.health.v1.Health/Check", Prompt),
             ("/grpc.health.v1.Health/Watch", Blocking),
-            ("/etcdserverpb.KV/RangeStream", Blocking),
+            ("/etcdserverpb.KV/RangeStream", Bulk),
             ("/no.such.Service/Method", Blocking),
         ] {
             assert_eq!(class(path, b""), expected, "{path}");

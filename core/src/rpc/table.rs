@@ -103,7 +103,8 @@ rpcs! {
 known {
 //  RPC                                                                  kind        shape   clientv3 member           class           shows
     Range                = "etcdserverpb.KV" "Range",                    Read        Unary   repeated Any              Range           Header;
-    RangeStream          = "etcdserverpb.KV" "RangeStream",              Read        Stream  once     Any              blocking        Header;
+    // Its messages begin with a RangeResponse, and that with the header.
+    RangeStream          = "etcdserverpb.KV" "RangeStream",              Read        Stream  once     Any              bulk            Store;
     Put                  = "etcdserverpb.KV" "Put",                      Write       Unary   once     Any              prompt          Header;
     DeleteRange          = "etcdserverpb.KV" "DeleteRange",              Write       Unary   once     Any              DeleteRange     Header;
     Txn                  = "etcdserverpb.KV" "Txn",                      Write       Unary   once     Any              Txn             Header;
