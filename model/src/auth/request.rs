@@ -4,6 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_proto::authpb::Permission;
 use etcd_proxy_proto::etcdserverpb::{
     AuthDisableRequest, AuthEnableRequest, AuthEnableResponse, AuthRoleAddRequest, AuthRoleDeleteRequest,
@@ -70,24 +71,24 @@ impl Request {
     ///
     /// If it isn't such a message.
     #[must_use]
-    pub fn decode(method: &str, message: Bytes) -> Option<Result<Self, DecodeError>> {
-        Some(match method {
-            "AuthDisable" => AuthDisableRequest::decode(message).map(|_| Self::Disable),
-            "AuthEnable" => AuthEnableRequest::decode(message).map(|_| Self::Enable),
-            "AuthStatus" => AuthStatusRequest::decode(message).map(|_| Self::Status),
-            "RoleAdd" => Message::decode(message).map(Self::RoleAdd),
-            "RoleDelete" => Message::decode(message).map(Self::RoleDelete),
-            "RoleGet" => Message::decode(message).map(Self::RoleGet),
-            "RoleGrantPermission" => Message::decode(message).map(Self::RoleGrantPermission),
-            "RoleList" => AuthRoleListRequest::decode(message).map(|_| Self::RoleList),
-            "RoleRevokePermission" => Message::decode(message).map(Self::RoleRevokePermission),
-            "UserAdd" => Message::decode(message).map(Self::UserAdd),
-            "UserChangePassword" => Message::decode(message).map(Self::UserChangePassword),
-            "UserDelete" => Message::decode(message).map(Self::UserDelete),
-            "UserGet" => Message::decode(message).map(Self::UserGet),
-            "UserGrantRole" => Message::decode(message).map(Self::UserGrantRole),
-            "UserList" => AuthUserListRequest::decode(message).map(|_| Self::UserList),
-            "UserRevokeRole" => Message::decode(message).map(Self::UserRevokeRole),
+    pub fn decode(rpc: Rpc, message: Bytes) -> Option<Result<Self, DecodeError>> {
+        Some(match rpc {
+            Rpc::AuthDisable => AuthDisableRequest::decode(message).map(|_| Self::Disable),
+            Rpc::AuthEnable => AuthEnableRequest::decode(message).map(|_| Self::Enable),
+            Rpc::AuthStatus => AuthStatusRequest::decode(message).map(|_| Self::Status),
+            Rpc::RoleAdd => Message::decode(message).map(Self::RoleAdd),
+            Rpc::RoleDelete => Message::decode(message).map(Self::RoleDelete),
+            Rpc::RoleGet => Message::decode(message).map(Self::RoleGet),
+            Rpc::RoleGrantPermission => Message::decode(message).map(Self::RoleGrantPermission),
+            Rpc::RoleList => AuthRoleListRequest::decode(message).map(|_| Self::RoleList),
+            Rpc::RoleRevokePermission => Message::decode(message).map(Self::RoleRevokePermission),
+            Rpc::UserAdd => Message::decode(message).map(Self::UserAdd),
+            Rpc::UserChangePassword => Message::decode(message).map(Self::UserChangePassword),
+            Rpc::UserDelete => Message::decode(message).map(Self::UserDelete),
+            Rpc::UserGet => Message::decode(message).map(Self::UserGet),
+            Rpc::UserGrantRole => Message::decode(message).map(Self::UserGrantRole),
+            Rpc::UserList => AuthUserListRequest::decode(message).map(|_| Self::UserList),
+            Rpc::UserRevokeRole => Message::decode(message).map(Self::UserRevokeRole),
             _ => return None,
         })
     }

@@ -19,7 +19,7 @@
 //!
 //! # What is not covered
 //!
-//! * These calls answer UNIMPLEMENTED (by path in [`UNCOVERED`]): the services Election and Lock, for which etcdctl's
+//! * These calls answer UNIMPLEMENTED ([`UNCOVERED`]): the services Election and Lock, for which etcdctl's
 //!   `elect` and `lock` have no need; MemberAdd, MemberPromote, MemberRemove and MemberUpdate; Downgrade; Hash; Snapshot, as
 //!   there is no database to be sent.
 //! * Membership: members can't be added, removed, changed or be learners. Names are made up, and peer URLs

@@ -4,6 +4,7 @@ use alloc::borrow::Cow;
 use alloc::format;
 
 use bytes::Bytes;
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_proto::etcdserverpb::{
     AuthenticateRequest, DefragmentRequest, HashKvRequest, LeaseLeasesRequest, LeaseTimeToLiveRequest,
     MemberListRequest, MoveLeaderRequest, RangeRequest, StatusRequest, TxnRequest,
@@ -17,22 +18,22 @@ use crate::state::Command;
 use crate::status::Status;
 use crate::store::{is_read_only, is_serializable, validate};
 
-/// Calls of a real etcd 3.5 that the model refuses with UNIMPLEMENTED, by their paths.
-pub const UNCOVERED: &[&str] = &[
-    "/etcdserverpb.Cluster/MemberAdd",
-    "/etcdserverpb.Cluster/MemberPromote",
-    "/etcdserverpb.Cluster/MemberRemove",
-    "/etcdserverpb.Cluster/MemberUpdate",
-    "/etcdserverpb.Maintenance/Downgrade",
-    "/etcdserverpb.Maintenance/Hash",
-    "/etcdserverpb.Maintenance/Snapshot",
-    "/v3electionpb.Election/Campaign",
-    "/v3electionpb.Election/Leader",
-    "/v3electionpb.Election/Observe",
-    "/v3electionpb.Election/Proclaim",
-    "/v3electionpb.Election/Resign",
-    "/v3lockpb.Lock/Lock",
-    "/v3lockpb.Lock/Unlock",
+/// Calls of a real etcd 3.5 that the model refuses with UNIMPLEMENTED.
+pub const UNCOVERED: &[Rpc] = &[
+    Rpc::MemberAdd,
+    Rpc::MemberPromote,
+    Rpc::MemberRemove,
+    Rpc::MemberUpdate,
+    Rpc::Downgrade,
+    Rpc::Hash,
+    Rpc::Snapshot,
+    Rpc::Campaign,
+    Rpc::Leader,
+    Rpc::Observe,
+    Rpc::Proclaim,
+    Rpc::Resign,
+    Rpc::Lock,
+    Rpc::Unlock,
 ];
 
 /// What a call that is not covered is answered with.
@@ -40,18 +41,6 @@ const NOT_COVERED: Status = Status::new(12, "the in-memory etcd does not cover t
 
 /// What a stream is answered with that reaches a unary method, or the other way round.
 const OTHER_KIND: Status = Status::new(12, "a unary call is not a stream");
-
-const SERVICES: [&str; 9] = [
-    "etcdserverpb.Auth",
-    "etcdserverpb.Cluster",
-    "etcdserverpb.KV",
-    "etcdserverpb.Lease",
-    "etcdserverpb.Maintenance",
-    "etcdserverpb.Watch",
-    "grpc.health.v1.Health",
-    "v3electionpb.Election",
-    "v3lockpb.Lock",
-];
 
 /// The methods that are streams in at least one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,18 +53,13 @@ pub(super) enum StreamMethod {
 impl StreamMethod {
     /// The method with this path, or how a server refuses it.
     pub(super) fn of(path: &str) -> Result<Self, Status> {
-        match split(path)? {
-            ("etcdserverpb.Lease", "LeaseKeepAlive") => Ok(Self::LeaseKeepAlive),
-            ("etcdserverpb.Watch", "Watch") => Ok(Self::Watch),
-            ("grpc.health.v1.Health", "Watch") => Ok(Self::HealthWatch),
-            (service, method) => {
-                let unary = Request::decode_as(service, method, Bytes::new()).is_some();
-                Err(if unary {
-                    OTHER_KIND
-                } else {
-                    unknown(path, service, method)
-                })
-            }
+        let rpc = rpc_of(path);
+        match rpc {
+            Rpc::HealthWatch => Ok(Self::HealthWatch),
+            Rpc::LeaseKeepAlive => Ok(Self::LeaseKeepAlive),
+            Rpc::Watch => Ok(Self::Watch),
+            _ if Request::decode_as(rpc, Bytes::new()).is_some() => Err(OTHER_KIND),
+            _ => Err(unknown(rpc, path)),
         }
     }
 }
@@ -133,19 +117,19 @@ impl Request {
     ///
     /// UNIMPLEMENTED if there is no such method or it isn't covered, INTERNAL if the message is none.
     pub(super) fn decode(path: &str, message: Bytes) -> Result<Self, Status> {
-        let (service, method) = split(path)?;
-        match Self::decode_as(service, method, message) {
+        let rpc = rpc_of(path);
+        match Self::decode_as(rpc, message) {
             Some(Ok(request)) => Ok(request),
             Some(Err(error)) => Err(Status {
                 code: 13,
                 message: Cow::Owned(format!("grpc: error unmarshalling request: {error}")),
             }),
             None if StreamMethod::of(path).is_ok() => Err(OTHER_KIND),
-            None => Err(unknown(path, service, method)),
+            None => Err(unknown(rpc, path)),
         }
     }
 
-    fn decode_as(service: &str, method: &str, message: Bytes) -> Option<Result<Self, DecodeError>> {
+    fn decode_as(rpc: Rpc, message: Bytes) -> Option<Result<Self, DecodeError>> {
         fn local<M: Message + Default>(
             message: Bytes,
             request: impl FnOnce(M) -> Local,
@@ -158,46 +142,37 @@ impl Request {
         ) -> Option<Result<Request, DecodeError>> {
             Some(M::decode(message).map(|message| Request::Log(command(message))))
         }
-        match (service, method) {
-            ("etcdserverpb.Auth", "Authenticate") => {
-                Some(AuthenticateRequest::decode(message).map(Self::Authenticate))
-            }
-            ("etcdserverpb.Auth", method) => {
-                let request = auth::Request::decode(method, message)?;
-                Some(request.map(|request| Self::Log(Command::Auth(request))))
-            }
-            ("etcdserverpb.Cluster", "MemberList") => local(message, Local::MemberList),
-            ("etcdserverpb.KV", "Compact") => log(message, Command::Compact),
-            ("etcdserverpb.KV", "DeleteRange") => log(message, Command::DeleteRange),
-            ("etcdserverpb.KV", "Put") => log(message, Command::Put),
-            ("etcdserverpb.KV", "Range") => local(message, Local::Range),
-            ("etcdserverpb.KV", "Txn") => Some(TxnRequest::decode(message).map(|request| {
+        match rpc {
+            Rpc::Authenticate => Some(AuthenticateRequest::decode(message).map(Self::Authenticate)),
+            Rpc::MemberList => local(message, Local::MemberList),
+            Rpc::Compact => log(message, Command::Compact),
+            Rpc::DeleteRange => log(message, Command::DeleteRange),
+            Rpc::Put => log(message, Command::Put),
+            Rpc::Range => local(message, Local::Range),
+            Rpc::Txn => Some(TxnRequest::decode(message).map(|request| {
                 if is_read_only(&request) {
                     Self::Local(Local::Txn(request))
                 } else {
                     Self::Log(Command::Txn(request))
                 }
             })),
-            ("etcdserverpb.Lease", "LeaseGrant") => log(message, Command::LeaseGrant),
-            ("etcdserverpb.Lease", "LeaseLeases") => local(message, |_: LeaseLeasesRequest| Local::Leases),
-            ("etcdserverpb.Lease", "LeaseRevoke") => log(message, Command::LeaseRevoke),
-            ("etcdserverpb.Lease", "LeaseTimeToLive") => {
-                Some(LeaseTimeToLiveRequest::decode(message).map(Self::TimeToLive))
-            }
-            ("etcdserverpb.Maintenance", "Alarm") => log(message, Command::Alarm),
-            ("etcdserverpb.Maintenance", "Defragment") => {
-                local(message, |_: DefragmentRequest| Local::Defragment)
-            }
-            ("etcdserverpb.Maintenance", "HashKV") => {
-                local(message, |request: HashKvRequest| Local::HashKv(request.revision))
-            }
-            ("etcdserverpb.Maintenance", "MoveLeader") => {
+            Rpc::LeaseGrant => log(message, Command::LeaseGrant),
+            Rpc::LeaseLeases => local(message, |_: LeaseLeasesRequest| Local::Leases),
+            Rpc::LeaseRevoke => log(message, Command::LeaseRevoke),
+            Rpc::LeaseTimeToLive => Some(LeaseTimeToLiveRequest::decode(message).map(Self::TimeToLive)),
+            Rpc::Alarm => log(message, Command::Alarm),
+            Rpc::Defragment => local(message, |_: DefragmentRequest| Local::Defragment),
+            Rpc::HashKv => local(message, |request: HashKvRequest| Local::HashKv(request.revision)),
+            Rpc::MoveLeader => {
                 Some(MoveLeaderRequest::decode(message).map(|request| Self::MoveLeader(request.target_id)))
             }
-            ("etcdserverpb.Maintenance", "Status") => local(message, |_: StatusRequest| Local::Status),
-            ("grpc.health.v1.Health", "Check") => local(message, Local::Health),
-            ("grpc.health.v1.Health", "List") => local(message, |_: HealthListRequest| Local::HealthList),
-            _ => None,
+            Rpc::Status => local(message, |_: StatusRequest| Local::Status),
+            Rpc::HealthCheck => local(message, Local::Health),
+            Rpc::HealthList => local(message, |_: HealthListRequest| Local::HealthList),
+            _ => {
+                let request = auth::Request::decode(rpc, message)?;
+                Some(request.map(|request| Self::Log(Command::Auth(request))))
+            }
         }
     }
 
@@ -217,21 +192,28 @@ impl Request {
     }
 }
 
-/// Service and method of a path, as grpc-go finds them.
-fn split(path: &str) -> Result<(&str, &str), Status> {
-    let name = path.strip_prefix('/').unwrap_or(path);
-    name.rsplit_once('/')
-        .ok_or_else(|| unimplemented(format!("malformed method name: {path:?}")))
+/// The RPC with this path, whose first `/` a server doesn't ask for.
+fn rpc_of(path: &str) -> Rpc {
+    if path.starts_with('/') {
+        Rpc::of_path(path)
+    } else {
+        Rpc::of_path(&format!("/{path}"))
+    }
 }
 
-fn unknown(path: &str, service: &str, method: &str) -> Status {
-    if UNCOVERED.contains(&path) {
-        NOT_COVERED
-    } else if SERVICES.contains(&service) {
-        unimplemented(format!("unknown method {method} for service {service}"))
-    } else {
-        unimplemented(format!("unknown service {service}"))
+/// What a server answers to an RPC that it doesn't know, as grpc-go takes its path apart.
+fn unknown(rpc: Rpc, path: &str) -> Status {
+    if UNCOVERED.contains(&rpc) {
+        return NOT_COVERED;
     }
+    let name = path.strip_prefix('/').unwrap_or(path);
+    unimplemented(match name.rsplit_once('/') {
+        None => format!("malformed method name: {path:?}"),
+        Some((service, method)) if Rpc::ALL.iter().any(|rpc| rpc.service() == service) => {
+            format!("unknown method {method} for service {service}")
+        }
+        Some((service, _)) => format!("unknown service {service}"),
+    })
 }
 
 fn unimplemented(message: alloc::string::String) -> Status {
@@ -252,10 +234,11 @@ mod tests {
         assert!(!is_stream("/etcdserverpb.KV/Range"));
         assert!(is_stream("/etcdserverpb.Watch/Watch"));
         assert_eq!(refusal("/etcdserverpb.Watch/Watch"), OTHER_KIND);
-        for path in UNCOVERED {
+        for path in UNCOVERED.iter().map(|rpc| rpc.path()) {
             assert_eq!(refusal(path), NOT_COVERED, "{path}");
             assert_eq!(StreamMethod::of(path).unwrap_err(), NOT_COVERED, "{path}");
         }
+        assert!(Request::decode("etcdserverpb.KV/Range", Bytes::new()).is_ok());
         // As etcd 3.5.30 says it.
         assert_eq!(refusal("/nope").message, "malformed method name: \"/nope\"");
         assert_eq!(refusal("/foo.Bar/Baz").message, "unknown service foo.Bar");

@@ -1,5 +1,7 @@
 //! Users, roles and permissions as they are changed and listed.
 
+use etcd_proxy_core::rpc::Rpc;
+
 use super::*;
 
 // The answers and revisions of these two were taken from etcd 3.5.30.
@@ -123,17 +125,20 @@ fn messages_in_and_out() {
         ..Default::default()
     };
     let message = Bytes::from(request.encode_to_vec());
-    assert_eq!(Request::decode("UserAdd", message), Some(Ok(user_add("u", "p"))));
     assert_eq!(
-        Request::decode("AuthEnable", Bytes::new()),
+        Request::decode(Rpc::UserAdd, message),
+        Some(Ok(user_add("u", "p")))
+    );
+    assert_eq!(
+        Request::decode(Rpc::AuthEnable, Bytes::new()),
         Some(Ok(Request::Enable))
     );
     assert!(matches!(
-        Request::decode("AuthEnable", Bytes::from("\u{8}")),
+        Request::decode(Rpc::AuthEnable, Bytes::from("\u{8}")),
         Some(Err(_))
     ));
-    assert_eq!(Request::decode("Authenticate", Bytes::new()), None);
-    assert_eq!(Request::decode("Other", Bytes::new()), None);
+    assert_eq!(Request::decode(Rpc::Authenticate, Bytes::new()), None);
+    assert_eq!(Request::decode(Rpc::UnknownOfEtcd, Bytes::new()), None);
 
     let header = ResponseHeader {
         revision: 3,
