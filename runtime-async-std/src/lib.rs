@@ -21,7 +21,7 @@ use std::time::Instant;
 
 use async_executor::LocalExecutor;
 use async_io::{Async, Timer};
-use etcd_proxy_runtime::cli::Endpoint;
+use etcd_proxy_runtime::Endpoint;
 use etcd_proxy_runtime::{Runtime, Signal, Signals, prepare_connected};
 use futures_util::StreamExt as _;
 

@@ -8,7 +8,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Instant;
 
-use etcd_proxy_runtime::cli::Endpoint;
+use etcd_proxy_runtime::Endpoint;
 use etcd_proxy_runtime::{Runtime, Signal, Signals, prepare_connected};
 use tokio::net::UnixStream;
 use tokio::signal::unix::{Signal as TokioSignal, SignalKind, signal};

@@ -17,7 +17,7 @@ use etcd_proxy_core::read::{Cache, Config as ReadConfig, Scope};
 use etcd_proxy_core::watch::{Config as WatchConfig, Hub};
 use tokio::sync::{mpsc, watch as latest};
 
-use crate::cli::{self, CacheMode, Command, Endpoint, StartOptions, Upstream};
+use crate::cli::{self, CacheMode, Command, StartOptions, Upstream};
 use crate::embedded::{self, Embedded};
 use crate::lease::LeaseRouter;
 use crate::listen::{self, ListenError};
@@ -26,7 +26,8 @@ use crate::metrics::Metrics;
 use crate::process::{self, Asked};
 use crate::read::{ReadCache, Shown};
 use crate::rt::{self, Runtime};
-use crate::server::{self, Handle, Limits, OVERHEAD_BYTES, Orders, Phase, Worker, WorkerGone};
+use crate::server::{self, Handle, Orders, Phase, Worker, WorkerGone};
+use crate::settings::{Endpoint, Limits, OVERHEAD_BYTES};
 use crate::upstream::{CHECK_PATIENCE, Control, Lane, Reached, Report, Reports, Settings};
 use crate::watch::WatchHub;
 

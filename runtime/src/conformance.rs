@@ -14,8 +14,8 @@ use std::time::Instant;
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::cli::Endpoint;
 use crate::rt::{Elapsed, Runtime, timeout_at};
+use crate::settings::Endpoint;
 
 /// A hang is a failure.
 const LIMIT: Duration = Duration::from_secs(30);

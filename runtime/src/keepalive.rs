@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use h2::{Ping, PingPong};
 
-use crate::cli;
 use crate::rt::{Alarm, Runtime};
+use crate::settings;
 use crate::transport::ReadCount;
 
 /// Pings a peer that has been silent for a while, and tells when it doesn't answer.
 pub(crate) struct Keepalive<R: Runtime> {
     pings: PingPong,
-    times: cli::Keepalive,
+    times: settings::Keepalive,
     /// Whether a peer is pinged while no call is open.
     without_calls: bool,
     reads: ReadCount,
@@ -30,7 +30,12 @@ pub(crate) struct Keepalive<R: Runtime> {
 pub(crate) struct PeerSilent;
 
 impl<R: Runtime> Keepalive<R> {
-    pub(crate) fn new(pings: PingPong, times: cli::Keepalive, without_calls: bool, reads: ReadCount) -> Self {
+    pub(crate) fn new(
+        pings: PingPong,
+        times: settings::Keepalive,
+        without_calls: bool,
+        reads: ReadCount,
+    ) -> Self {
         let reads_seen = reads.get();
         Self {
             pings,

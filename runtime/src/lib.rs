@@ -34,6 +34,7 @@ mod process;
 mod read;
 mod rt;
 mod server;
+mod settings;
 mod streams;
 mod transport;
 mod upstream;
@@ -41,3 +42,4 @@ mod watch;
 
 pub use app::main;
 pub use rt::{Runtime, Signal, Signals, prepare_connected};
+pub use settings::{Endpoint, Keepalive, ListenAddress};

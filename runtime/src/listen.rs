@@ -6,8 +6,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::cli::{ListenAddress, shorten};
 use crate::rt::{self, Runtime};
+use crate::settings::{ListenAddress, shorten};
 
 /// Connections that the kernel may hold until they are accepted.
 const BACKLOG: i32 = 4096;

@@ -20,7 +20,7 @@ use futures_util::FutureExt as _;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::cli::Endpoint;
+use crate::settings::Endpoint;
 
 /// What the proxy needs of an async runtime.
 pub trait Runtime: Send + Sync + Sized + 'static {

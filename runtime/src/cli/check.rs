@@ -3,12 +3,12 @@
 use core::num::NonZeroUsize;
 use core::time::Duration;
 
-use super::address::{Endpoint, ListenAddress};
+use super::duration;
 use super::flags::{FLAGS, Support, Value};
-use super::options::{CacheMode, CacheOptions, InMemoryEtcdOptions, Keepalive, StartOptions, Upstream};
+use super::options::{CacheMode, CacheOptions, InMemoryEtcdOptions, StartOptions, Upstream};
 use super::syntax::{Source, Values};
-use super::{duration, number};
 use crate::logging::{Format, Level};
+use crate::settings::{self, Endpoint, Keepalive, ListenAddress};
 
 /// Checks everything that `start` was given and resolves it.
 ///
@@ -235,7 +235,7 @@ fn check_as_etcd(values: Typed<'_>) -> Result<(), String> {
     for name in ["tls-min-version", "tls-max-version"] {
         let version = values.text(name);
         if !["", "TLS1.2", "TLS1.3"].contains(&version) {
-            let version = number::quote(version);
+            let version = settings::quote(version);
             return Err(format!(
                 "{name} is invalid: unexpected TLS version {version} (must be one of: TLS1.2, TLS1.3)"
             ));
@@ -329,7 +329,7 @@ fn endpoints(list: &[String]) -> Result<Vec<Endpoint>, String> {
     let mut endpoints = Vec::with_capacity(list.len());
     for text in list {
         let endpoint = Endpoint::parse(text)
-            .map_err(|problem| format!("--endpoints: cannot use {}: {problem}", number::quote(text)))?;
+            .map_err(|problem| format!("--endpoints: cannot use {}: {problem}", settings::quote(text)))?;
         // Failing over from a member to itself would only lose time.
         if !endpoints.contains(&endpoint) {
             endpoints.push(endpoint);

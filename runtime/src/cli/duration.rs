@@ -1,6 +1,6 @@
 //! Durations as Go writes them: `1h15m30.918s`.
 
-use super::number;
+use crate::settings::{from_to, quote as quote_text, shorten};
 
 #[cfg(test)]
 mod tests;
@@ -13,7 +13,7 @@ mod tests;
 /// Go's message for everything else, and for what does not fit into 64 bits (about 292 years).
 pub(super) fn parse(text: &str) -> Result<i64, String> {
     let invalid = || format!("time: invalid duration {}", quote(text));
-    let out_of_range = || invalid() + &number::from_to(&format(i64::MIN), &format(i64::MAX));
+    let out_of_range = || invalid() + &from_to(&format(i64::MIN), &format(i64::MAX));
     let (negative, mut rest) = match text.as_bytes().first() {
         Some(b'-') => (true, &text[1..]),
         Some(b'+') => (false, &text[1..]),
@@ -111,10 +111,10 @@ fn take<'a>(rest: &mut &'a str, accept: impl Fn(u8) -> bool) -> &'a str {
 /// Go's `time` package quotes byte by byte: all that is not ASCII becomes `\x..`.
 fn quote(text: &str) -> String {
     if text.is_ascii() && !text.bytes().any(|byte| byte.is_ascii_control()) {
-        return number::quote(text);
+        return quote_text(text);
     }
     let mut quoted = String::from("\"");
-    for byte in number::shorten(text).bytes() {
+    for byte in shorten(text).bytes() {
         match byte {
             b'"' | b'\\' => quoted.extend(['\\', char::from(byte)]),
             b' '..0x80 => quoted.push(char::from(byte)),

@@ -1,6 +1,7 @@
 //! The tables of flags: the one place that knows their names, types, defaults and words.
 
-use super::{csv, duration, number};
+use super::{csv, duration};
+use crate::settings::{parse_bool, parse_int, parse_uint};
 
 mod table;
 #[cfg(test)]
@@ -116,7 +117,7 @@ impl Flag {
     /// What is wrong with it, in Go's words where Go has some.
     pub(super) fn parse(&self, text: &str) -> Result<Value, String> {
         Ok(match self.kind {
-            Kind::Bool => Value::Bool(number::parse_bool(text)?),
+            Kind::Bool => Value::Bool(parse_bool(text)?),
             Kind::Choice(words) => {
                 // zap takes the names of its levels in either case, but not mixed.
                 let word = words
@@ -128,10 +129,10 @@ impl Flag {
                 }
             }
             Kind::Duration => Value::Duration(duration::parse(text)?),
-            Kind::Int => Value::Int(number::parse_int(text)?),
+            Kind::Int => Value::Int(parse_int(text)?),
             Kind::List => Value::List(csv::parse(text)?),
             Kind::Text => Value::Text(text.into()),
-            Kind::Uint(max) => Value::Uint(number::parse_uint(text, max)?),
+            Kind::Uint(max) => Value::Uint(parse_uint(text, max)?),
         })
     }
 }

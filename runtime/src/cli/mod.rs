@@ -15,12 +15,10 @@
 //! from which clap renders the help and the shell completions in `render`. clap does not parse: it takes neither
 //! `--flag -value` nor `--bool=F`, and scripts that read etcd's messages expect etcd's words.
 
-mod address;
 mod check;
 mod csv;
 mod duration;
 mod flags;
-mod number;
 mod options;
 mod render;
 mod suggest;
@@ -31,9 +29,9 @@ mod tests;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-pub use address::{Endpoint, ListenAddress};
-pub(crate) use number::shorten;
-pub use options::{CacheMode, CacheOptions, InMemoryEtcdOptions, Keepalive, StartOptions, Upstream};
+pub use options::{CacheMode, CacheOptions, InMemoryEtcdOptions, StartOptions, Upstream};
+
+use crate::settings::quote;
 
 /// What the command line asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,7 +218,7 @@ fn help<'a>(program: &str, mut arguments: impl Iterator<Item = &'a str>) -> Exit
 }
 
 fn unexpected(program: &str, subcommand: &str, argument: &str) -> Exit {
-    let message = format!("unexpected argument {}", number::quote(argument));
+    let message = format!("unexpected argument {}", quote(argument));
     Exit::usage(&message, &usage(program, subcommand))
 }
 
@@ -233,7 +231,7 @@ fn unknown_command(program: &str, parent: &str, command: &str, commands: &[&'sta
         .unwrap_or_default();
     let message = format!(
         "unknown command {} for \"{}\"{meant}",
-        number::quote(command),
+        quote(command),
         path.trim_end()
     );
     Exit::usage(&message, &usage(program, parent))
@@ -275,7 +273,7 @@ fn text_arguments(program: &str, arguments: impl IntoIterator<Item = OsString>) 
         .into_iter()
         .map(|argument| {
             argument.into_string().map_err(|argument| {
-                let lossy = number::quote(&argument.to_string_lossy());
+                let lossy = quote(&argument.to_string_lossy());
                 Exit::usage(
                     &format!("argument {lossy} is not valid UTF-8"),
                     &usage(program, ""),

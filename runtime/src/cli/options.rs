@@ -3,8 +3,8 @@
 use core::num::NonZeroUsize;
 use core::time::Duration;
 
-use super::address::{Endpoint, ListenAddress};
 use crate::logging::{Format, Level};
+use crate::settings::{Endpoint, Keepalive, ListenAddress};
 
 /// Everything `start` needs, with every limit resolved to the value that applies.
 ///
@@ -121,13 +121,4 @@ pub struct InMemoryEtcdOptions {
     pub notes: Vec<String>,
     /// As [`StartOptions::unknown_environment`].
     pub unknown_environment: Vec<String>,
-}
-
-/// A question asked again and again, and how long its answer may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keepalive {
-    /// Time between two questions; above zero.
-    pub interval: Duration,
-    /// How long to wait for the answer before the connection counts as dead; above zero.
-    pub timeout: Duration,
 }

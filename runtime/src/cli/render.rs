@@ -29,7 +29,7 @@ pub(super) fn completion(program: &str, shell: &str) -> Result<String, String> {
     let shell: Shell = shell.parse().map_err(|_| {
         format!(
             "unknown shell {}; must be one of: {SHELLS}",
-            super::number::quote(shell)
+            crate::settings::quote(shell)
         )
     })?;
     let mut script = Vec::new();

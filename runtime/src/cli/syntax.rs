@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use super::flags::{Flag, Kind, Value};
-use super::number::{parse_bool, plain, quote};
 use super::suggest;
+use crate::settings::{parse_bool, plain, quote};
 
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::flags::FLAGS;
 use super::*;
 use crate::logging::{Format, Level};
+use crate::settings::{Endpoint, Keepalive, ListenAddress};
 
 mod embedded;
 mod messages;

@@ -30,11 +30,11 @@ use tokio::sync::{oneshot, watch};
 
 pub(crate) use alone::run;
 
-use crate::cli::{Endpoint, ListenAddress};
 use crate::listen::{ListenError, listen};
 use crate::process::reachable;
 use crate::rt::Runtime;
 use crate::server::Phase;
+use crate::settings::{Endpoint, ListenAddress};
 
 /// How long the connections of the proxy in front may take to end when they have no calls any more.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(1);

@@ -11,10 +11,10 @@ use tokio::sync::{mpsc, watch};
 
 use super::hub::Hub;
 use super::{Failure, call};
-use crate::cli;
 use crate::listen;
 use crate::rt::{self, Runtime};
-use crate::server::{Limits, OVERHEAD_BYTES, Phase, connection};
+use crate::server::{Phase, connection};
+use crate::settings::{Keepalive, Limits, OVERHEAD_BYTES};
 
 /// What an etcd server that is started without flags allows its clients and asks of them (3.5).
 fn limits(config: &Config) -> Limits {
@@ -29,7 +29,7 @@ fn limits(config: &Config) -> Limits {
             interval_min: Duration::from_secs(5),
             permit_without_stream: false,
         },
-        keepalive: Some(cli::Keepalive {
+        keepalive: Some(Keepalive {
             interval: Duration::from_secs(2 * 60 * 60),
             timeout: Duration::from_secs(20),
         }),

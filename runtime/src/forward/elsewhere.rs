@@ -12,8 +12,8 @@ use super::Call;
 use super::exchange::{Answer, Client, Payload, attempt};
 use super::head::Head;
 use super::unary::status;
-use crate::cli::Endpoint;
 use crate::rt::{self, Runtime};
+use crate::settings::Endpoint;
 use crate::upstream::{Connection, Settings, UNPROBED_KEEPALIVE, cluster_of};
 
 /// How long the other member may take to answer. One that has no quorum doesn't answer either.

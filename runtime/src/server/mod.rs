@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use etcd_proxy_core::class::Class;
 use etcd_proxy_core::endpoints::ConnectionId;
-use etcd_proxy_core::http2::PingPolicyConfig;
 use etcd_proxy_core::pool::Client;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -19,34 +18,13 @@ use tokio::sync::{Notify, watch};
 pub(crate) use guard::PingGuard;
 pub(crate) use worker::{Handle, Orders, WorkerGone, join, start};
 
-use crate::cli::{self, Endpoint};
 use crate::grpc::Uploads;
 use crate::lease::LeaseRouter;
 use crate::metrics::Metrics;
 use crate::read::ReadCache;
+use crate::settings::{Endpoint, Limits};
 use crate::upstream::{Connection, Counted, Lane, Reports, Settings, Wish};
 use crate::watch::WatchHub;
-
-/// What etcd adds to its `--max-request-bytes` to get the largest message that its gRPC server takes, in bytes
-/// (etcd's `grpcOverheadBytes`): a request a little too large is refused by name, not by the transport.
-pub(crate) const OVERHEAD_BYTES: u64 = 512 * 1024;
-
-/// Limits on what clients and members may send.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    /// Largest message from a client, in bytes.
-    pub(crate) request_bytes_max: u64,
-    /// Largest message from a member, in bytes.
-    pub(crate) response_bytes_max: u64,
-    /// Receive window of a client connection, in bytes: what its calls together may have on their way to us.
-    pub(crate) connection_window_bytes: u32,
-    /// Calls that one client connection may have open.
-    pub(crate) concurrent_streams_max: u32,
-    /// How often clients may ping.
-    pub(crate) pings: PingPolicyConfig,
-    /// How clients are pinged.
-    pub(crate) keepalive: Option<cli::Keepalive>,
-}
 
 /// How far the process has come on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

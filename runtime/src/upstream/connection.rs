@@ -22,9 +22,9 @@ use tokio::sync::{Notify, OnceCell};
 
 use super::Settings;
 use super::lane::Counted;
-use crate::cli::{self, Endpoint};
 use crate::keepalive::Keepalive;
 use crate::rt::Runtime;
+use crate::settings::{self, Endpoint};
 use crate::transport::{Inbound, ReadCount, Transport};
 
 /// Receive window of a connection: the largest there is, so that calls whose clients don't read never stop
@@ -39,7 +39,7 @@ const HEADER_LIST_BYTES_MAX: u32 = 1 << 20;
 const GIVEN_UP_CALLS_MAX: usize = 4096;
 
 /// PINGs to a member while a call is open on a connection that can't be probed, no more often than etcd servers allow.
-pub(crate) const UNPROBED_KEEPALIVE: cli::Keepalive = cli::Keepalive {
+pub(crate) const UNPROBED_KEEPALIVE: settings::Keepalive = settings::Keepalive {
     interval: Duration::from_secs(10),
     timeout: Duration::from_secs(10),
 };

@@ -18,8 +18,8 @@ use super::connection::{Connection, End};
 use super::lane::Lane;
 use super::news::{Reached, Reporter};
 use super::{Settings, channel};
-use crate::cli::Endpoint;
 use crate::rt::{self, Runtime};
+use crate::settings::Endpoint;
 
 /// Reports that may wait for the control task. Senders wait when it is full; it never is for long, a report
 /// is handled in microseconds and there are a few per second.

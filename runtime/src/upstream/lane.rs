@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 
 use super::connection::Connection;
 use super::control::{Report, Reports};
-use crate::cli::Endpoint;
 use crate::rt::{self, Runtime};
+use crate::settings::Endpoint;
 
 /// How often a call that waits for a further connection looks whether it may ask for one again.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);

@@ -16,7 +16,7 @@ pub(crate) use lane::{Counted, Lane, NoConnection, Wish};
 pub(crate) use news::Reached;
 pub(crate) use question::{CHECK_PATIENCE, Question};
 
-use crate::cli;
+use crate::settings::Keepalive;
 
 /// Settings of upstream connections.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ pub(crate) struct Settings {
     /// How long a call waits for a member that can be reached.
     pub(crate) dial_timeout: Duration,
     /// HTTP/2 pings to members.
-    pub(crate) keepalive: Option<cli::Keepalive>,
+    pub(crate) keepalive: Option<Keepalive>,
     /// Whether members are pinged while no call is open.
     pub(crate) keepalive_without_calls: bool,
 }

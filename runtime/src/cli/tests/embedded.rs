@@ -4,8 +4,9 @@ use core::time::Duration;
 
 use super::{run, started, stopped};
 use crate::cli::flags::{FLAGS, IN_MEMORY_ETCD_FLAGS};
-use crate::cli::{Command, Endpoint, InMemoryEtcdOptions, ListenAddress, Upstream};
+use crate::cli::{Command, InMemoryEtcdOptions, Upstream};
 use crate::logging::{Format, Level};
+use crate::settings::{Endpoint, ListenAddress};
 
 #[test]
 fn embedded_is_the_only_endpoint() {

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 /// # Errors
 ///
 /// Go's message for what is not a number or does not fit.
-pub(super) fn parse_int(text: &str) -> Result<i64, String> {
+pub(crate) fn parse_int(text: &str) -> Result<i64, String> {
     let (negative, digits) = match text.as_bytes().first() {
         Some(b'-') => (true, &text[1..]),
         Some(b'+') => (false, &text[1..]),
@@ -30,7 +30,7 @@ pub(super) fn parse_int(text: &str) -> Result<i64, String> {
 ///
 /// Go's message for what is not a number or does not fit; for a number that does not fit, and for a negative one, the range
 /// follows.
-pub(super) fn parse_uint(text: &str, max: u64) -> Result<u64, String> {
+pub(crate) fn parse_uint(text: &str, max: u64) -> Result<u64, String> {
     let range = || from_to("0", &max.to_string());
     let number = magnitude(text).map_err(|problem| {
         let is_negative = text.strip_prefix('-').is_some_and(|rest| magnitude(rest).is_ok());
@@ -48,7 +48,7 @@ pub(super) fn parse_uint(text: &str, max: u64) -> Result<u64, String> {
 /// # Errors
 ///
 /// Go's message for any other spelling.
-pub(super) fn parse_bool(text: &str) -> Result<bool, String> {
+pub(crate) fn parse_bool(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
         "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
@@ -57,7 +57,7 @@ pub(super) fn parse_bool(text: &str) -> Result<bool, String> {
 }
 
 /// What a message adds to the words of Go for a value out of its range.
-pub(super) fn from_to(min: &str, max: &str) -> String {
+pub(crate) fn from_to(min: &str, max: &str) -> String {
     format!(" (it must be from {min} to {max})")
 }
 
@@ -71,7 +71,7 @@ pub(crate) fn shorten(text: &str) -> Cow<'_, str> {
 }
 
 /// Text for a message without quotes, unless something in it cannot be printed.
-pub(super) fn plain(text: &str) -> Cow<'_, str> {
+pub(crate) fn plain(text: &str) -> Cow<'_, str> {
     if text.chars().any(char::is_control) {
         quote(text).into()
     } else {
@@ -80,7 +80,7 @@ pub(super) fn plain(text: &str) -> Cow<'_, str> {
 }
 
 /// Puts text in quotes as `strconv.Quote`: what cannot be printed is escaped. A long one is cut.
-pub(super) fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     let text = &*shorten(text);
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');

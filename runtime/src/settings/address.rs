@@ -36,7 +36,7 @@ impl Endpoint {
     /// # Errors
     ///
     /// What is wrong with the text, as words to follow it.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         if let Some(rest) = text.strip_prefix("unix:") {
             return Self::parse_unix(rest.strip_prefix("//").unwrap_or(rest));
@@ -151,7 +151,7 @@ impl ListenAddress {
     /// # Errors
     ///
     /// Go's message, whole, and what to do where that doesn't say it.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if ["unix:", "unixs:"].iter().any(|scheme| text.starts_with(scheme)) {
             return Err(format!(
                 "--listen-addr: cannot use {}: listening on unix sockets is not supported by this version of \
