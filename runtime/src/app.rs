@@ -24,10 +24,12 @@ use crate::listen::{self, ListenError};
 use crate::logging;
 use crate::metrics::Metrics;
 use crate::process::{self, Asked};
-use crate::read::{ReadCache, Shown};
+use crate::read::ReadCache;
 use crate::rt::{self, Runtime};
-use crate::server::{self, Handle, Orders, Phase, Worker, WorkerGone};
+use crate::server::{self, Handle, Orders, Worker, WorkerGone};
 use crate::settings::{Endpoint, Limits, OVERHEAD_BYTES};
+use crate::shown::Shown;
+use crate::shutdown::Phase;
 use crate::upstream::{CHECK_PATIENCE, Control, Lane, Reached, Report, Reports, Settings};
 use crate::watch::WatchHub;
 

@@ -35,6 +35,8 @@ mod read;
 mod rt;
 mod server;
 mod settings;
+mod shown;
+mod shutdown;
 mod streams;
 mod transport;
 mod upstream;

@@ -10,7 +10,9 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use etcd_proxy_core::http2::{FrameKind, FrameScanner, LONG_FRAME};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::server::PingGuard;
+mod guard;
+
+pub(crate) use guard::PingGuard;
 
 /// Writes up to this size are kept back until the flush, in bytes: frame headers then travel in one
 /// system call with the payload behind them.

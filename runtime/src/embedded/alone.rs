@@ -12,7 +12,7 @@ use crate::listen::listen;
 use crate::logging::Format;
 use crate::process::{self, Asked};
 use crate::rt::Runtime;
-use crate::server::Phase;
+use crate::shutdown::Phase;
 
 /// Serves until a signal ends the process. A second one ends it at once.
 ///

@@ -15,11 +15,9 @@ use tokio::sync::watch;
 
 use super::hub::Hub;
 use super::stream;
-use crate::forward::answer::status_fields;
-use crate::forward::exchange::send_all;
-use crate::grpc::{Cut, Expiry, Head, Messages};
+use crate::grpc::{Cut, Expiry, Head, Messages, send_all, status_fields};
 use crate::rt::Runtime;
-use crate::server::Phase;
+use crate::shutdown::Phase;
 
 /// A message up to this many bytes is copied behind its prefix; a longer one goes out as it is, behind a frame of
 /// its own for the prefix.

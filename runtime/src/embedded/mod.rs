@@ -33,8 +33,8 @@ pub(crate) use alone::run;
 use crate::listen::{ListenError, listen};
 use crate::process::reachable;
 use crate::rt::Runtime;
-use crate::server::Phase;
 use crate::settings::{Endpoint, ListenAddress};
+use crate::shutdown::Phase;
 
 /// How long the connections of the proxy in front may take to end when they have no calls any more.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(1);

@@ -13,8 +13,9 @@ use super::hub::Hub;
 use super::{Failure, call};
 use crate::listen;
 use crate::rt::{self, Runtime};
-use crate::server::{Phase, connection};
+use crate::server::connection;
 use crate::settings::{Keepalive, Limits, OVERHEAD_BYTES};
+use crate::shutdown::Phase;
 
 /// What an etcd server that is started without flags allows its clients and asks of them (3.5).
 fn limits(config: &Config) -> Limits {

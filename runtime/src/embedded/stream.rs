@@ -13,10 +13,9 @@ use tokio::sync::watch;
 
 use super::call::{frame, metadata};
 use super::hub::{CREDIT, Hub, Stream};
-use crate::forward::SERVER_STOPPED;
-use crate::grpc::{Answer, End, Expiry, Head, Messages, Requests, Uploads};
+use crate::grpc::{Answer, End, Expiry, Head, Messages, Requests, SERVER_STOPPED, Uploads};
 use crate::rt::Runtime;
-use crate::server::Phase;
+use crate::shutdown::Phase;
 
 /// Messages of the client that are handled before other calls have their turn.
 const MESSAGES_AT_ONCE: usize = 64;

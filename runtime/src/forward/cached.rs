@@ -14,11 +14,11 @@ use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Response};
 
-use super::answer::{GRPC_MESSAGE, GRPC_STATUS, status_fields};
 use super::deadline::Expiry;
 use super::exchange::{self, Answer, AnswerEnd, Client, Payload, Unanswered, attempt, trailers};
 use super::head::Head;
 use super::{Call, NoAttempt};
+use crate::grpc::{GRPC_MESSAGE, GRPC_STATUS, status_fields};
 use crate::read::{Admitted, Part, ReadCache, Reply};
 use crate::rt::{self, Runtime};
 

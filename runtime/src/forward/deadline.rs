@@ -9,10 +9,8 @@ use std::time::Instant;
 use etcd_proxy_core::grpc::{DEADLINE_GRACE, format_timeout, has_shrunk, parse_timeout};
 use http::{HeaderMap, HeaderValue};
 
+use crate::grpc::GRPC_TIMEOUT;
 use crate::rt::Runtime;
-
-/// The header a client gives its deadline in.
-pub(crate) const GRPC_TIMEOUT: &str = "grpc-timeout";
 
 /// When the client stops waiting, by its `grpc-timeout`.
 #[derive(Clone, Copy, Debug)]

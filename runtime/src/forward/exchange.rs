@@ -15,17 +15,14 @@ use http::{HeaderMap, Request, Response};
 
 use super::deadline::Expiry;
 use super::pump::{Pump, PumpEnd};
-use super::{Call, StreamFailure, answer};
+use super::{Call, StreamFailure};
+use crate::grpc::{self, send_all};
 use crate::rt::Runtime;
 use crate::upstream::{Connection, OpenCall};
 
 /// An answer up to this many bytes is held back until it is complete; a longer one is passed on as it comes, and
 /// can't be asked for again once it has begun.
 const HELD_BYTES_MAX: usize = 1 << 20;
-
-/// An answer within this many bytes is handed to the client's connection at once, whatever its window; a longer one
-/// as fast as the client reads.
-const BURST_BYTES_MAX: usize = 16 * 1024;
 
 /// A request, read to its end.
 pub(super) struct Payload {
@@ -224,46 +221,14 @@ pub(super) async fn deliver(answer: Answer, mut respond: SendResponse<Bytes>) {
             .await;
             match end {
                 PumpEnd::Done | PumpEnd::Sink | PumpEnd::Trailers => {}
-                PumpEnd::TooLarge(too_large) => answer::end(pump.sink(), &too_large.status()),
+                PumpEnd::TooLarge(too_large) => grpc::end(pump.sink(), &too_large.status()),
                 PumpEnd::Source(error) => match StreamFailure::of(&error) {
                     StreamFailure::Reset(reason) => pump.sink().send_reset(reason),
                     StreamFailure::LeftOut | StreamFailure::Refused | StreamFailure::ConnectionLost => {
-                        answer::end(pump.sink(), &CONNECTION_LOST);
+                        grpc::end(pump.sink(), &CONNECTION_LOST);
                     }
                 },
             }
         }
-    }
-}
-
-/// Sends a body and its trailers as fast as the client reads, and ends early when the client has gone.
-pub(crate) async fn send_all(
-    stream: &mut SendStream<Bytes>,
-    mut chunks: VecDeque<Bytes>,
-    trailers: Option<HeaderMap>,
-) {
-    let all_at_once = chunks.iter().map(Bytes::len).sum::<usize>() <= BURST_BYTES_MAX;
-    while let Some(mut chunk) = chunks.pop_front() {
-        loop {
-            let mut part = chunk.len();
-            if !all_at_once && part > 0 {
-                stream.reserve_capacity(part);
-                let Some(Ok(room)) = poll_fn(|cx| stream.poll_capacity(cx)).await else {
-                    return;
-                };
-                part = part.min(room);
-            }
-            let part = chunk.split_to(part);
-            let last = chunk.is_empty() && chunks.is_empty() && trailers.is_none();
-            if stream.send_data(part, last).is_err() {
-                return;
-            }
-            if chunk.is_empty() {
-                break;
-            }
-        }
-    }
-    if let Some(trailers) = trailers {
-        let _ = stream.send_trailers(trailers);
     }
 }

@@ -4,7 +4,8 @@ use http::header::{self, HeaderName};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 
-use super::deadline::{Deadline, GRPC_TIMEOUT};
+use super::deadline::Deadline;
+use crate::grpc::GRPC_TIMEOUT;
 use crate::upstream::Connection;
 
 /// Headers that are meant for the next hop only: RFC 9113, section 8.2.2; `host`, which `:authority` replaces; and

@@ -12,10 +12,10 @@ use etcd_proxy_proto::etcdserverpb::StatusResponse;
 use prost::Message as _;
 
 use super::Call;
-use super::answer::{GRPC_MESSAGE, GRPC_STATUS};
 use super::elsewhere::reach;
 use super::exchange::{Answer, AnswerEnd, Client, Payload, Unanswered, attempt, trailers};
 use super::head::Head;
+use crate::grpc::{GRPC_MESSAGE, GRPC_STATUS};
 use crate::rt::{self, Runtime};
 use crate::upstream::Connection;
 

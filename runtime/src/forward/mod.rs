@@ -3,11 +3,10 @@
 //! Nothing is decoded. What is looked at: the path (which decides how the call may be handled), the
 //! `grpc-timeout`, the length prefixes of messages, and the `grpc-status` of an answer.
 
-pub(crate) mod answer;
 mod cached;
 mod deadline;
 mod elsewhere;
-pub(crate) mod exchange;
+mod exchange;
 mod head;
 mod leader;
 mod observer;
@@ -32,35 +31,20 @@ use h2::client::ResponseFuture;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::Request;
-use http::uri::PathAndQuery;
 
-use self::answer::GRPC_MESSAGE;
 use self::deadline::Deadline;
-pub(crate) use self::deadline::GRPC_TIMEOUT;
 use self::exchange::Answer;
-use crate::grpc::Head;
+use crate::grpc::{self, GRPC_MESSAGE, Head, INVALID_CLIENT_API_VERSION, SERVER_STOPPED, path_of};
 use crate::rt::Runtime;
 use crate::server::ClientConnection;
 use crate::streams;
 use crate::upstream::{Connection, NoConnection, OpenCall, Refused, Report};
-
-/// What an etcd server says when it is shut down.
-pub(crate) const SERVER_STOPPED: Status = Status::new(Code::Unavailable, "etcdserver: server stopped");
-
-/// What newer etcd servers answer to a version that isn't text. 3.5 servers die of it.
-pub(crate) const INVALID_CLIENT_API_VERSION: Status =
-    Status::new(Code::InvalidArgument, "etcdserver: invalid client api version");
 
 /// Headers that a request may have: far more than any client sends, and few enough to add some to them.
 const HEADERS_MAX: usize = 16 * 1024;
 
 /// What a call that has waited for another one's answer has left at least to wait for a member.
 const PATIENCE_MIN: Duration = Duration::from_millis(250);
-
-/// The path of a call as the member gets it. To a gRPC server a `?` is part of the method's name.
-pub(crate) fn path_of(uri: &http::Uri) -> &str {
-    uri.path_and_query().map_or("", PathAndQuery::as_str)
-}
 
 /// Handles one call from its request's head to the end of its answer.
 pub(crate) async fn forward<R: Runtime>(
@@ -82,18 +66,18 @@ pub(crate) async fn forward<R: Runtime>(
         waits_since: None,
     };
     if request.headers().len() > HEADERS_MAX {
-        return answer::refuse_headers(respond);
+        return grpc::refuse_headers(respond);
     }
     if request.method() == http::Method::CONNECT {
         // It has no path to forward.
-        return answer::refuse(
+        return grpc::refuse(
             respond,
             Status::new(Code::Internal, "CONNECT is not a gRPC request"),
         );
     }
     let version = request.headers().get("client-api-version");
     if version.is_some_and(|version| core::str::from_utf8(version.as_bytes()).is_err()) {
-        return answer::refuse(respond, INVALID_CLIENT_API_VERSION);
+        return grpc::refuse(respond, INVALID_CLIENT_API_VERSION);
     }
     // What a member would refuse is for a member to refuse, and a compressed stream goes through as it is.
     let worker = &call.client.worker;

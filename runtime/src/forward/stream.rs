@@ -17,9 +17,10 @@ use super::deadline::Expiry;
 use super::head::Head;
 use super::observer::Observer;
 use super::pump::{Pump, PumpEnd};
-use super::{Call, NoAttempt, SERVER_STOPPED, StreamFailure, answer};
+use super::{Call, NoAttempt, StreamFailure};
+use crate::grpc::{self, SERVER_STOPPED};
 use crate::rt::Runtime;
-use crate::server::Phase;
+use crate::shutdown::Phase;
 use crate::upstream::OpenCall;
 
 /// Forwards a call as two directions that move on by themselves.
@@ -38,7 +39,7 @@ pub(super) async fn forward<R: Runtime>(
     let (response, stream, open) = loop {
         let (connection, request) = match call.next::<R>(&head, failed_on, &mut respond).await {
             Ok(next) => next,
-            Err(NoAttempt::Refused(status)) => return answer::refuse(respond, status),
+            Err(NoAttempt::Refused(status)) => return grpc::refuse(respond, status),
             Err(NoAttempt::ClientGone) => return,
         };
         match call.open(&connection, request, empty) {
@@ -46,7 +47,7 @@ pub(super) async fn forward<R: Runtime>(
             Err(_refused) => {
                 call.refused(&connection).await;
                 if attempts.after(Failure::NotSent, &mut call.rng) == Next::GiveUp {
-                    return answer::refuse(respond, CONNECTION_LOST);
+                    return grpc::refuse(respond, CONNECTION_LOST);
                 }
                 failed_on = Some(connection.id());
             }
@@ -222,8 +223,8 @@ impl Both {
     /// Ends the call with a status of the proxy's own.
     fn stop(&mut self, status: &Status) {
         match core::mem::replace(&mut self.response, ResponseSide::Over) {
-            ResponseSide::Waiting { respond, .. } => answer::refuse(respond, status.clone()),
-            ResponseSide::Open(mut pump) => answer::end(pump.sink(), status),
+            ResponseSide::Waiting { respond, .. } => grpc::refuse(respond, status.clone()),
+            ResponseSide::Open(mut pump) => grpc::end(pump.sink(), status),
             ResponseSide::Over => {}
         }
         self.cancel(Reason::CANCEL);

@@ -21,7 +21,8 @@ use super::cached::{self, Looked, NotRefreshed};
 use super::deadline::{Expired, Expiry};
 use super::exchange::{Answer, Client, Payload, Unanswered, attempt, deliver, trailers};
 use super::head::Head;
-use super::{Call, NoAttempt, answer, elsewhere, leader};
+use super::{Call, NoAttempt, elsewhere, leader};
+use crate::grpc;
 use crate::read::{Part, Role};
 use crate::rt::{self, Runtime};
 
@@ -40,9 +41,9 @@ pub(super) async fn forward<R: Runtime>(
     let limit = MessageLimit::new(call.client.worker.limits.request_bytes_max);
     let mut expiry = Expiry::<R>::new(call.deadline);
     let payload = match expiry.bound(collect::<R>(&mut body, limit)).await {
-        Err(Expired) => return answer::refuse(respond, Status::deadline_exceeded()),
+        Err(Expired) => return grpc::refuse(respond, Status::deadline_exceeded()),
         Ok(Ok(payload)) => payload,
-        Ok(Err(Incomplete::TooLarge(too_large))) => return answer::refuse(respond, too_large.status()),
+        Ok(Err(Incomplete::TooLarge(too_large))) => return grpc::refuse(respond, too_large.status()),
         Ok(Err(Incomplete::ClientGone)) => return,
         Ok(Err(Incomplete::Trailers)) => return respond.send_reset(Reason::PROTOCOL_ERROR),
     };
@@ -74,7 +75,7 @@ pub(super) async fn forward<R: Runtime>(
                 }
                 Ok(Looked::Answer(data)) => return cached::deliver(data, &parts.headers, respond).await,
                 Ok(Looked::Refused(status)) => return cached::refuse(&status, &parts.headers, respond),
-                Err(Unanswered::Expired) => return answer::refuse(respond, Status::deadline_exceeded()),
+                Err(Unanswered::Expired) => return grpc::refuse(respond, Status::deadline_exceeded()),
                 // There is nothing else that a wait for the cache ends with.
                 Err(_) => return,
             }
@@ -109,7 +110,7 @@ pub(super) async fn forward<R: Runtime>(
             Err(Unanswered::Failed(failure)) => (failure, None),
             Err(Unanswered::Reset(reason)) => return respond.send_reset(reason),
             Err(Unanswered::TooLarge(too_large)) => return refuse(part, respond, too_large.status()),
-            Err(Unanswered::Expired) => return answer::refuse(respond, Status::deadline_exceeded()),
+            Err(Unanswered::Expired) => return grpc::refuse(respond, Status::deadline_exceeded()),
             Err(Unanswered::ClientGone) => return,
         };
         let (pause, elsewhere) = match (
@@ -159,7 +160,7 @@ async fn conclude<R: Runtime>(
         let refreshed = cached::refreshed(&mut call, head, payload, &part, &mut respond, &mut expiry).await;
         answer = match refreshed {
             Ok(answer) => answer,
-            Err(NotRefreshed::Refused(status)) => return answer::refuse(respond, status),
+            Err(NotRefreshed::Refused(status)) => return grpc::refuse(respond, status),
             Err(NotRefreshed::ClientGone) => return,
         };
     }
@@ -170,7 +171,7 @@ async fn conclude<R: Runtime>(
 /// Refuses a call that no member has answered.
 fn refuse(part: Part, respond: SendResponse<Bytes>, status: Status) {
     part.refused(&status);
-    answer::refuse(respond, status);
+    grpc::refuse(respond, status);
 }
 
 /// Why a request isn't there as a whole.
@@ -269,6 +270,6 @@ async fn wait<R: Runtime>(pause: Duration, respond: &mut SendResponse<Bytes>) ->
 
 /// The gRPC status code of an answer; `None` if it has none that a server would send.
 pub(super) fn status(answer: &Answer) -> Option<u8> {
-    let status = trailers(answer)?.get(answer::GRPC_STATUS)?;
+    let status = trailers(answer)?.get(grpc::GRPC_STATUS)?;
     status.to_str().ok()?.parse().ok()
 }

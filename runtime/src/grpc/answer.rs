@@ -6,8 +6,7 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, SendStream};
 
-use super::{End, Head};
-use crate::forward::answer::status_fields;
+use super::{End, Head, status_fields};
 
 /// The sending half of the HTTP/2 stream. The head goes out with the first message, as grpc-go sends it.
 pub(crate) enum Answer {

@@ -10,8 +10,7 @@ use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
-use crate::forward::answer::status_fields;
-use crate::forward::{INVALID_CLIENT_API_VERSION, path_of};
+use super::{GRPC_TIMEOUT, INVALID_CLIENT_API_VERSION, path_of, status_fields};
 
 const GRPC: &str = "application/grpc";
 
@@ -161,7 +160,7 @@ fn content_type(headers: &HeaderMap) -> Result<HeaderValue, Status> {
 }
 
 fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
-    let Some(value) = headers.get("grpc-timeout") else {
+    let Some(value) = headers.get(GRPC_TIMEOUT) else {
         return Ok(None);
     };
     if let Some(timeout) = parse_timeout(value.as_bytes()) {

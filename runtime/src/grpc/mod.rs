@@ -6,6 +6,8 @@ mod expiry;
 mod head;
 mod messages;
 mod requests;
+mod send;
+mod status;
 mod uploads;
 
 pub(crate) use answer::Answer;
@@ -13,9 +15,23 @@ pub(crate) use expiry::Expiry;
 pub(crate) use head::Head;
 pub(crate) use messages::{Cut, Messages};
 pub(crate) use requests::Requests;
+pub(crate) use send::send_all;
+pub(crate) use status::{
+    GRPC_MESSAGE, GRPC_STATUS, INVALID_CLIENT_API_VERSION, SERVER_STOPPED, end, refuse, refuse_headers,
+    status_fields,
+};
 pub(crate) use uploads::Uploads;
 
 use etcd_proxy_core::grpc::Status;
+use http::uri::PathAndQuery;
+
+/// The header a client gives its deadline in.
+pub(crate) const GRPC_TIMEOUT: &str = "grpc-timeout";
+
+/// The path of a call as a member gets it. To a gRPC server a `?` is part of the method's name.
+pub(crate) fn path_of(uri: &http::Uri) -> &str {
+    uri.path_and_query().map_or("", PathAndQuery::as_str)
+}
 
 /// How a stream ended.
 pub(crate) enum End {

@@ -161,7 +161,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::read::Shown;
+    use crate::shown::Shown;
 
     /// Of a proxy that has just started.
     fn text() -> String {

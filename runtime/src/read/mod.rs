@@ -14,7 +14,6 @@
 
 mod part;
 mod role;
-mod shown;
 mod source;
 
 use core::task::{Context, Poll, Waker};
@@ -35,13 +34,13 @@ use tokio::sync::mpsc;
 
 pub(crate) use part::{Part, Reply};
 pub(crate) use role::Role;
-pub(crate) use shown::{Mark, Shown};
 
 use self::source::{Control, Orders};
 use crate::lease::LeaseRouter;
 use crate::machine::{self, Machine, Shared};
 use crate::rt::{self, Runtime};
 use crate::server::Worker;
+use crate::shown::{Mark, Shown};
 use crate::upstream::{CHECK_PATIENCE, Question, Wish, trusts_progress};
 use crate::watch::WatchHub;
 

@@ -14,7 +14,8 @@ use etcd_proxy_core::watch::Status;
 use etcd_proxy_proto::etcdserverpb::CompactionRequest;
 use prost::Message as _;
 
-use super::{Mark, ReadCache, Role};
+use super::{ReadCache, Role};
+use crate::shown::Mark;
 
 /// What is to be told to the cache when a call ends. If it is dropped before, the call's end isn't known.
 pub(crate) struct Part {

@@ -5,7 +5,7 @@ use etcd_proxy_core::read::Write;
 use etcd_proxy_core::rpc::Rpc;
 use http::Request;
 
-use crate::forward::GRPC_TIMEOUT;
+use crate::grpc::GRPC_TIMEOUT;
 
 /// What a call is to the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,11 +18,13 @@ use http::Request;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 
-use super::{Limits, Open, Phase, PingGuard, http1, stranger};
+use super::{Open, http1, stranger};
 use crate::keepalive::Keepalive;
 use crate::metrics::Metrics;
 use crate::rt::{self, Runtime};
-use crate::transport::Transport;
+use crate::settings::Limits;
+use crate::shutdown::Phase;
+use crate::transport::{PingGuard, Transport};
 
 /// How long a client may take from connecting to the end of the HTTP/2 preface or the first line of HTTP/1.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -20,9 +20,10 @@ use hyper::service::service_fn;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
-use super::{Phase, stranger};
+use super::stranger;
 use crate::metrics::Metrics;
 use crate::rt::Runtime;
+use crate::shutdown::Phase;
 use crate::transport::Transport;
 
 /// How long a client may take for the head of a request, and how long it may keep an idle connection.

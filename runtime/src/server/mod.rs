@@ -1,7 +1,6 @@
 //! The side that clients see.
 
 pub(crate) mod connection;
-mod guard;
 mod http1;
 mod stranger;
 mod worker;
@@ -15,7 +14,6 @@ use etcd_proxy_core::pool::Client;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-pub(crate) use guard::PingGuard;
 pub(crate) use worker::{Handle, Orders, WorkerGone, join, start};
 
 use crate::grpc::Uploads;
@@ -23,17 +21,9 @@ use crate::lease::LeaseRouter;
 use crate::metrics::Metrics;
 use crate::read::ReadCache;
 use crate::settings::{Endpoint, Limits};
+use crate::shutdown::Phase;
 use crate::upstream::{Connection, Counted, Lane, Reports, Settings, Wish};
 use crate::watch::WatchHub;
-
-/// How far the process has come on its way out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// It isn't on its way out.
-    Serving,
-    /// No new connections or calls; streams without an end are ended, other calls may finish.
-    Draining,
-}
 
 /// What all connections of one worker thread share.
 #[derive(Debug)]

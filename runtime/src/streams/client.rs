@@ -13,10 +13,10 @@ use http::Request;
 
 use super::shared::{ClientOutbox, Streams};
 use super::{Happened, Multiplexer};
-use crate::forward::SERVER_STOPPED;
-use crate::grpc::{Answer, End, Expiry, Head, Messages, Requests};
+use crate::grpc::{Answer, End, Expiry, Head, Messages, Requests, SERVER_STOPPED};
 use crate::rt::Runtime;
-use crate::server::{ClientConnection, Phase};
+use crate::server::ClientConnection;
+use crate::shutdown::Phase;
 
 /// Requests and outbox contents that are handled before other calls have their turn.
 const ROUNDS_AT_ONCE: usize = 64;

@@ -15,9 +15,9 @@ use super::outbox::Outbox;
 use super::upstream::{self, Open};
 use super::{Happened, Multiplexer, Wanted};
 use crate::machine::{self, Machine, Shared};
-use crate::read::Shown;
 use crate::rt::{self, Runtime};
 use crate::server::Worker;
+use crate::shown::Shown;
 
 /// Upper bounds of the times that deliveries wait, in seconds.
 const DELIVERY_BUCKETS: [f64; 12] = [

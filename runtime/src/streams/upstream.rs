@@ -20,8 +20,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 
 use super::shared::{Streams, UpstreamOutbox};
 use super::{Happened, Multiplexer};
-use crate::forward::answer::{GRPC_MESSAGE, GRPC_STATUS};
-use crate::grpc::Messages;
+use crate::grpc::{GRPC_MESSAGE, GRPC_STATUS, Messages};
 use crate::rt::Runtime;
 use crate::server::Worker;
 use crate::upstream::{Connection, OpenCall, Report, Wish};

@@ -1,7 +1,7 @@
-//! Answers that this process makes itself.
+//! How calls end: statuses on the wire, and answers that are nothing else.
 
 use bytes::Bytes;
-use etcd_proxy_core::grpc::{Status, encode_message};
+use etcd_proxy_core::grpc::{Code, Status, encode_message};
 use h2::SendStream;
 use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
@@ -12,6 +12,13 @@ pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status"
 
 /// The status message of an answer.
 pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// What an etcd server says when it is shut down.
+pub(crate) const SERVER_STOPPED: Status = Status::new(Code::Unavailable, "etcdserver: server stopped");
+
+/// What newer etcd servers answer to a version that isn't text. 3.5 servers die of it.
+pub(crate) const INVALID_CLIENT_API_VERSION: Status =
+    Status::new(Code::InvalidArgument, "etcdserver: invalid client api version");
 
 /// The fields that say how a call has ended, as grpc-go sends them: the message even if it is empty.
 pub(crate) fn status_fields(code: u8, message: &str) -> HeaderMap {
@@ -29,7 +36,7 @@ fn fields_of(status: &Status) -> HeaderMap {
 }
 
 /// Answers a call whose answer hasn't begun with a status and nothing else.
-pub(super) fn refuse(mut respond: SendResponse<Bytes>, status: Status) {
+pub(crate) fn refuse(mut respond: SendResponse<Bytes>, status: Status) {
     let mut response = Response::new(());
     *response.headers_mut() = fields_of(&status);
     response
@@ -40,7 +47,7 @@ pub(super) fn refuse(mut respond: SendResponse<Bytes>, status: Status) {
 }
 
 /// Refuses a call that has more headers than are taken, as HTTP/2 servers refuse those that are too large.
-pub(super) fn refuse_headers(mut respond: SendResponse<Bytes>) {
+pub(crate) fn refuse_headers(mut respond: SendResponse<Bytes>) {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
     // An error means that the client has gone.
@@ -48,7 +55,7 @@ pub(super) fn refuse_headers(mut respond: SendResponse<Bytes>) {
 }
 
 /// Ends an answer that has begun with a status.
-pub(super) fn end(stream: &mut SendStream<Bytes>, status: &Status) {
+pub(crate) fn end(stream: &mut SendStream<Bytes>, status: &Status) {
     // An error means that the client has gone.
     let _ = stream.send_trailers(fields_of(status));
 }

@@ -29,24 +29,24 @@ impl Shown {
     }
 
     /// To be called before an answer goes out whose revision can't be read, or is of a history that isn't known.
-    pub(super) fn pass_unread(&self) {
+    pub(crate) fn pass_unread(&self) {
         self.unread.fetch_add(1, Ordering::SeqCst);
     }
 
     /// What is known now, and the revision that nothing may be older than which is shown to who comes now.
-    pub(super) fn floor(&self) -> (Known, i64) {
+    pub(crate) fn floor(&self) -> (Known, i64) {
         // Before the revision is looked at, which is raised before it is said that it covers anything.
         let is_unknown = self.unread.load(Ordering::SeqCst) > self.covered.load(Ordering::SeqCst);
         let known = self.known();
         (known, if is_unknown { FLOOR_UNKNOWN } else { known.revision })
     }
 
-    pub(super) fn mark(&self) -> Mark {
+    pub(crate) fn mark(&self) -> Mark {
         Mark(self.unread.load(Ordering::SeqCst))
     }
 
     /// A linearizable answer has this revision, of this history, and was asked for after the mark: nothing newer was shown before.
-    pub(super) fn learn(&self, Mark(unread): Mark, history: u64, revision: i64) {
+    pub(crate) fn learn(&self, Mark(unread): Mark, history: u64, revision: i64) {
         if unread > self.covered.load(Ordering::SeqCst) {
             self.raise(history, revision);
             self.covered.fetch_max(unread, Ordering::SeqCst);
