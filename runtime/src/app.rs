@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch as latest};
 
 use crate::cli::{self, CacheMode, Command, StartOptions, Upstream};
 use crate::embedded::{self, Embedded};
+use crate::forward::Worker;
 use crate::lease::LeaseRouter;
 use crate::listen::{self, ListenError};
 use crate::logging;
@@ -26,11 +27,11 @@ use crate::metrics::Metrics;
 use crate::process::{self, Asked};
 use crate::read::ReadCache;
 use crate::rt::{self, Runtime};
-use crate::server::{self, Handle, Orders, Worker, WorkerGone};
+use crate::server::{self, Handle, Orders, Seen, WorkerGone};
 use crate::settings::{Endpoint, Limits, OVERHEAD_BYTES};
 use crate::shown::Shown;
 use crate::shutdown::Phase;
-use crate::upstream::{CHECK_PATIENCE, Control, Lane, Reached, Report, Reports, Settings};
+use crate::upstream::{CHECK_PATIENCE, Control, Lane, Reached, Report, Reports, Settings, Uplink};
 use crate::watch::WatchHub;
 
 /// Receive window of a client connection, in bytes.
@@ -304,19 +305,26 @@ fn start_workers<R: Runtime>(
         });
     for (number, (lane, orders)) in lanes.into_iter().zip(mailboxes).enumerate() {
         let worker = Worker {
-            lane,
-            reports: reports.clone(),
+            uplink: Arc::new(Uplink {
+                lane,
+                reports: reports.clone(),
+                settings: settings.clone(),
+                endpoints: endpoints.clone(),
+                request_bytes_max: limits.request_bytes_max,
+                judge: reads.clone(),
+            }),
             watch: watch.clone(),
             lease: lease.clone(),
             reads: reads.clone(),
-            metrics: metrics.clone(),
-            settings: settings.clone(),
-            endpoints: endpoints.clone(),
             limits,
             shutdown: shutdown.clone(),
+        };
+        let seen = Seen {
+            metrics: metrics.clone(),
             connections_open: connections_open.clone(),
         };
-        workers.push(server::start::<R>(number, worker, orders, alive.clone()).map_err(Failure::Thread)?);
+        workers
+            .push(server::start::<R>(number, worker, seen, orders, alive.clone()).map_err(Failure::Thread)?);
     }
     rt::spawn::<R>(control.run::<R>());
     Ok(Started {

@@ -10,9 +10,8 @@ use etcd_proxy_core::time;
 use etcd_proxy_core::watch::Caller;
 
 use crate::rt::Runtime;
-use crate::server::Worker;
 use crate::streams::{Happened, Multiplexer, Streams, Wanted};
-use crate::upstream::Connection;
+use crate::upstream::{Connection, Uplink};
 
 /// The router, shared by all threads.
 pub(crate) type LeaseRouter = Streams<Router>;
@@ -88,7 +87,7 @@ impl Multiplexer for Router {
 
     async fn prepare<R: Runtime>(_: &Streams<Self>, _: UpstreamId, _: &Arc<Connection>) {}
 
-    async fn ask<R: Runtime>(_: &Streams<Self>, _: &Worker, question: NoQuestion) {
+    async fn ask<R: Runtime>(_: &Streams<Self>, _: &Uplink, question: NoQuestion) {
         match question {}
     }
 }

@@ -25,7 +25,7 @@ pub(super) async fn reach<R: Runtime>(call: &Call, target: &Endpoint) -> Option<
         // It is known to no probe.
         keepalive: Some(UNPROBED_KEEPALIVE),
         keepalive_without_calls: false,
-        ..Settings::clone(&call.client.worker.settings)
+        ..Settings::clone(&call.client.worker.uplink.settings)
     };
     // An id that no machine knows: events about it change nothing.
     let open = Connection::open::<R>(ConnectionId::default(), target.clone(), &settings);
@@ -46,14 +46,14 @@ pub(super) async fn ask<R: Runtime>(
     payload: &Payload,
     client: &mut Client<'_, R>,
 ) -> Option<Answer> {
-    let worker = call.client.worker.clone();
-    let others: Vec<_> = worker
+    let uplink = call.client.worker.uplink.clone();
+    let others: Vec<_> = uplink
         .endpoints
         .iter()
         .filter(|target| *target != asked.target())
         .collect();
     let target = call.rng.choice(others)?;
-    let turn = worker.lane.other_member()?;
+    let turn = uplink.lane.other_member()?;
     let connection = reach::<R>(call, target).await?;
     let ours = asked.known_cluster();
     if ours.is_some() && cluster_of::<R>(&connection).await.ok().flatten() != ours {

@@ -89,7 +89,7 @@ async fn ask_others<R: Runtime>(
     payload: &Payload,
     client: &mut Client<'_, R>,
 ) -> Option<(Arc<Connection>, Answer)> {
-    let endpoints = call.client.worker.endpoints.iter();
+    let endpoints = call.client.worker.uplink.endpoints.iter();
     for target in endpoints.filter(|target| *target != asked.target()) {
         let Some(connection) = reach::<R>(call, target).await else {
             continue;

@@ -4,6 +4,7 @@
 //! `grpc-timeout`, the length prefixes of messages, and the `grpc-status` of an answer.
 
 mod cached;
+mod context;
 mod deadline;
 mod elsewhere;
 mod exchange;
@@ -32,11 +33,11 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::Request;
 
+pub(crate) use self::context::{ClientConnection, Worker};
 use self::deadline::Deadline;
 use self::exchange::Answer;
 use crate::grpc::{self, GRPC_MESSAGE, Head, INVALID_CLIENT_API_VERSION, SERVER_STOPPED, path_of};
 use crate::rt::Runtime;
-use crate::server::ClientConnection;
 use crate::streams;
 use crate::upstream::{Connection, NoConnection, OpenCall, Refused, Report};
 
@@ -86,9 +87,9 @@ pub(crate) async fn forward<R: Runtime>(
     {
         let client = &call.client;
         return if rpc == Rpc::Watch {
-            streams::serve::<R, _>(client, worker.watch.clone(), head, request, respond).await
+            streams::serve::<R, _>(client.caller(), worker.watch.clone(), head, request, respond).await
         } else {
-            streams::serve::<R, _>(client, worker.lease.clone(), head, request, respond).await
+            streams::serve::<R, _>(client.caller(), worker.lease.clone(), head, request, respond).await
         };
     }
     match rpc.shape() {
@@ -158,18 +159,18 @@ impl Call {
         &mut self,
         avoid: Option<ConnectionId>,
     ) -> Result<Arc<Connection>, Status> {
-        let worker = &self.client.worker;
+        let uplink = &self.client.worker.uplink;
         let sticky = self.rpc.member().is_sticky();
         let pinned = if sticky { self.client.pinned(avoid) } else { None };
         self.counted = false;
         if let Some(pinned) = &pinned
-            && (self.class == Class::Prompt || worker.lane.main_to(pinned.target()).is_none())
+            && (self.class == Class::Prompt || uplink.lane.main_to(pinned.target()).is_none())
         {
             return Ok(pinned.clone());
         }
         let (now, patience) = (
             Instant::now(),
-            patience(worker.settings.dial_timeout, self.deadline.left()),
+            patience(uplink.settings.dial_timeout, self.deadline.left()),
         );
         // The one that it has waited for may have waited for a member all the time.
         let waited = self
@@ -177,13 +178,13 @@ impl Call {
             .take()
             .map_or(Duration::ZERO, |since| now - since);
         let until = now + patience.saturating_sub(waited).max(patience.min(PATIENCE_MIN));
-        let taken = match worker
+        let taken = match uplink
             .lane
             .connection::<R>(self.client.wish(self.class, avoid), until)
             .await
         {
             Ok(taken) => taken,
-            Err(_) if worker.lane.has_ended() => return Err(SERVER_STOPPED),
+            Err(_) if uplink.lane.has_ended() => return Err(SERVER_STOPPED),
             Err(NoConnection::NoEndpoint) => return Err(no_endpoint(self.deadline.left())),
             Err(NoConnection::NoTurn) => return Err(no_turn(self.deadline.left())),
         };
@@ -192,7 +193,7 @@ impl Call {
             Some(pinned) if pinned.target() != taken.connection.target() => return Ok(pinned),
             Some(_) => {}
             None if sticky => {
-                let main = worker.lane.main_to(taken.connection.target());
+                let main = uplink.lane.main_to(taken.connection.target());
                 self.client.pin(main.as_ref().unwrap_or(&taken.connection));
                 self.pinned_now = true;
             }
@@ -222,7 +223,7 @@ impl Call {
             let message = exchange::trailers(answer).and_then(|trailers| trailers.get(GRPC_MESSAGE));
             message.is_some_and(|message| retry::is_learners(message.as_bytes()))
         };
-        self.client.worker.endpoints.len() < 2 && is_learners()
+        self.client.worker.uplink.endpoints.len() < 2 && is_learners()
     }
 
     /// The connection takes no new calls: it is to be replaced.
@@ -234,7 +235,7 @@ impl Call {
 
     async fn report(&self, event: Event) {
         // Nobody listens any more once the process is ending.
-        let _ = self.client.worker.reports.send(Report::Event(event)).await;
+        let _ = self.client.worker.uplink.reports.send(Report::Event(event)).await;
     }
 
     /// A member answered UNAVAILABLE: worth a look at it. Lost when the control task is busy; there will be more.
@@ -242,6 +243,7 @@ impl Call {
         let _ = self
             .client
             .worker
+            .uplink
             .reports
             .try_send(Report::Event(Event::Doubt(connection.id())));
     }

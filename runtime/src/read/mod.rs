@@ -39,9 +39,8 @@ use self::source::{Control, Orders};
 use crate::lease::LeaseRouter;
 use crate::machine::{self, Machine, Shared};
 use crate::rt::{self, Runtime};
-use crate::server::Worker;
 use crate::shown::{Mark, Shown};
-use crate::upstream::{CHECK_PATIENCE, Question, Wish, trusts_progress};
+use crate::upstream::{CHECK_PATIENCE, Judge, Question, Uplink, Wish, trusts_progress};
 use crate::watch::WatchHub;
 
 /// An order of the cache's to one of the workers. There are never more of them than one watch and the few checks that
@@ -54,37 +53,42 @@ pub(crate) enum Order {
 
 impl Order {
     /// Carries the order out on the current thread.
-    pub(crate) fn carry_out<R: Runtime>(self, worker: Arc<Worker>) {
+    pub(crate) fn carry_out<R: Runtime>(self, cache: Arc<ReadCache>, uplink: Arc<Uplink>) {
         match self {
             Self::Check { check, linearizable } => {
-                rt::spawn::<R>(run_check::<R>(worker, check, linearizable))
+                rt::spawn::<R>(run_check::<R>(cache, uplink, check, linearizable))
             }
-            Self::Watch(orders) => rt::spawn::<R>(source::run::<R>(worker, orders)),
+            Self::Watch(orders) => rt::spawn::<R>(source::run::<R>(cache, uplink, orders)),
         }
     }
 }
 
 /// Asks the cluster for its revision, and tells the cache.
-async fn run_check<R: Runtime>(worker: Arc<Worker>, check: CheckId, linearizable: bool) {
-    learn_trust::<R>(&worker).await;
+async fn run_check<R: Runtime>(
+    cache: Arc<ReadCache>,
+    uplink: Arc<Uplink>,
+    check: CheckId,
+    linearizable: bool,
+) {
+    learn_trust::<R>(&cache, &uplink).await;
     let question = Question::revision(None, Bytes::from_static(b"\0"), linearizable);
-    let (mark, history) = (worker.reads.mark(), worker.reads.known().history);
-    let answer = question.ask::<R>(&worker).await;
+    let (mark, history) = (cache.mark(), cache.known().history);
+    let answer = question.ask::<R>(&uplink).await;
     if linearizable && let Ok(header) = &answer {
-        worker.reads.learn(mark, history, header.revision);
+        cache.learn(mark, history, header.revision);
     }
-    worker.reads.tell(Event::Checked(check, answer));
+    cache.tell(Event::Checked(check, answer));
 }
 
 /// Tells the cache whether the member in use tells the truth about the progress of watches.
-async fn learn_trust<R: Runtime>(worker: &Worker) {
+async fn learn_trust<R: Runtime>(cache: &ReadCache, uplink: &Uplink) {
     let until = Instant::now() + CHECK_PATIENCE;
     let learned = rt::timeout_at::<R, _>(until, async {
-        let taken = worker.lane.connection::<R>(Wish::of_proxy(), until).await.ok()?;
+        let taken = uplink.lane.connection::<R>(Wish::of_proxy(), until).await.ok()?;
         trusts_progress(&taken.connection).await
     });
     if let Ok(Some(trusted)) = learned.await {
-        worker.reads.tell(Event::LinearizableTrusted(trusted));
+        cache.tell(Event::LinearizableTrusted(trusted));
     }
 }
 
@@ -315,6 +319,16 @@ impl ReadCache {
     /// Completes when the machine has panicked: reads can't be served any more.
     pub(crate) async fn failed(&self) {
         self.shared.failed().await;
+    }
+}
+
+impl Judge for ReadCache {
+    fn known(&self) -> Known {
+        self.known()
+    }
+
+    fn judge(&self, asked: Known, shows: Shows) -> Verdict {
+        self.judge(asked, shows)
     }
 }
 

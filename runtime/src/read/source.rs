@@ -13,9 +13,10 @@ use etcd_proxy_proto::etcdserverpb::{WatchCreateRequest, WatchProgressRequest, W
 use prost::Message as _;
 use tokio::sync::{Notify, oneshot};
 
+use super::ReadCache;
 use crate::rt::{self, Runtime};
-use crate::server::Worker;
 use crate::streams::InnerClient;
+use crate::upstream::Uplink;
 
 /// How long to wait before the watch is opened again after the hub has ended it. Doubled from one failure to the next: it
 /// fails for as long as the cluster asks for credentials.
@@ -69,24 +70,24 @@ pub(super) fn orders(watch: WatchId) -> (Control, Orders) {
 }
 
 /// Watches until the cache closes the watch.
-pub(super) async fn run<R: Runtime>(worker: Arc<Worker>, mut orders: Orders) {
-    let ranges = match worker.reads.scope() {
+pub(super) async fn run<R: Runtime>(cache: Arc<ReadCache>, uplink: Arc<Uplink>, mut orders: Orders) {
+    let ranges = match cache.scope() {
         Scope::Everything => vec![KeyRange::everything()],
         Scope::Ranges(ranges) => ranges.clone(),
         Scope::Nothing => return,
     };
-    super::learn_trust::<R>(&worker).await;
+    super::learn_trust::<R>(&cache, &uplink).await;
     let mut pause = PAUSE_MIN;
     loop {
         let ended = tokio::select! {
             // Dropped, as there is nothing to send.
             _ = &mut orders.closed => return,
-            ended = watch(&worker, &orders.progress, orders.watch, &ranges) => ended,
+            ended = watch(&cache, &orders.progress, orders.watch, &ranges) => ended,
         };
         let reason = &*ended.reason;
         if ended.had_started {
             tracing::info!(reason, "the watch of the read cache has ended; it starts again");
-            worker.reads.tell(Event::WatchLost(orders.watch));
+            cache.tell(Event::WatchLost(orders.watch));
             pause = PAUSE_MIN;
         } else {
             tracing::debug!(reason, "the watch of the read cache can't start; it tries again");
@@ -106,8 +107,8 @@ struct Ended {
 }
 
 /// Tells the cache what the hub tells, until that ends it.
-async fn watch(worker: &Worker, progress: &Notify, watch: WatchId, ranges: &[KeyRange]) -> Ended {
-    let mut client = InnerClient::<Hub>::open(worker.watch.clone());
+async fn watch(cache: &ReadCache, progress: &Notify, watch: WatchId, ranges: &[KeyRange]) -> Ended {
+    let mut client = InnerClient::<Hub>::open(cache.hub.clone());
     for range in ranges {
         client.send(request(RequestUnion::CreateRequest(WatchCreateRequest {
             key: range.key().clone(),
@@ -182,7 +183,7 @@ async fn watch(worker: &Worker, progress: &Notify, watch: WatchId, ranges: &[Key
             // Of one watcher alone.
             continue;
         };
-        worker.reads.tell(event);
+        cache.tell(event);
     }
 }
 

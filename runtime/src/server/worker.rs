@@ -11,12 +11,13 @@ use etcd_proxy_core::lease::Router;
 use etcd_proxy_core::watch::Hub;
 use tokio::sync::mpsc;
 
-use super::{ClientConnection, Open, Worker, connection};
-use crate::forward;
+use super::{Open, connection};
+use crate::forward::{self, ClientConnection, Worker};
+use crate::metrics::Metrics;
 use crate::read;
 use crate::rt::{self, Runtime};
 use crate::streams::{Multiplexer, Order, Streams};
-use crate::upstream::Connect;
+use crate::upstream::{Connect, Uplink};
 
 /// Accepted sockets that may wait for a worker; the acceptor waits when there are more.
 const SOCKETS_MAX: usize = 256;
@@ -80,6 +81,13 @@ pub(crate) struct Orders {
     pub(crate) reads: mpsc::UnboundedReceiver<read::Order>,
 }
 
+/// What clients and the rest of the process see of the workers.
+pub(crate) struct Seen {
+    pub(crate) metrics: Arc<Metrics>,
+    /// Client connections that are open, of every worker.
+    pub(crate) connections_open: Arc<[Arc<AtomicUsize>]>,
+}
+
 /// Starts worker number `number`. It holds `alive` until it ends. The first one has the timers of the core's machines.
 ///
 /// # Errors
@@ -87,15 +95,16 @@ pub(crate) struct Orders {
 pub(crate) fn start<R: Runtime>(
     number: usize,
     worker: Worker,
+    seen: Seen,
     orders: Orders,
     alive: mpsc::Sender<()>,
 ) -> io::Result<Handle> {
     let (sockets, inbox) = mpsc::channel(SOCKETS_MAX);
-    let connections_open = worker.connections_open[number].clone();
+    let connections_open = seen.connections_open[number].clone();
     let thread = thread::Builder::new()
         .name(format!("worker-{number}"))
         .spawn(move || {
-            let ended = R::block_on(run::<R>(worker, number == 0, inbox, orders));
+            let ended = R::block_on(run::<R>(worker, seen, number == 0, inbox, orders));
             drop(alive);
             ended
         })?;
@@ -108,6 +117,7 @@ pub(crate) fn start<R: Runtime>(
 
 async fn run<R: Runtime>(
     worker: Worker,
+    seen: Seen,
     has_timer: bool,
     mut sockets: mpsc::Receiver<(TcpStream, Open)>,
     orders: Orders,
@@ -119,18 +129,18 @@ async fn run<R: Runtime>(
         mut reads,
     } = orders;
     let worker = Arc::new(worker);
-    let orderly = worker.clone();
+    let uplink = worker.uplink.clone();
     rt::spawn::<R>(async move {
         while let Some(order) = connections.recv().await {
-            rt::spawn::<R>(order.run::<R>(orderly.settings.clone(), orderly.reports.clone()));
+            rt::spawn::<R>(order.run::<R>(uplink.settings.clone(), uplink.reports.clone()));
         }
     });
-    drive::<R, _>(&worker, &worker.watch, watch, has_timer);
-    drive::<R, _>(&worker, &worker.lease, lease, has_timer);
-    let reader = worker.clone();
+    drive::<R, _>(&worker.uplink, &worker.watch, watch, has_timer);
+    drive::<R, _>(&worker.uplink, &worker.lease, lease, has_timer);
+    let (cache, uplink) = (worker.reads.clone(), worker.uplink.clone());
     rt::spawn::<R>(async move {
         while let Some(order) = reads.recv().await {
-            order.carry_out::<R>(reader.clone());
+            order.carry_out::<R>(cache.clone(), uplink.clone());
         }
     });
     if has_timer {
@@ -143,7 +153,7 @@ async fn run<R: Runtime>(
             Ok(stream) => {
                 let client = Arc::new(ClientConnection::new(worker.clone()));
                 let call = move |request, respond| forward::forward::<R>(client.clone(), request, respond);
-                let metrics = Some(worker.metrics.clone());
+                let metrics = Some(seen.metrics.clone());
                 let shutdown = worker.shutdown.clone();
                 let connection =
                     connection::serve::<R, _>(stream, peer, worker.limits, metrics, shutdown, call);
@@ -156,7 +166,7 @@ async fn run<R: Runtime>(
         }
     }
     // Of all workers: while calls go on anywhere, the control task needs every worker to carry its orders out.
-    while worker
+    while seen
         .connections_open
         .iter()
         .any(|open| open.load(Ordering::Relaxed) > 0)
@@ -167,15 +177,15 @@ async fn run<R: Runtime>(
 
 /// Carries out a machine's orders, and has its timer if it is to.
 fn drive<R: Runtime, M: Multiplexer>(
-    worker: &Arc<Worker>,
+    uplink: &Arc<Uplink>,
     streams: &Arc<Streams<M>>,
     mut orders: mpsc::UnboundedReceiver<Order<M>>,
     has_timer: bool,
 ) {
-    let (worker, shared) = (worker.clone(), streams.clone());
+    let (uplink, shared) = (uplink.clone(), streams.clone());
     rt::spawn::<R>(async move {
         while let Some(order) = orders.recv().await {
-            order.carry_out::<R>(worker.clone(), shared.clone());
+            order.carry_out::<R>(uplink.clone(), shared.clone());
         }
     });
     if has_timer {

@@ -10,12 +10,12 @@ use etcd_proxy_core::watch::{Caller, Status};
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::Request;
+use tokio::sync::watch;
 
 use super::shared::{ClientOutbox, Streams};
 use super::{Happened, Multiplexer};
-use crate::grpc::{Answer, End, Expiry, Head, Messages, Requests, SERVER_STOPPED};
+use crate::grpc::{Answer, End, Expiry, Head, Messages, Requests, SERVER_STOPPED, Uploads};
 use crate::rt::Runtime;
-use crate::server::ClientConnection;
 use crate::shutdown::Phase;
 
 /// Requests and outbox contents that are handled before other calls have their turn.
@@ -24,32 +24,41 @@ const ROUNDS_AT_ONCE: usize = 64;
 /// What has left is told to the machine in portions of at least this many bytes, and when there is nothing left to send.
 const PORTION_BYTES: usize = 64 * 1024;
 
+/// The connection of a caller, as far as it counts for one of its calls.
+pub(crate) struct CallerConnection<'a> {
+    /// No other connection of the process has it.
+    pub(crate) number: u64,
+    /// What its streams may hold of messages that aren't complete.
+    pub(crate) uploads: &'a Uploads,
+    /// Largest message, in bytes.
+    pub(crate) request_bytes_max: u64,
+    pub(crate) shutdown: watch::Receiver<Phase>,
+}
+
 /// Serves a call to its end.
 pub(crate) async fn serve<R: Runtime, M: Multiplexer>(
-    client: &ClientConnection,
+    mut client: CallerConnection<'_>,
     streams: Arc<Streams<M>>,
     head: Head,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
-    let worker = &client.worker;
     let caller = Caller {
         connection: client.number,
         credentials: head.token.clone(),
         require_leader: head.require_leader,
     };
     let mut expiry = Expiry::<R>::new(head.deadline);
-    let mut shutdown = worker.shutdown.clone();
-    let messages = Messages::new(worker.limits.request_bytes_max);
+    let messages = Messages::new(client.request_bytes_max);
     let mut call = Call {
         stream: Stream::open(streams, caller),
-        requests: Requests::new(request.into_body(), messages, &client.uploads),
+        requests: Requests::new(request.into_body(), messages, client.uploads),
         answer: Answer::Waiting { respond, head },
         chunks: VecDeque::new(),
         left: 0,
         ended: None,
     };
-    let mut stopped = core::pin::pin!(shutdown.wait_for(|phase| *phase == Phase::Draining));
+    let mut stopped = core::pin::pin!(client.shutdown.wait_for(|phase| *phase == Phase::Draining));
     let end = poll_fn(|cx| {
         if let Poll::Ready(end) = call.poll(cx) {
             return Poll::Ready(end);

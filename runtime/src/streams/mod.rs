@@ -31,13 +31,12 @@ use etcd_proxy_core::time::Instant;
 use etcd_proxy_core::watch::{Caller, Status};
 use slotmap::Key;
 
-pub(crate) use client::serve;
+pub(crate) use client::{CallerConnection, serve};
 pub(crate) use inner::InnerClient;
 pub(crate) use shared::{Order, Streams};
 
 use crate::rt::Runtime;
-use crate::server::Worker;
-use crate::upstream::Connection;
+use crate::upstream::{Connection, Uplink};
 
 /// A machine of the core between clients' streams and the cluster's.
 pub(crate) trait Multiplexer: Debug + Send + Sized + 'static {
@@ -87,7 +86,7 @@ pub(crate) trait Multiplexer: Debug + Send + Sized + 'static {
     /// Has a question answered.
     fn ask<R: Runtime>(
         streams: &Streams<Self>,
-        worker: &Worker,
+        uplink: &Uplink,
         question: Self::Question,
     ) -> impl Future<Output = ()> + Send;
 }

@@ -16,8 +16,8 @@ use super::upstream::{self, Open};
 use super::{Happened, Multiplexer, Wanted};
 use crate::machine::{self, Machine, Shared};
 use crate::rt::{self, Runtime};
-use crate::server::Worker;
 use crate::shown::Shown;
+use crate::upstream::Uplink;
 
 /// Upper bounds of the times that deliveries wait, in seconds.
 const DELIVERY_BUCKETS: [f64; 12] = [
@@ -36,11 +36,11 @@ pub(crate) enum Order<M: Multiplexer> {
 
 impl<M: Multiplexer> Order<M> {
     /// Carries the order out on the current thread.
-    pub(crate) fn carry_out<R: Runtime>(self, worker: Arc<Worker>, streams: Arc<Streams<M>>) {
+    pub(crate) fn carry_out<R: Runtime>(self, uplink: Arc<Uplink>, streams: Arc<Streams<M>>) {
         match self {
-            Self::Open(open) => rt::spawn::<R>(upstream::run::<R, M>(worker, streams, open)),
+            Self::Open(open) => rt::spawn::<R>(upstream::run::<R, M>(uplink, streams, open)),
             Self::Ask(question) => {
-                rt::spawn::<R>(async move { M::ask::<R>(&streams, &worker, question).await });
+                rt::spawn::<R>(async move { M::ask::<R>(&streams, &uplink, question).await });
             }
         }
     }

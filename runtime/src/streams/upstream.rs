@@ -22,8 +22,7 @@ use super::shared::{Streams, UpstreamOutbox};
 use super::{Happened, Multiplexer};
 use crate::grpc::{GRPC_MESSAGE, GRPC_STATUS, Messages};
 use crate::rt::Runtime;
-use crate::server::Worker;
-use crate::upstream::{Connection, OpenCall, Report, Wish};
+use crate::upstream::{Connection, OpenCall, Report, Uplink, Wish};
 
 /// gRPC codes.
 const UNKNOWN: u8 = 2;
@@ -46,13 +45,13 @@ pub(crate) struct Open<M: Multiplexer> {
 
 /// Opens a call, and tells the machine what comes, to the end.
 pub(super) async fn run<R: Runtime, M: Multiplexer>(
-    worker: Arc<Worker>,
+    uplink: Arc<Uplink>,
     streams: Arc<Streams<M>>,
     open: Open<M>,
 ) {
     let upstream = open.upstream;
     // Unless the machine has ended it.
-    if let Err(status) = call::<R, M>(&worker, &streams, open).await {
+    if let Err(status) = call::<R, M>(&uplink, &streams, open).await {
         tracing::debug!(
             code = status.code,
             message = &*status.message,
@@ -66,17 +65,17 @@ pub(super) async fn run<R: Runtime, M: Multiplexer>(
 /// # Errors
 /// How the call ended, if it wasn't the machine that ended it.
 async fn call<R: Runtime, M: Multiplexer>(
-    worker: &Worker,
+    uplink: &Uplink,
     streams: &Streams<M>,
     open: Open<M>,
 ) -> Result<(), Status> {
-    let until = Instant::now() + worker.settings.dial_timeout;
+    let until = Instant::now() + uplink.settings.dial_timeout;
     let wish = Wish::of_stream(open.class);
-    let taken = worker.lane.connection::<R>(wish, until).await;
+    let taken = uplink.lane.connection::<R>(wish, until).await;
     let taken = taken.map_err(|_| Status::new(UNAVAILABLE, "no endpoint can be reached"))?;
     let connection = taken.connection;
     // What must be known of the member is asked where nothing is in the way.
-    let main = worker.lane.main_to(connection.target());
+    let main = uplink.lane.main_to(connection.target());
     M::prepare::<R>(streams, open.upstream, main.as_ref().unwrap_or(&connection)).await;
     drop(main);
     let lost = || Status::new(UNAVAILABLE, "connection lost");
@@ -85,7 +84,7 @@ async fn call<R: Runtime, M: Multiplexer>(
         if connection.refuses() {
             // Lost when the control task is busy; then the connection's own driver tells it.
             let draining = endpoints::Event::Draining(connection.id());
-            let _ = worker.reports.try_send(Report::Event(draining));
+            let _ = uplink.reports.try_send(Report::Event(draining));
         }
         lost()
     })?;
@@ -101,7 +100,7 @@ async fn call<R: Runtime, M: Multiplexer>(
         messages: Messages::new(u32::MAX.into()),
         _open: guard,
     };
-    let mut superseded = core::pin::pin!(worker.lane.superseded(connection.id()));
+    let mut superseded = core::pin::pin!(uplink.lane.superseded(connection.id()));
     let mut is_superseded = false;
     let ended = poll_fn(|cx| {
         if !is_superseded && superseded.as_mut().poll(cx).is_ready() {
@@ -114,7 +113,7 @@ async fn call<R: Runtime, M: Multiplexer>(
     if matches!(&ended, Err(status) if status.code == UNAVAILABLE) {
         // Worth a look at it.
         let doubt = endpoints::Event::Doubt(connection.id());
-        let _ = worker.reports.try_send(Report::Event(doubt));
+        let _ = uplink.reports.try_send(Report::Event(doubt));
     }
     ended
 }

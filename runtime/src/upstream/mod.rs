@@ -6,6 +6,7 @@ mod control;
 mod lane;
 mod news;
 mod question;
+mod uplink;
 
 use core::time::Duration;
 
@@ -15,6 +16,7 @@ pub(crate) use control::{Connect, Control, Report, Reports};
 pub(crate) use lane::{Counted, Lane, NoConnection, Wish};
 pub(crate) use news::Reached;
 pub(crate) use question::{CHECK_PATIENCE, Question};
+pub(crate) use uplink::{Judge, Uplink};
 
 use crate::settings::Keepalive;
 

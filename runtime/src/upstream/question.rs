@@ -12,10 +12,8 @@ use etcd_proxy_proto::etcdserverpb::kv_client::KvClient;
 use etcd_proxy_proto::etcdserverpb::{RangeRequest, ResponseHeader, TxnRequest};
 use tonic::metadata::{AsciiMetadataValue, MetadataValue};
 
-use super::{Channel, Wish};
+use super::{Channel, Uplink, Wish};
 use crate::rt::{self, Runtime};
-
-use crate::server::Worker;
 
 /// gRPC's UNAVAILABLE.
 const UNAVAILABLE: u8 = Code::Unavailable.number();
@@ -102,14 +100,14 @@ impl Question {
     /// # Errors
     /// The member's status, or UNAVAILABLE when there is no answer in time, or when the store has got another history meanwhile
     /// and the answer may be of the former one.
-    pub(crate) async fn ask<R: Runtime>(self, worker: &Worker) -> Result<Header, Status> {
+    pub(crate) async fn ask<R: Runtime>(self, uplink: &Uplink) -> Result<Header, Status> {
         let (again, needs_leader) = (self.newest(), self.require_leader);
-        let (header, verdict) = self.ask_once::<R>(worker).await?;
+        let (header, verdict) = self.ask_once::<R>(uplink).await?;
         match (verdict, again) {
             (Verdict::Suspicious, Some(newest)) => {
                 // As long as nobody knows better, the answer tells nothing: but to those who ask for no more than what the
                 // member has.
-                match newest.ask_once::<R>(worker).await {
+                match newest.ask_once::<R>(uplink).await {
                     Ok((_, Verdict::Same)) => Ok(header),
                     Ok(_) => Err(FORMER_HISTORY),
                     Err(_) if !needs_leader => Ok(header),
@@ -131,24 +129,24 @@ impl Question {
         }
     }
 
-    async fn ask_once<R: Runtime>(self, worker: &Worker) -> Result<(Header, Verdict), Status> {
-        let asked = worker.reads.known();
+    async fn ask_once<R: Runtime>(self, uplink: &Uplink) -> Result<(Header, Verdict), Status> {
+        let asked = uplink.judge.known();
         let is_newest = matches!(&self.asked, Asked::Range(range) if !range.serializable);
-        let header = self.answer::<R>(worker).await?;
+        let header = self.answer::<R>(uplink).await?;
         let shows = Shows {
             cluster_id: header.cluster_id,
             revision: header.revision,
             is_newest,
         };
-        Ok((header, worker.reads.judge(asked, shows)))
+        Ok((header, uplink.judge.judge(asked, shows)))
     }
 
-    async fn answer<R: Runtime>(self, worker: &Worker) -> Result<Header, Status> {
+    async fn answer<R: Runtime>(self, uplink: &Uplink) -> Result<Header, Status> {
         let until = Instant::now() + CHECK_PATIENCE;
         let answer = rt::timeout_at::<R, _>(until, async {
-            let taken = worker.lane.connection::<R>(Wish::of_proxy(), until).await;
+            let taken = uplink.lane.connection::<R>(Wish::of_proxy(), until).await;
             let taken = taken.map_err(|_| Status::new(UNAVAILABLE, "no endpoint can be reached"))?;
-            let channel = Channel::for_keys(taken.connection, worker.limits.request_bytes_max);
+            let channel = Channel::for_keys(taken.connection, uplink.request_bytes_max);
             self.ask_on(channel).await
         });
         answer.await.unwrap_or(Err(LATE))

@@ -4,8 +4,7 @@ use etcd_proxy_core::watch::{CheckId, Event};
 
 use super::WatchHub;
 use crate::rt::Runtime;
-use crate::server::Worker;
-use crate::upstream::Question;
+use crate::upstream::{Question, Uplink};
 
 /// A question.
 #[derive(Debug)]
@@ -16,9 +15,9 @@ pub(crate) struct Check {
 
 impl Check {
     /// Asks, and tells the hub the answer.
-    pub(super) async fn run<R: Runtime>(self, hub: &WatchHub, worker: &Worker) {
-        let answer = self.question.ask::<R>(worker).await;
-        let history = worker.reads.known().history;
+    pub(super) async fn run<R: Runtime>(self, hub: &WatchHub, uplink: &Uplink) {
+        let answer = self.question.ask::<R>(uplink).await;
+        let history = uplink.judge.known().history;
         hub.tell(|hub, now, actions| {
             // Another one may be about to be told by whoever has noticed.
             hub.handle(now, Event::History(history), actions);

@@ -14,9 +14,8 @@ use etcd_proxy_core::watch::{Action, Actions, Caller, ClientId, Event, Hub, Upst
 
 use self::checks::Check;
 use crate::rt::{self, Runtime};
-use crate::server::Worker;
 use crate::streams::{Happened, Multiplexer, Streams, Wanted};
-use crate::upstream::{CHECK_PATIENCE, Connection, Question, trusts_progress};
+use crate::upstream::{CHECK_PATIENCE, Connection, Question, Uplink, trusts_progress};
 
 /// The hub, shared by all threads.
 pub(crate) type WatchHub = Streams<Hub>;
@@ -125,9 +124,9 @@ impl Multiplexer for Hub {
 
     fn ask<R: Runtime>(
         streams: &Streams<Self>,
-        worker: &Worker,
+        uplink: &Uplink,
         question: Check,
     ) -> impl Future<Output = ()> + Send {
-        question.run::<R>(streams, worker)
+        question.run::<R>(streams, uplink)
     }
 }
