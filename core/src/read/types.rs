@@ -219,7 +219,7 @@ pub enum ReadOutcome {
 pub enum Event {
     /// Auth may have been switched on or off: a call that does so passes through this proxy (told when it starts, and again
     /// when it ends, however it does). Nothing is served before a check that begins later.
-    Unsure,
+    AuthMayHaveChanged,
     /// The answer to [`Action::Check`]: the header of the response, or the status.
     Checked(CheckId, Result<Header, Status>),
     /// The store has another history, with this number ([`History`](crate::history::History)): nothing that is cached or

@@ -274,7 +274,7 @@ impl Sim {
                 world.change_cluster();
             }
             7 => {
-                world.tell(Event::Unsure);
+                world.tell(Event::AuthMayHaveChanged);
                 let after = ms(world.rng.u64(..5));
                 world.later(after, What::AuthArrive);
             }

@@ -69,7 +69,7 @@ impl Part {
                 request.map_or(Kind::Shows, |request| Kind::Write(write, request.clone()))
             }
             Role::Auth if !cache.is_off() => {
-                cache.tell(Event::Unsure);
+                cache.tell(Event::AuthMayHaveChanged);
                 Kind::Auth
             }
             Role::Auth | Role::Range | Role::Read | Role::Shows | Role::Write(_) => Kind::Shows,
@@ -171,7 +171,7 @@ impl Part {
                 }
             }
             Kind::Compact(to) if reply.code == 0 && !is_stale => self.cache.compacted(self.asked, to),
-            Kind::Auth => self.cache.tell(Event::Unsure),
+            Kind::Auth => self.cache.tell(Event::AuthMayHaveChanged),
             Kind::Compact(_) | Kind::Shows => {}
         }
     }
@@ -197,7 +197,7 @@ impl Drop for Part {
     fn drop(&mut self) {
         match self.kind.take() {
             Some(Kind::Read(ticket)) => self.cache.complete_read(ticket, ReadOutcome::Abandoned),
-            Some(Kind::Auth) => self.cache.tell(Event::Unsure),
+            Some(Kind::Auth) => self.cache.tell(Event::AuthMayHaveChanged),
             // What is compacted without being told is noticed as soon as what others compact.
             // What a write has changed the watch tells.
             Some(Kind::Compact(_) | Kind::Shows | Kind::Write(..)) | None => {}

@@ -160,7 +160,7 @@ impl Cache {
     /// Takes in what happened and pushes what must happen. Events about what is gone change nothing.
     pub fn handle(&mut self, now: Instant, event: Event, actions: &mut Actions) {
         match event {
-            Event::Unsure => self.unsure(now, actions),
+            Event::AuthMayHaveChanged => self.unsure(now, actions),
             Event::Checked(id, result) => self.checked(now, id, result, actions),
             Event::History(number) => self.another_history(now, number, actions),
             Event::LinearizableTrusted(is_trusted) => self.trusts_progress = is_trusted,

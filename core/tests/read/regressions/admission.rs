@@ -181,7 +181,7 @@ fn nobody_joins_what_was_asked_before_auth_changed() {
     let (mut cache, _) = Alone::new(4);
     let first = cache.forwarded("a");
     let joined = cache.waiting("a");
-    cache.tell(Event::Unsure);
+    cache.tell(Event::AuthMayHaveChanged);
     let second = cache.forwarded("a");
     let late = cache.waiting("a");
     cache.actions.clear();
@@ -263,7 +263,7 @@ fn untrusted_progress_is_none() {
 fn what_was_asked_before_auth_changed_is_not_cached() {
     let (mut cache, _) = Alone::new(4);
     let before = cache.forwarded("a");
-    cache.tell(Event::Unsure);
+    cache.tell(Event::AuthMayHaveChanged);
     let Admission::Forward(proof) = cache.admit("b", false) else {
         panic!("nothing is cached");
     };

@@ -78,13 +78,13 @@ fn row_6_auth_through_this_proxy() {
     let mut world = world();
     world.write_elsewhere(&[put("a", "secret")]);
     world.warm(&serializable("a", ""));
-    world.tell(Event::Unsure);
+    world.tell(Event::AuthMayHaveChanged);
     assert_eq!(world.cache.stats().entries, 0);
     // It isn't there yet. What is read now is right now, and proves nothing for later.
     world.warm(&serializable("a", ""));
     world.cluster.push(|state| state.auth = true);
     world.change_cluster();
-    world.tell(Event::Unsure);
+    world.tell(Event::AuthMayHaveChanged);
     let reader = world.read(serializable("a", ""));
     world.run(TRIP);
     assert!(

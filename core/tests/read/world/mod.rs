@@ -195,7 +195,7 @@ impl World {
         if self.is_loud {
             eprintln!("{:?} {event:?}", self.now);
         }
-        if event == Event::Unsure {
+        if event == Event::AuthMayHaveChanged {
             self.doubt();
         }
         let mut actions = Actions::new();
@@ -322,7 +322,7 @@ impl World {
                 let after = self.latency();
                 self.later(after, What::AuthEnd);
             }
-            What::AuthEnd => self.tell(Event::Unsure),
+            What::AuthEnd => self.tell(Event::AuthMayHaveChanged),
             What::Cancel(reader) => self.cancel(reader),
             What::CheckArrive(id, linearizable, sent) => self.check_arrives(id, linearizable, sent),
             What::CheckReply(id, result, proof) => {
