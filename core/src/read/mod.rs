@@ -55,6 +55,7 @@ mod heads;
 mod refusal;
 mod reply;
 mod request;
+mod role;
 mod store;
 mod types;
 mod writes;
@@ -63,6 +64,7 @@ pub use cache::Cache;
 pub use heads::{Heads, Seen};
 pub use reply::header_of;
 pub use request::is_serializable;
+pub use role::{CacheRole, is_plain};
 pub use types::{
     Action, Actions, Admission, Answer, CheckId, Config, Event, FLOOR_UNKNOWN, Header, ReadOutcome,
     ReadTicket, Reason, Resolution, Scope, Stats, Status, WaiterId, WatchId,
