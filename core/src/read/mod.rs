@@ -56,6 +56,7 @@ mod refusal;
 mod reply;
 mod request;
 mod role;
+mod shown;
 mod store;
 mod types;
 mod writes;
@@ -65,6 +66,7 @@ pub use heads::{Heads, Seen};
 pub use reply::header_of;
 pub use request::is_serializable;
 pub use role::{CacheRole, is_plain};
+pub use shown::{AnotherHistory, Asked, Compacted, Floor, HighestShownRevision, Mark, Reveals};
 pub use types::{
     Action, Actions, Admission, Answer, CheckId, Config, Event, FLOOR_UNKNOWN, Header, ReadOutcome,
     ReadTicket, Reason, Resolution, Scope, Stats, Status, WaiterId, WatchId,
