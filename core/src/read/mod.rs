@@ -58,6 +58,7 @@ mod request;
 mod role;
 mod shown;
 mod store;
+mod ticket;
 mod types;
 mod writes;
 
@@ -67,6 +68,7 @@ pub use reply::header_of;
 pub use request::is_serializable;
 pub use role::{CacheRole, is_plain};
 pub use shown::{AnotherHistory, Asked, Compacted, Floor, HighestShownRevision, Mark, Reveals};
+pub use ticket::{CacheEffect, CacheTicket, Payload, Reply};
 pub use types::{
     Action, Actions, Admission, Answer, CheckId, Config, Event, FLOOR_UNKNOWN, Header, ReadOutcome,
     ReadTicket, Reason, Resolution, Scope, Stats, Status, WaiterId, WatchId,
