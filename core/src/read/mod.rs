@@ -52,6 +52,7 @@
 
 mod cache;
 mod heads;
+mod refresh;
 mod refusal;
 mod reply;
 mod request;
@@ -64,6 +65,7 @@ mod writes;
 
 pub use cache::Cache;
 pub use heads::{Heads, Seen};
+pub use refresh::{Refresh, RefreshEnd, RefreshRuling};
 pub use reply::header_of;
 pub use request::is_serializable;
 pub use role::{CacheRole, is_plain};
