@@ -51,6 +51,7 @@
 //! [`Config::staleness_max`] after they were read, and only to serializable reads. The cache must be confirmed for them too.
 
 mod cache;
+mod feed;
 mod heads;
 mod refresh;
 mod refusal;
@@ -64,6 +65,7 @@ mod types;
 mod writes;
 
 pub use cache::Cache;
+pub use feed::{Feed, FeedEnd, FeedStep};
 pub use heads::{Heads, Seen};
 pub use refresh::{Refresh, RefreshEnd, RefreshRuling};
 pub use reply::header_of;

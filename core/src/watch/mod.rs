@@ -47,7 +47,7 @@ mod hub;
 mod index;
 mod types;
 mod version;
-mod wire;
+pub(crate) mod wire;
 
 pub use hub::Hub;
 pub use types::{

@@ -1,5 +1,5 @@
 //! The few messages of the Watch API.
 
-pub(super) mod request;
-pub(super) mod response;
+pub(crate) mod request;
+pub(crate) mod response;
 pub(super) mod write;

@@ -127,7 +127,7 @@ const CREATE_OVERHEAD: usize = 3 * 6 + 2 * 2 + 2 * 11;
 
 /// A request to the server for a watcher of its own. Responses come in one piece each: to cut them up costs a server
 /// time that grows with the square of the number of events (seen on etcd 3.5.30).
-pub(in crate::watch) fn create(range: &KeyRange, start: i64, prev_kv: bool, watch_id: i64) -> Bytes {
+pub(crate) fn create(range: &KeyRange, start: i64, prev_kv: bool, watch_id: i64) -> Bytes {
     let mut inner = Vec::with_capacity(create_bytes_max(range));
     write::bytes(&mut inner, 1, range.key());
     write::bytes(&mut inner, 2, range.end());
@@ -146,7 +146,7 @@ pub(in crate::watch) fn cancel(watch_id: i64) -> Bytes {
 }
 
 /// A request to the server to tell how far the stream is.
-pub(in crate::watch) fn progress() -> Bytes {
+pub(crate) fn progress() -> Bytes {
     Bytes::from_static(&[3 << 3 | 2, 0])
 }
 

@@ -10,21 +10,21 @@ use crate::wire::read::{Malformed, Reader, Value};
 
 /// A `WatchResponse`, its events still encoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::watch) struct Response {
-    pub(in crate::watch) header: Header,
-    pub(in crate::watch) watch_id: i64,
-    pub(in crate::watch) created: bool,
-    pub(in crate::watch) canceled: bool,
-    pub(in crate::watch) compact_revision: i64,
-    pub(in crate::watch) cancel_reason: String,
+pub(crate) struct Response {
+    pub(crate) header: Header,
+    pub(crate) watch_id: i64,
+    pub(crate) created: bool,
+    pub(crate) canceled: bool,
+    pub(crate) compact_revision: i64,
+    pub(crate) cancel_reason: String,
     /// More of the same follows.
-    pub(in crate::watch) fragment: bool,
-    pub(in crate::watch) has_events: bool,
+    pub(crate) fragment: bool,
+    pub(crate) has_events: bool,
 }
 
 impl Response {
     /// Reads all but the events.
-    pub(in crate::watch) fn read(message: &Bytes) -> Result<Self, Malformed> {
+    pub(crate) fn read(message: &Bytes) -> Result<Self, Malformed> {
         let mut response = Self {
             header: Header::default(),
             watch_id: 0,
@@ -58,20 +58,20 @@ impl Response {
 
 /// Where the parts of an event are in the message that it came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::watch) struct EventAt {
-    pub(in crate::watch) revision: i64,
-    pub(in crate::watch) is_delete: bool,
-    pub(in crate::watch) key: (usize, usize),
+pub(crate) struct EventAt {
+    pub(crate) revision: i64,
+    pub(crate) is_delete: bool,
+    pub(crate) key: (usize, usize),
     /// The event, with its tag and length.
-    pub(in crate::watch) field: (usize, usize),
+    pub(crate) field: (usize, usize),
     /// The event.
-    pub(in crate::watch) body: (usize, usize),
+    pub(crate) body: (usize, usize),
     /// The previous pair within it, with tag and length; empty if there is none.
-    pub(in crate::watch) prev: (usize, usize),
+    pub(crate) prev: (usize, usize),
 }
 
 /// Calls `each` with the events of a response, in order.
-pub(in crate::watch) fn read_events(message: &[u8], mut each: impl FnMut(EventAt)) -> Result<(), Malformed> {
+pub(crate) fn read_events(message: &[u8], mut each: impl FnMut(EventAt)) -> Result<(), Malformed> {
     let mut reader = Reader::all("WatchResponse", message);
     while let Some(field) = reader.next()? {
         if field.number == 11 {
