@@ -2,6 +2,7 @@
 
 use super::writes::Write;
 use crate::grpc::parse_timeout;
+use crate::rpc::Rpc;
 
 /// What a unary call is to the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,17 +22,17 @@ pub enum CacheRole {
 }
 
 impl CacheRole {
-    /// The role of a call with this path. `is_plain` tells whether it is [plain](is_plain), and is asked for reads only.
+    /// The role of a call. `is_plain` tells whether it is [plain](is_plain), and is asked for reads only.
     #[must_use]
-    pub fn of(path: &str, is_plain: impl FnOnce() -> bool) -> Self {
-        match path {
-            "/etcdserverpb.KV/Range" if is_plain() => Self::Read,
-            "/etcdserverpb.KV/Range" => Self::PersonalRead,
-            "/etcdserverpb.KV/Put" => Self::Write(Write::Put),
-            "/etcdserverpb.KV/DeleteRange" => Self::Write(Write::DeleteRange),
-            "/etcdserverpb.KV/Txn" => Self::Write(Write::Txn),
-            "/etcdserverpb.KV/Compact" => Self::Compact,
-            "/etcdserverpb.Auth/AuthEnable" | "/etcdserverpb.Auth/AuthDisable" => Self::Auth,
+    pub fn of(rpc: Rpc, is_plain: impl FnOnce() -> bool) -> Self {
+        match rpc {
+            Rpc::Range if is_plain() => Self::Read,
+            Rpc::Range => Self::PersonalRead,
+            Rpc::Put => Self::Write(Write::Put),
+            Rpc::DeleteRange => Self::Write(Write::DeleteRange),
+            Rpc::Txn => Self::Write(Write::Txn),
+            Rpc::Compact => Self::Compact,
+            Rpc::AuthEnable | Rpc::AuthDisable => Self::Auth,
             _ => Self::RevealsRevision,
         }
     }
@@ -110,8 +111,8 @@ mod tests {
             ),
             ("", CacheRole::RevealsRevision, CacheRole::RevealsRevision),
         ] {
-            assert_eq!(CacheRole::of(path, || true), plain, "{path}");
-            assert_eq!(CacheRole::of(path, || false), personal, "{path}");
+            assert_eq!(CacheRole::of(Rpc::of_path(path), || true), plain, "{path}");
+            assert_eq!(CacheRole::of(Rpc::of_path(path), || false), personal, "{path}");
         }
     }
 

@@ -13,6 +13,7 @@ use super::types::{FLOOR_UNKNOWN, ReadOutcome, ReadTicket, Status};
 use super::writes::{Write, written};
 use crate::grpc::MESSAGE_PREFIX_LEN;
 use crate::history::{Known, Shows, Verdict, shows_newest};
+use crate::rpc::Rpc;
 use crate::wire::read::{Malformed, Reader};
 
 /// What a call is to tell the cache when it ends. One that isn't given up in one of the three ways in which a call ends
@@ -133,7 +134,7 @@ impl CacheTicket {
     /// The ticket of a call that is forwarded, other than a read that the cache has admitted. `request` is its message, if
     /// there is one that can be read, and `floor` the one of the moment. The cache is told what [`begins`](Self::begins) says
     /// before the call is sent.
-    pub fn of(role: CacheRole, path: &str, request: Option<&Bytes>, floor: Floor, is_off: bool) -> Self {
+    pub fn of(role: CacheRole, rpc: Rpc, request: Option<&Bytes>, floor: Floor, is_off: bool) -> Self {
         let kind = match role {
             CacheRole::Compact => compacted(request).map_or(Kind::RevealsRevision, Kind::Compact),
             CacheRole::Write(write) if !is_off => request.map_or(Kind::RevealsRevision, |request| {
@@ -153,16 +154,16 @@ impl CacheTicket {
         Self {
             kind,
             floor,
-            is_newest: request.is_some_and(|request| shows_newest(path, request)),
+            is_newest: request.is_some_and(|request| shows_newest(rpc, request)),
         }
     }
 
     /// The ticket of a read that the cache has admitted and that is forwarded, with the floor that it has.
-    pub fn of_read(ticket: Option<ReadTicket>, floor: Floor, path: &str, request: &[u8]) -> Self {
+    pub fn of_read(ticket: Option<ReadTicket>, floor: Floor, rpc: Rpc, request: &[u8]) -> Self {
         Self {
             kind: ticket.map_or(Kind::RevealsRevision, Kind::Read),
             floor,
-            is_newest: shows_newest(path, request),
+            is_newest: shows_newest(rpc, request),
         }
     }
 

@@ -1,14 +1,13 @@
 //! Where calls and the cache of reads meet.
 
 use core::future::Future as _;
-use core::time::Duration;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use etcd_proxy_core::grpc::{self, Code, MESSAGE_PREFIX_LEN, decode_message, framed};
-use etcd_proxy_core::read::ReadTicket;
+use etcd_proxy_core::read::{Payload as ReplyPayload, ReadTicket, Refresh, RefreshEnd, RefreshRuling, Reply};
 use etcd_proxy_core::watch::Status;
 use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
@@ -19,7 +18,7 @@ use super::exchange::{self, Answer, AnswerEnd, Client, Payload, Unanswered, atte
 use super::head::Head;
 use super::{Call, NoAttempt};
 use crate::grpc::{GRPC_MESSAGE, GRPC_STATUS, status_fields};
-use crate::read::{Admitted, Part, ReadCache, Reply};
+use crate::read::{Admitted, HeldTicket, ReadCache};
 use crate::rt::{self, Runtime};
 
 /// An answer from the cache is sent in one piece up to this many bytes. A larger one isn't copied.
@@ -30,28 +29,6 @@ const UNKNOWN: u8 = Code::Unknown.number();
 
 /// More than a gRPC prefix and the header of a response.
 const HEAD_BYTES: usize = 128;
-
-/// The end of a `RangeRequest` that makes it linearizable whatever is before it: the last value of a field counts.
-const LINEARIZABLE: [u8; 2] = [7 << 3, 0];
-
-/// How long members that are behind may take to catch up, unless the client has less time: several election time-outs.
-const REFRESH_PATIENCE: Duration = Duration::from_secs(10);
-
-/// How long one of them may take before it is asked again, or another one is.
-const REFRESH_ATTEMPT: Duration = Duration::from_millis(2500);
-
-/// Between two attempts; doubled from one to the next.
-const REFRESH_PAUSE_MIN: Duration = Duration::from_millis(25);
-const REFRESH_PAUSE_MAX: Duration = Duration::from_millis(400);
-
-/// What was shown before isn't to be had.
-const BEHIND: grpc::Status = grpc::Status::new(
-    Code::Unavailable,
-    "etcd-proxy: no member has come to what was shown before",
-);
-
-/// The code of the same name.
-const UNAVAILABLE: u8 = Code::Unavailable.number();
 
 /// What becomes of a read.
 pub(super) enum Looked {
@@ -121,9 +98,9 @@ pub(super) fn refuse(status: &Status, request: &HeaderMap, mut respond: SendResp
 }
 
 /// Tells the cache what a call is about to be answered.
-pub(super) fn tell(part: Part, answer: &Answer) {
-    let reply = reply(answer, part.wants_all());
-    part.answered(&reply);
+pub(super) fn tell(ticket: HeldTicket, answer: &Answer) {
+    let reply = reply(answer, ticket.wants_all());
+    ticket.answered(&reply);
 }
 
 /// What the cache is told of an answer: all of it, if that is wanted and it was taken in as a whole, or its beginning.
@@ -142,7 +119,7 @@ fn reply(answer: &Answer, all: bool) -> Reply<'_> {
     Reply {
         code,
         message: decode_message(field(GRPC_MESSAGE).unwrap_or_default()),
-        data: joined(&answer.chunks, enough),
+        payload: ReplyPayload::of(&joined(&answer.chunks, enough)),
         is_whole,
     }
 }
@@ -164,9 +141,9 @@ fn joined(chunks: &VecDeque<Bytes>, enough: usize) -> Bytes {
 }
 
 /// Whether an answer may be older than what was shown before its call came.
-pub(super) fn is_old(part: &Part, answer: &Answer) -> bool {
+pub(super) fn is_old(ticket: &HeldTicket, answer: &Answer) -> bool {
     // Of most calls the answer isn't looked at for this.
-    part.has_floor() && part.is_old(&reply(answer, false))
+    ticket.has_floor() && ticket.is_old(&reply(answer, false))
 }
 
 /// Why an old answer wasn't replaced.
@@ -177,32 +154,24 @@ pub(super) enum NotRefreshed {
     ClientGone,
 }
 
-/// Takes care that a client's store doesn't go back when the proxy goes to another member: a serializable read whose answer
-/// is older than what was shown is asked once more, as a linearizable one, until a member answers that. Who has only something
-/// old shows nothing.
+/// Asks a read once more whose answer is older than what was shown, until a member answers it as the core says.
 pub(super) async fn refreshed<R: Runtime>(
     call: &mut Call,
     head: &Head,
     payload: &Payload,
-    part: &Part,
+    ticket: &HeldTicket,
     respond: &mut SendResponse<Bytes>,
     expiry: &mut Expiry<R>,
 ) -> Result<Answer, NotRefreshed> {
-    let mut message = payload.data[MESSAGE_PREFIX_LEN..].to_vec();
-    message.extend_from_slice(&LINEARIZABLE);
     let payload = Payload {
-        data: framed(&message),
+        data: framed(&Refresh::request(&payload.data[MESSAGE_PREFIX_LEN..])),
         only_head: false,
     };
-    let patience = Instant::now() + REFRESH_PATIENCE;
-    let until = call
-        .deadline
-        .at
-        .map_or(patience, |deadline| deadline.min(patience));
-    let mut pause = REFRESH_PAUSE_MIN;
+    let began = Instant::now();
+    let mut refresh = Refresh::new(call.deadline.left());
     let mut failed_on = None;
     loop {
-        let asked = part.asks();
+        let asked = ticket.asks();
         let avoid = failed_on.take();
         let mut asked_on = None;
         let asking = async {
@@ -215,14 +184,12 @@ pub(super) async fn refreshed<R: Runtime>(
             let answered = attempt(call, &connection, request, &payload, &mut client).await;
             Ok::<_, NoAttempt>(answered)
         };
-        let attempt_until = until.min(Instant::now() + REFRESH_ATTEMPT);
-        match rt::timeout_at::<R, _>(attempt_until, asking).await {
+        let until = Instant::now() + refresh.attempt_max(began.elapsed());
+        let (end, answer) = match rt::timeout_at::<R, _>(until, asking).await {
             Ok(Ok(Ok(answer))) => {
                 let told = reply(&answer, false);
-                part.refreshed(asked, &told);
-                if told.code != UNAVAILABLE {
-                    return Ok(answer);
-                }
+                ticket.refreshed(asked, &told);
+                (RefreshEnd::Answered(told.code), Some(answer))
             }
             Ok(Err(NoAttempt::ClientGone) | Ok(Err(Unanswered::ClientGone))) => {
                 return Err(NotRefreshed::ClientGone);
@@ -233,12 +200,18 @@ pub(super) async fn refreshed<R: Runtime>(
             Ok(Ok(Err(Unanswered::TooLarge(too_large)))) => {
                 return Err(NotRefreshed::Refused(too_large.status()));
             }
-            Ok(Ok(Err(Unanswered::Failed(_) | Unanswered::Reset(_)))) => failed_on = asked_on,
-            Ok(Err(NoAttempt::Refused(_))) | Err(rt::Elapsed) => {}
-        }
-        if Instant::now() + pause >= until {
-            return Err(NotRefreshed::Refused(BEHIND));
-        }
+            Ok(Ok(Err(Unanswered::Failed(_) | Unanswered::Reset(_)))) => (RefreshEnd::Failed, None),
+            Ok(Err(NoAttempt::Refused(_))) | Err(rt::Elapsed) => (RefreshEnd::Nobody, None),
+        };
+        let pause = match (refresh.ended(began.elapsed(), end), answer) {
+            (RefreshRuling::Give, Some(answer)) => return Ok(answer),
+            (RefreshRuling::Again { pause, elsewhere }, _) => {
+                failed_on = asked_on.filter(|_| elsewhere);
+                pause
+            }
+            (RefreshRuling::Refuse(status), _) => return Err(NotRefreshed::Refused(status)),
+            (RefreshRuling::Give, None) => unreachable!("only an answer is ever given"),
+        };
         let mut sleep = core::pin::pin!(rt::sleep::<R>(pause));
         let mut client = Client {
             respond: &mut *respond,
@@ -252,6 +225,5 @@ pub(super) async fn refreshed<R: Runtime>(
             // There is nothing else that a wait ends with.
             Err(_) => return Err(NotRefreshed::ClientGone),
         }
-        pause = (pause * 2).min(REFRESH_PAUSE_MAX);
     }
 }

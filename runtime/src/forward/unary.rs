@@ -10,9 +10,9 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use etcd_proxy_core::endpoints::ConnectionId;
 use etcd_proxy_core::grpc::{MESSAGE_PREFIX_LEN, MessageLimit, MessageTooLarge, Status, message_prefix};
-use etcd_proxy_core::read::{FLOOR_UNKNOWN, is_serializable};
+use etcd_proxy_core::read::{CacheRole, CacheTicket, is_plain};
 use etcd_proxy_core::retry::{Attempts, CONNECTION_LOST, Failure, Ruling};
-use etcd_proxy_core::rpc::Member;
+use etcd_proxy_core::rpc::{Member, Rpc};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::Request;
@@ -23,7 +23,7 @@ use super::exchange::{Answer, Client, Payload, Unanswered, attempt, deliver, tra
 use super::head::Head;
 use super::{Call, NoAttempt, elsewhere, leader};
 use crate::grpc;
-use crate::read::{Part, Role};
+use crate::read::HeldTicket;
 use crate::rt::{self, Runtime};
 
 /// How long a client that has sent its message may take for its half-close before the call goes on without it.
@@ -36,7 +36,7 @@ pub(super) async fn forward<R: Runtime>(
     mut respond: SendResponse<Bytes>,
 ) {
     let reads = call.client.worker.reads.clone();
-    let role = Role::of(call.rpc, &request);
+    let role = role(call.rpc, &request);
     let (parts, mut body) = request.into_parts();
     let limit = MessageLimit::new(call.client.worker.limits.request_bytes_max);
     let mut expiry = Expiry::<R>::new(call.deadline);
@@ -50,28 +50,20 @@ pub(super) async fn forward<R: Runtime>(
     let message = message_of(&payload.data);
     call.class = call.rpc.class().class(message.as_deref());
     let mut attempts = Attempts::of(call.rpc, message.as_deref());
-    let part = match (role, message) {
-        (Role::Read, Some(message)) if !reads.is_off() => {
+    let ticket = match (role, message) {
+        (CacheRole::Read, Some(message)) if !reads.is_off() => {
             let mut client = Client {
                 respond: &mut respond,
                 expiry: &mut expiry,
             };
-            let (asked, mut floor) = reads.floor();
-            if !is_serializable(&message) {
-                floor = asked.revision;
-            }
+            let floor = CacheTicket::floor_of(&message, reads.floor());
             let since = Instant::now();
             let looked = cached::look_up(&reads, &message, &mut client).await;
             call.waits_since = Some(since);
             match looked {
                 Ok(Looked::Forward(ticket)) => {
-                    // If it wasn't known it may be by now.
-                    let (asked, floor) = if floor == FLOOR_UNKNOWN {
-                        reads.floor()
-                    } else {
-                        (asked, floor)
-                    };
-                    Part::read(&reads, ticket, (asked, floor), call.rpc, &message)
+                    let floor = floor.after_wait(reads.floor());
+                    HeldTicket::of_read(&reads, ticket, floor, call.rpc, &message)
                 }
                 Ok(Looked::Answer(data)) => return cached::deliver(data, &parts.headers, respond).await,
                 Ok(Looked::Refused(status)) => return cached::refuse(&status, &parts.headers, respond),
@@ -80,14 +72,14 @@ pub(super) async fn forward<R: Runtime>(
                 Err(_) => return,
             }
         }
-        (role, message) => Part::of(&reads, role, call.rpc, message.as_ref()),
+        (role, message) => HeldTicket::of(&reads, role, call.rpc, message.as_ref()),
     };
     let head = Head::new(parts);
     let mut failed_on: Option<ConnectionId> = None;
     loop {
         let (connection, request) = match call.next::<R>(&head, failed_on, &mut respond).await {
             Ok(next) => next,
-            Err(NoAttempt::Refused(status)) => return refuse(part, respond, status),
+            Err(NoAttempt::Refused(status)) => return refuse(ticket, respond, status),
             Err(NoAttempt::ClientGone) => return,
         };
         let mut client = Client {
@@ -105,11 +97,11 @@ pub(super) async fn forward<R: Runtime>(
             Ok(answer) => {
                 let answer = leader::redirect(&call, &connection, &head, &payload, &mut client, answer).await;
                 drop(connection);
-                return conclude(call, (&head, &payload), part, answer, respond, expiry).await;
+                return conclude(call, (&head, &payload), ticket, answer, respond, expiry).await;
             }
             Err(Unanswered::Failed(failure)) => (failure, None),
             Err(Unanswered::Reset(reason)) => return respond.send_reset(reason),
-            Err(Unanswered::TooLarge(too_large)) => return refuse(part, respond, too_large.status()),
+            Err(Unanswered::TooLarge(too_large)) => return refuse(ticket, respond, too_large.status()),
             Err(Unanswered::Expired) => return grpc::refuse(respond, Status::deadline_exceeded()),
             Err(Unanswered::ClientGone) => return,
         };
@@ -119,12 +111,12 @@ pub(super) async fn forward<R: Runtime>(
         ) {
             (Ruling::Again { pause, elsewhere }, _) => (pause, elsewhere),
             (Ruling::Forward, Some(answer)) => {
-                cached::tell(part, &answer);
+                cached::tell(ticket, &answer);
                 return deliver(answer, respond).await;
             }
             // Only an answer is ever ruled to be forwarded.
-            (Ruling::Forward, None) => return refuse(part, respond, CONNECTION_LOST),
-            (Ruling::Refuse(status), _) => return refuse(part, respond, status),
+            (Ruling::Forward, None) => return refuse(ticket, respond, CONNECTION_LOST),
+            (Ruling::Refuse(status), _) => return refuse(ticket, respond, status),
         };
         failed_on = elsewhere.then_some(connection.id());
         if !pause.is_zero() && !wait::<R>(pause, &mut respond).await {
@@ -141,36 +133,45 @@ pub(super) async fn forward<R: Runtime>(
             let other = elsewhere::ask(&mut call, &connection, &head, &payload, &mut client).await;
             if let Some(answer) = other {
                 drop(connection);
-                return conclude(call, (&head, &payload), part, answer, respond, expiry).await;
+                return conclude(call, (&head, &payload), ticket, answer, respond, expiry).await;
             }
         }
     }
+}
+
+/// What a call is to the cache.
+fn role(rpc: Rpc, request: &Request<RecvStream>) -> CacheRole {
+    CacheRole::of(rpc, || {
+        let headers = request.headers().iter();
+        let headers = headers.map(|(name, value)| (name.as_str(), value.as_bytes()));
+        is_plain(request.method() == http::Method::POST, headers)
+    })
 }
 
 /// Gives the client an answer, or a newer one than that if it is older than what was shown.
 async fn conclude<R: Runtime>(
     mut call: Call,
     (head, payload): (&Head, &Payload),
-    part: Part,
+    ticket: HeldTicket,
     mut answer: Answer,
     mut respond: SendResponse<Bytes>,
     mut expiry: Expiry<R>,
 ) {
-    if cached::is_old(&part, &answer) {
-        let refreshed = cached::refreshed(&mut call, head, payload, &part, &mut respond, &mut expiry).await;
+    if cached::is_old(&ticket, &answer) {
+        let refreshed = cached::refreshed(&mut call, head, payload, &ticket, &mut respond, &mut expiry).await;
         answer = match refreshed {
             Ok(answer) => answer,
             Err(NotRefreshed::Refused(status)) => return grpc::refuse(respond, status),
             Err(NotRefreshed::ClientGone) => return,
         };
     }
-    cached::tell(part, &answer);
+    cached::tell(ticket, &answer);
     deliver(answer, respond).await;
 }
 
 /// Refuses a call that no member has answered.
-fn refuse(part: Part, respond: SendResponse<Bytes>, status: Status) {
-    part.refused(&status);
+fn refuse(ticket: HeldTicket, respond: SendResponse<Bytes>, status: Status) {
+    ticket.refused(&status);
     grpc::refuse(respond, status);
 }
 

@@ -9,12 +9,11 @@
 //!  orders to a worker: the watch of what is cached, which is a client of the watch hub's; checks
 //! ```
 //!
-//! The cache is one for all threads, behind a lock. [`Shown`] is what clients may have seen, from whatever source: the
+//! The cache is one for all threads, behind a lock, and what it decides, and is told, is decided in the core. [`Shown`] is what clients may have seen, from whatever source: the
 //! cache shows nothing older.
 
-mod part;
-mod role;
 mod source;
+mod ticket;
 
 use core::task::{Context, Poll, Waker};
 use std::collections::HashMap;
@@ -23,23 +22,21 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use etcd_proxy_core::history::{Known, Shows, Verdict};
-use etcd_proxy_core::lease;
 use etcd_proxy_core::read::{
-    Action, Actions, Admission, Answer, Cache, CheckId, Event, ReadOutcome, ReadTicket, Resolution, Scope,
-    WaiterId,
+    Action, Actions, Admission, AnotherHistory, Answer, Asked, Cache, CacheEffect, CacheTicket, CheckId,
+    Event, Floor, ReadOutcome, ReadTicket, Reply, Resolution, Reveals, Scope, WaiterId,
 };
 use etcd_proxy_core::time;
-use etcd_proxy_core::watch::{self, Status};
+use etcd_proxy_core::watch::Status;
 use tokio::sync::mpsc;
 
-pub(crate) use part::{Part, Reply};
-pub(crate) use role::Role;
+pub(crate) use ticket::HeldTicket;
 
 use self::source::{Control, Orders};
 use crate::lease::LeaseRouter;
 use crate::machine::{self, Machine, Shared};
 use crate::rt::{self, Runtime};
-use crate::shown::{Mark, Shown};
+use crate::shown::Shown;
 use crate::upstream::{CHECK_PATIENCE, Judge, Question, Uplink, Wish, trusts_progress};
 use crate::watch::WatchHub;
 
@@ -72,10 +69,10 @@ async fn run_check<R: Runtime>(
 ) {
     learn_trust::<R>(&cache, &uplink).await;
     let question = Question::revision(None, Bytes::from_static(b"\0"), linearizable);
-    let (mark, history) = (cache.mark(), cache.known().history);
+    let asked = cache.asks();
     let answer = question.ask::<R>(&uplink).await;
     if linearizable && let Ok(header) = &answer {
-        cache.learn(mark, history, header.revision);
+        cache.learn(asked, header.revision);
     }
     cache.tell(Event::Checked(check, answer));
 }
@@ -189,11 +186,11 @@ impl ReadCache {
 
     /// A read without credentials: an encoded `RangeRequest`.
     pub(crate) fn read(self: &Arc<Self>, request: &Bytes) -> Admitted {
-        let (known, floor) = self.floor();
+        let floor = self.floor();
         let admission = self.shared.with(|state, now, after| {
             let admission = state.at_work(|cache, actions| {
-                bring_to(cache, now, known, actions);
-                cache.admit_read(now, request, floor, actions)
+                bring_to(cache, now, floor.known, actions);
+                cache.admit_read(now, request, floor.revision, actions)
             });
             if let Some(Admission::Wait(waiter)) = &admission {
                 state.waiting.insert(*waiter, Slot::Open(None));
@@ -223,21 +220,29 @@ impl ReadCache {
         });
     }
 
-    /// A write was answered, and has changed these keys.
-    fn written(&self, keys: &[Bytes], revision: i64) {
-        self.shared
-            .with(|state, _, _| state.at_work(|cache, _| cache.written(keys, revision)));
+    /// Tells the cache what follows from a call.
+    fn carry_out(&self, effect: CacheEffect) {
+        match effect {
+            CacheEffect::AuthMayHaveChanged => self.tell(Event::AuthMayHaveChanged),
+            CacheEffect::Compacted(asked, revision) => self.compacted(asked, revision),
+            CacheEffect::Completed(ticket, outcome) => self.complete_read(ticket, outcome),
+            CacheEffect::Nothing => {}
+            CacheEffect::Written(keys, revision) => {
+                self.shared
+                    .with(|state, _, _| state.at_work(|cache, _| cache.written(&keys, revision)));
+            }
+        }
     }
 
-    /// Revisions up to this one are gone, of the history that this was known of.
+    /// A compaction was answered that was asked for when this was known.
     fn compacted(&self, asked: Known, revision: i64) {
-        if self.shown.known().history != asked.history {
+        let Some(compacted) = self.shown.with(|shown| shown.compacted(asked, revision)) else {
             return;
-        }
-        let event = watch::Event::Compacted(revision);
-        self.hub.tell(|hub, now, actions| hub.handle(now, event, actions));
+        };
+        self.hub
+            .tell(|hub, now, actions| hub.handle(now, compacted.for_hub(), actions));
         self.shared
-            .with(|state, _, _| state.at_work(|cache, _| cache.compacted(revision)));
+            .with(|state, _, _| state.at_work(|cache, _| compacted.tell(cache)));
     }
 
     /// Tells the cache what has happened.
@@ -249,10 +254,9 @@ impl ReadCache {
         });
     }
 
-    /// What is known, and the revision that nothing may be older than which is shown to who comes now: `FLOOR_UNKNOWN` if
-    /// something was shown that couldn't be read.
-    pub(crate) fn floor(&self) -> (Known, i64) {
-        self.shown.floor()
+    /// What nothing may be older than which is shown to who comes now.
+    pub(crate) fn floor(&self) -> Floor {
+        self.shown.with(|shown| shown.floor())
     }
 
     /// What an answer shows that passes by as bytes, before it goes out, in the history that its call came in.
@@ -262,17 +266,17 @@ impl ReadCache {
 
     /// An answer is about to go out whose revision can't be read.
     pub(crate) fn show_unread(&self) {
-        self.shown.pass_unread();
+        self.shown.with(|shown| shown.pass_unread());
     }
 
     /// To be taken before a linearizable read is sent.
-    pub(crate) fn mark(&self) -> Mark {
-        self.shown.mark()
+    fn asks(&self) -> Asked {
+        self.shown.with(|shown| shown.asks())
     }
 
-    /// A linearizable read that was sent after the mark was answered with this revision, of this history.
-    pub(crate) fn learn(&self, mark: Mark, history: u64, revision: i64) {
-        self.shown.learn(mark, history, revision);
+    /// A linearizable read was answered with this revision.
+    fn learn(&self, asked: Asked, revision: i64) {
+        self.shown.with(|shown| shown.learn(asked, revision));
     }
 
     /// What clients have been shown, and of which history: to be kept with each question.
@@ -280,23 +284,35 @@ impl ReadCache {
         self.shown.known()
     }
 
-    /// Whether an answer is of another history, or of a member that lags.
-    pub(crate) fn is_doubtful(&self, asked: Known, shows: Shows) -> bool {
-        self.shown.is_doubtful(asked, shows)
+    fn is_old(&self, ticket: &CacheTicket, reply: &Reply<'_>) -> bool {
+        self.shown.with(|shown| ticket.is_old(reply, shown))
     }
 
     /// Takes in what an answer shows, to a question that was asked when this was known. To be called before it goes out, or
     /// anything follows from it.
     pub(crate) fn judge(&self, asked: Known, shows: Shows) -> Verdict {
-        let verdict = self.shown.answered(asked, shows);
+        self.follow(self.shown.judge(|shown| shown.answered(asked, shows)))
+    }
+
+    /// Takes in what an answer shows that a client is about to get.
+    fn judge_reply(&self, asked: Known, reveals: Reveals) -> Verdict {
+        self.follow(self.shown.judge(|shown| shown.reveals(asked, reveals)))
+    }
+
+    /// Takes in an answer that has all that was committed when it was asked for.
+    fn judge_newest(&self, asked: Asked, shows: Shows) -> Verdict {
+        self.follow(self.shown.judge(|shown| shown.answered_newest(asked, shows)))
+    }
+
+    /// Tells the machines of another history.
+    fn follow(&self, verdict: Verdict) -> Verdict {
         if verdict == Verdict::Another {
-            let history = self.shown.known().history;
-            let event = watch::Event::History(history);
-            self.hub.tell(|hub, now, actions| hub.handle(now, event, actions));
-            let event = lease::Event::History(history);
+            let another = AnotherHistory(self.shown.known().history);
+            self.hub
+                .tell(|hub, now, actions| hub.handle(now, another.for_hub(), actions));
             self.router
-                .tell(|router, now, actions| router.handle(now, event, actions));
-            self.tell(Event::History(history));
+                .tell(|router, now, actions| router.handle(now, another.for_router(), actions));
+            self.tell(another.for_cache());
         }
         verdict
     }

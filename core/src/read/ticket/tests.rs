@@ -7,9 +7,10 @@ use etcd_proxy_proto::etcdserverpb::{
 use prost::Message as _;
 
 use super::*;
+use crate::rpc::Rpc;
 
 const CLUSTER: u64 = 7;
-const RANGE: &str = "/etcdserverpb.KV/Range";
+const RANGE: Rpc = Rpc::Range;
 
 fn header(revision: i64) -> Option<ResponseHeader> {
     Some(ResponseHeader {
@@ -242,7 +243,7 @@ fn ends_of_writes() {
     assert_eq!(ticket().abandoned(), CacheEffect::Nothing);
     let off = CacheTicket::of(
         CacheRole::Write(Write::Put),
-        "",
+        Rpc::Put,
         Some(&put),
         shown().floor(),
         true,
@@ -308,7 +309,7 @@ fn ends_of_calls_that_switch_auth() {
     assert_eq!(ticket().answered(&failed(9), Verdict::Same), changed);
     assert_eq!(ticket().refused(Status::new(14, "")), changed);
     assert_eq!(ticket().abandoned(), changed);
-    let off = CacheTicket::of(CacheRole::Auth, "", None, shown().floor(), true);
+    let off = CacheTicket::of(CacheRole::Auth, Rpc::AuthEnable, None, shown().floor(), true);
     assert_eq!(off.begins(), CacheEffect::Nothing);
     assert_eq!(off.abandoned(), CacheEffect::Nothing);
 }
