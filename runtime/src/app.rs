@@ -318,6 +318,7 @@ fn start_workers<R: Runtime>(
             reads: reads.clone(),
             limits,
             shutdown: shutdown.clone(),
+            call_ends: None,
         };
         let seen = Seen {
             metrics: metrics.clone(),

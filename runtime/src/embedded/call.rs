@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use etcd_proxy_core::grpc::{Code, Status, framed, message_prefix};
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_model::cluster::Metadata;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 
 use super::hub::Hub;
 use super::stream;
-use crate::grpc::{Cut, Expiry, Head, Messages, send_all, status_fields};
+use crate::grpc::{Cut, Expiry, Head, Messages, Record, Responder, path_of, send_all, status_fields};
 use crate::rt::Runtime;
 use crate::shutdown::Phase;
 
@@ -31,17 +32,19 @@ pub(super) async fn serve<R: Runtime>(
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
+    let rpc = Rpc::of_path(path_of(request.uri()));
+    let responder = Responder::new(respond, Record::new(rpc, None));
     let head = match Head::of(&request) {
         Ok(head) => head,
-        Err(refusal) => return refusal.send(respond),
+        Err(refusal) => return refusal.send(responder),
     };
     let body = request.into_body();
     let messages = Messages::new(request_bytes_max);
     let mut expiry = Expiry::<R>::new(head.deadline);
     if head.unary {
-        unary(&hub, head, body, messages, respond, &mut expiry).await;
+        unary(&hub, head, body, messages, responder, &mut expiry).await;
     } else {
-        stream::serve(&hub, head, body, messages, respond, &mut expiry, shutdown).await;
+        stream::serve(&hub, head, body, messages, responder, &mut expiry, shutdown).await;
     }
 }
 
@@ -50,28 +53,28 @@ async fn unary<R: Runtime>(
     head: Head,
     mut body: RecvStream,
     mut messages: Messages,
-    mut respond: SendResponse<Bytes>,
+    mut responder: Responder,
     expiry: &mut Expiry<R>,
 ) {
-    let request = match unless_given_up(&mut respond, expiry, first(&mut body, &mut messages)).await {
+    let request = match unless_given_up(&mut responder, expiry, first(&mut body, &mut messages)).await {
         Ok(Ok(message)) => message,
-        Ok(Err(status)) => return head.refuse(respond, status.code().number(), status.message()),
+        Ok(Err(status)) => return head.refuse(responder, status.code().number(), status.message()),
         Err(GivenUp::ByClient) => return,
-        Err(GivenUp::Expired) => return respond.send_reset(Reason::CANCEL),
+        Err(GivenUp::Expired) => return responder.reset(Reason::CANCEL),
     };
     let call = hub.call(head.path.clone(), metadata(&head), request);
-    let response = match unless_given_up(&mut respond, expiry, call).await {
+    let response = match unless_given_up(&mut responder, expiry, call).await {
         Ok(Ok(message)) => message,
-        Ok(Err(status)) => return head.refuse(respond, status.code, &status.message),
+        Ok(Err(status)) => return head.refuse(responder, status.code, &status.message),
         Err(GivenUp::ByClient) => return,
-        Err(GivenUp::Expired) => return respond.send_reset(Reason::CANCEL),
+        Err(GivenUp::Expired) => return responder.reset(Reason::CANCEL),
     };
-    let Ok(mut stream) = respond.send_response(head.response(), false) else {
+    let Some(body) = responder.begin(head.response()) else {
         return;
     };
     let mut chunks = VecDeque::with_capacity(2);
     frame(response, &mut chunks);
-    send_all(&mut stream, chunks, Some(status_fields(0, ""))).await;
+    send_all(body, chunks, Some(status_fields(0, ""))).await;
 }
 
 /// The first message of a request. What may follow it is ignored, the half-close is not waited for.
@@ -129,7 +132,7 @@ enum GivenUp {
 
 /// Runs `future` for as long as somebody waits for it.
 async fn unless_given_up<R: Runtime, F: Future>(
-    respond: &mut SendResponse<Bytes>,
+    responder: &mut Responder,
     expiry: &mut Expiry<R>,
     future: F,
 ) -> Result<F::Output, GivenUp> {
@@ -138,7 +141,7 @@ async fn unless_given_up<R: Runtime, F: Future>(
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
             return Poll::Ready(Ok(output));
         }
-        if respond.poll_reset(cx).is_ready() {
+        if responder.poll_reset(cx).is_ready() {
             return Poll::Ready(Err(GivenUp::ByClient));
         }
         expiry.poll(cx).map(|()| Err(GivenUp::Expired))

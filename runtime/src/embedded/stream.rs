@@ -8,12 +8,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use h2::RecvStream;
-use h2::server::SendResponse;
 use tokio::sync::watch;
 
 use super::call::{frame, metadata};
 use super::hub::{CREDIT, Hub, Stream};
-use crate::grpc::{Answer, End, Expiry, Head, Messages, Requests, SERVER_STOPPED, Uploads};
+use crate::grpc::{Answer, End, Expiry, Head, Messages, Requests, Responder, SERVER_STOPPED, Uploads};
 use crate::rt::Runtime;
 use crate::shutdown::Phase;
 
@@ -29,7 +28,7 @@ pub(super) async fn serve<R: Runtime>(
     head: Head,
     body: RecvStream,
     messages: Messages,
-    respond: SendResponse<Bytes>,
+    responder: Responder,
     expiry: &mut Expiry<R>,
     mut shutdown: watch::Receiver<Phase>,
 ) {
@@ -37,7 +36,7 @@ pub(super) async fn serve<R: Runtime>(
     let mut both = Both {
         request: Requests::new(body, messages, &Uploads::default()),
         answer: Outbound {
-            side: Answer::Waiting { respond, head },
+            side: Answer::Waiting { responder, head },
             taken: VecDeque::new(),
             chunks: VecDeque::new(),
             unsent: 0,
@@ -61,7 +60,7 @@ pub(super) async fn serve<R: Runtime>(
     .await;
     // Nothing more is asked of the model, whatever the client does.
     drop(both.stream);
-    both.answer.side.finish(end);
+    both.answer.side.finish(end, both.request.bytes());
 }
 
 /// Both directions of a call.

@@ -9,15 +9,14 @@ use bytes::{Bytes, BytesMut};
 use etcd_proxy_core::grpc::{self, Code, MESSAGE_PREFIX_LEN, decode_message, framed};
 use etcd_proxy_core::read::{Payload as ReplyPayload, ReadTicket, Refresh, RefreshEnd, RefreshRuling, Reply};
 use etcd_proxy_core::watch::Status;
-use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Response};
 
 use super::deadline::Expiry;
-use super::exchange::{self, Answer, AnswerEnd, Client, Payload, Unanswered, attempt, trailers};
+use super::exchange::{Answer, AnswerEnd, Client, Payload, Unanswered, attempt, trailers};
 use super::head::Head;
 use super::{Call, NoAttempt};
-use crate::grpc::{GRPC_MESSAGE, GRPC_STATUS, status_fields};
+use crate::grpc::{GRPC_MESSAGE, GRPC_STATUS, Responder, status_fields};
 use crate::read::{Admitted, HeldTicket, ReadCache};
 use crate::rt::{self, Runtime};
 
@@ -77,24 +76,25 @@ fn head(request: &HeaderMap) -> Response<()> {
     response
 }
 
-/// Answers with a message.
-pub(super) async fn deliver(data: VecDeque<Bytes>, request: &HeaderMap, respond: SendResponse<Bytes>) {
-    let answer = Answer {
+/// An answer of the proxy's own: a message, with its prefix.
+pub(super) fn answer(data: VecDeque<Bytes>, request: &HeaderMap) -> Answer {
+    Answer {
         head: head(request),
         chunks: data,
         end: AnswerEnd::Complete(Some(status_fields(0, ""))),
-    };
-    exchange::deliver(answer, respond).await;
+    }
 }
 
-/// Answers with a status.
-pub(super) fn refuse(status: &Status, request: &HeaderMap, mut respond: SendResponse<Bytes>) {
-    let mut response = head(request);
-    response
-        .headers_mut()
+/// An answer of the proxy's own: a status and nothing else.
+pub(super) fn refusal(status: &Status, request: &HeaderMap) -> Answer {
+    let mut head = head(request);
+    head.headers_mut()
         .extend(status_fields(status.code, &status.message));
-    // An error means that the client has gone.
-    let _ = respond.send_response(response, true);
+    Answer {
+        head,
+        chunks: VecDeque::new(),
+        end: AnswerEnd::Complete(None),
+    }
 }
 
 /// Tells the cache what a call is about to be answered.
@@ -160,7 +160,7 @@ pub(super) async fn refreshed<R: Runtime>(
     head: &Head,
     payload: &Payload,
     ticket: &HeldTicket,
-    respond: &mut SendResponse<Bytes>,
+    responder: &mut Responder,
     expiry: &mut Expiry<R>,
 ) -> Result<Answer, NotRefreshed> {
     let payload = Payload {
@@ -175,10 +175,10 @@ pub(super) async fn refreshed<R: Runtime>(
         let avoid = failed_on.take();
         let mut asked_on = None;
         let asking = async {
-            let (connection, request) = call.next::<R>(head, avoid, &mut *respond).await?;
+            let (connection, request) = call.next::<R>(head, avoid, &mut *responder).await?;
             asked_on = Some(connection.id());
             let mut client = Client {
-                respond: &mut *respond,
+                responder: &mut *responder,
                 expiry: &mut *expiry,
             };
             let answered = attempt(call, &connection, request, &payload, &mut client).await;
@@ -214,7 +214,7 @@ pub(super) async fn refreshed<R: Runtime>(
         };
         let mut sleep = core::pin::pin!(rt::sleep::<R>(pause));
         let mut client = Client {
-            respond: &mut *respond,
+            responder: &mut *responder,
             expiry: &mut *expiry,
         };
         match client.patient(|cx| sleep.as_mut().poll(cx)).await {

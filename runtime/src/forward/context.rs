@@ -9,7 +9,7 @@ use etcd_proxy_core::pool::Client;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use crate::grpc::Uploads;
+use crate::grpc::{CallEnds, Uploads};
 use crate::lease::LeaseRouter;
 use crate::read::ReadCache;
 use crate::settings::Limits;
@@ -27,6 +27,8 @@ pub(crate) struct Worker {
     pub(crate) reads: Arc<ReadCache>,
     pub(crate) limits: Limits,
     pub(crate) shutdown: watch::Receiver<Phase>,
+    /// Who is told of each call that has ended.
+    pub(crate) call_ends: Option<Arc<dyn CallEnds>>,
 }
 
 /// One client connection, as its calls see it.

@@ -1,4 +1,4 @@
-//! One attempt at a unary call: the request sent to a member, its answer taken in, and passed on to the client.
+//! One attempt at a unary call: the request sent to a member, and its answer taken in.
 
 use core::future::{Future as _, poll_fn};
 use core::pin::Pin;
@@ -8,15 +8,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use etcd_proxy_core::grpc::{MessageLimit, MessageTooLarge};
-use etcd_proxy_core::retry::{CONNECTION_LOST, Failure};
-use h2::server::SendResponse;
+use etcd_proxy_core::retry::Failure;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
 
 use super::deadline::Expiry;
-use super::pump::{Pump, PumpEnd};
 use super::{Call, StreamFailure};
-use crate::grpc::{self, send_all};
+use crate::grpc::Responder;
 use crate::rt::Runtime;
 use crate::upstream::{Connection, OpenCall};
 
@@ -62,7 +60,7 @@ pub(super) enum Unanswered {
 
 /// The client's side of a call that waits for a member.
 pub(super) struct Client<'a, R: Runtime> {
-    pub(super) respond: &'a mut SendResponse<Bytes>,
+    pub(super) responder: &'a mut Responder,
     pub(super) expiry: &'a mut Expiry<R>,
 }
 
@@ -75,7 +73,7 @@ impl<R: Runtime> Client<'_, R> {
         poll_fn(|cx| {
             if let Poll::Ready(value) = poll(cx) {
                 Poll::Ready(Ok(value))
-            } else if self.respond.poll_reset(cx).is_ready() {
+            } else if self.responder.poll_reset(cx).is_ready() {
                 Poll::Ready(Err(Unanswered::ClientGone))
             } else {
                 self.expiry.poll(cx).map(|()| Err(Unanswered::Expired))
@@ -191,44 +189,5 @@ pub(super) fn trailers(answer: &Answer) -> Option<&HeaderMap> {
         AnswerEnd::Complete(Some(trailers)) => Some(trailers),
         AnswerEnd::Complete(None) => Some(answer.head.headers()),
         AnswerEnd::More { .. } => None,
-    }
-}
-
-/// Passes an answer on, and ends early when the client has gone.
-pub(super) async fn deliver(answer: Answer, mut respond: SendResponse<Bytes>) {
-    let Answer { head, chunks, end } = answer;
-    match end {
-        AnswerEnd::Complete(trailers) => {
-            let only_head = chunks.is_empty() && trailers.is_none();
-            if let Ok(mut stream) = respond.send_response(head, only_head) {
-                send_all(&mut stream, chunks, trailers).await;
-            }
-        }
-        AnswerEnd::More {
-            body,
-            limit,
-            request: _request,
-            open: _open,
-        } => {
-            let Ok(stream) = respond.send_response(head, false) else {
-                return;
-            };
-            let mut pump = Pump::new(body, stream, limit).with_pending(chunks);
-            let end = poll_fn(|cx| match pump.poll(cx) {
-                Poll::Ready(end) => Poll::Ready(end),
-                Poll::Pending => pump.sink().poll_reset(cx).map(|_| PumpEnd::Sink),
-            })
-            .await;
-            match end {
-                PumpEnd::Done | PumpEnd::Sink | PumpEnd::Trailers => {}
-                PumpEnd::TooLarge(too_large) => grpc::end(pump.sink(), &too_large.status()),
-                PumpEnd::Source(error) => match StreamFailure::of(&error) {
-                    StreamFailure::Reset(reason) => pump.sink().send_reset(reason),
-                    StreamFailure::LeftOut | StreamFailure::Refused | StreamFailure::ConnectionLost => {
-                        grpc::end(pump.sink(), &CONNECTION_LOST);
-                    }
-                },
-            }
-        }
     }
 }

@@ -12,6 +12,7 @@ mod head;
 mod leader;
 mod observer;
 mod pump;
+mod reply;
 mod stream;
 mod unary;
 
@@ -36,7 +37,10 @@ use http::Request;
 pub(crate) use self::context::{ClientConnection, Worker};
 use self::deadline::Deadline;
 use self::exchange::Answer;
-use crate::grpc::{self, GRPC_MESSAGE, Head, INVALID_CLIENT_API_VERSION, SERVER_STOPPED, path_of};
+use crate::grpc::{
+    GRPC_MESSAGE, Head, INVALID_CLIENT_API_VERSION, Record, Responder, SERVER_STOPPED, path_of,
+    too_many_headers,
+};
 use crate::rt::Runtime;
 use crate::streams;
 use crate::upstream::{Connection, NoConnection, OpenCall, Refused, Report};
@@ -54,12 +58,13 @@ pub(crate) async fn forward<R: Runtime>(
     respond: SendResponse<Bytes>,
 ) {
     let rpc = Rpc::of_path(path_of(request.uri()));
+    let responder = Responder::new(respond, Record::new(rpc, client.worker.call_ends.clone()));
     let deadline = Deadline::of(request.headers());
     let call = Call {
         client,
         rpc,
         deadline,
-        rng: Rng::with_seed(seed(&respond)),
+        rng: Rng::with_seed(seed(&responder)),
         class: rpc.class().class(None),
         counted: false,
         attempted: false,
@@ -67,18 +72,15 @@ pub(crate) async fn forward<R: Runtime>(
         waits_since: None,
     };
     if request.headers().len() > HEADERS_MAX {
-        return grpc::refuse_headers(respond);
+        return responder.answer_with(too_many_headers());
     }
     if request.method() == http::Method::CONNECT {
         // It has no path to forward.
-        return grpc::refuse(
-            respond,
-            Status::new(Code::Internal, "CONNECT is not a gRPC request"),
-        );
+        return responder.refuse(&Status::new(Code::Internal, "CONNECT is not a gRPC request"));
     }
     let version = request.headers().get("client-api-version");
     if version.is_some_and(|version| core::str::from_utf8(version.as_bytes()).is_err()) {
-        return grpc::refuse(respond, INVALID_CLIENT_API_VERSION);
+        return responder.refuse(&INVALID_CLIENT_API_VERSION);
     }
     // What a member would refuse is for a member to refuse, and a compressed stream goes through as it is.
     let worker = &call.client.worker;
@@ -87,21 +89,21 @@ pub(crate) async fn forward<R: Runtime>(
     {
         let client = &call.client;
         return if rpc == Rpc::Watch {
-            streams::serve::<R, _>(client.caller(), worker.watch.clone(), head, request, respond).await
+            streams::serve::<R, _>(client.caller(), worker.watch.clone(), head, request, responder).await
         } else {
-            streams::serve::<R, _>(client.caller(), worker.lease.clone(), head, request, respond).await
+            streams::serve::<R, _>(client.caller(), worker.lease.clone(), head, request, responder).await
         };
     }
     match rpc.shape() {
         // On the heap, so that calls which last, and are handled above, don't carry the room that these need.
-        Shape::Unary => Box::pin(unary::forward::<R>(call, request, respond)).await,
-        Shape::Stream | Shape::Endless => Box::pin(stream::forward::<R>(call, request, respond)).await,
+        Shape::Unary => Box::pin(unary::forward::<R>(call, request, responder)).await,
+        Shape::Stream | Shape::Endless => Box::pin(stream::forward::<R>(call, request, responder)).await,
     }
 }
 
 /// Jitter needs no secrets: calls only must not wait in step.
-fn seed(respond: &SendResponse<Bytes>) -> u64 {
-    u64::from(respond.stream_id().as_u32())
+fn seed(responder: &Responder) -> u64 {
+    u64::from(responder.stream_id())
 }
 
 /// One call.
@@ -131,13 +133,13 @@ impl Call {
         &mut self,
         head: &head::Head,
         avoid: Option<ConnectionId>,
-        respond: &mut SendResponse<Bytes>,
+        responder: &mut Responder,
     ) -> Result<(Arc<Connection>, Request<()>), NoAttempt> {
         let connection = {
             let mut connection = core::pin::pin!(self.connection::<R>(avoid));
             poll_fn(|cx| match connection.as_mut().poll(cx) {
                 Poll::Ready(connection) => Poll::Ready(connection.map_err(NoAttempt::Refused)),
-                Poll::Pending => respond.poll_reset(cx).map(|_| Err(NoAttempt::ClientGone)),
+                Poll::Pending => responder.poll_reset(cx).map(|_| Err(NoAttempt::ClientGone)),
             })
             .await?
         };

@@ -8,6 +8,7 @@ use etcd_proxy_core::grpc::{MessageLimit, MessageTooLarge};
 use h2::{RecvStream, SendStream};
 
 use super::observer::Observer;
+use crate::grpc::Outcome;
 
 /// Moves data and trailers. Bytes count as received for the sender only once the receiver has room for them, so
 /// a receiver that doesn't read stops the sender, and what is kept here is at most the sender's window.
@@ -23,6 +24,10 @@ pub(super) struct Pump {
     /// Whether trailers may follow: in an answer, never in a request.
     has_trailers: bool,
     observer: Option<Box<Observer>>,
+    /// Bytes that the sink has got.
+    moved: u64,
+    /// What the trailers say.
+    outcome: Outcome,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,6 +62,8 @@ impl Pump {
             phase: Phase::Data,
             has_trailers: true,
             observer: None,
+            moved: 0,
+            outcome: Outcome::NoStatus,
         }
     }
 
@@ -78,6 +85,21 @@ impl Pump {
     pub(super) fn observed(mut self, observer: Option<Box<Observer>>) -> Self {
         self.observer = observer;
         self
+    }
+
+    /// Bytes that the sink has got, message prefixes included.
+    pub(super) fn moved(&self) -> u64 {
+        self.moved
+    }
+
+    /// How the call has ended, of the direction of an answer that is done.
+    pub(super) fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    /// The sink, when nothing is to be moved any more.
+    pub(super) fn into_sink(self) -> SendStream<Bytes> {
+        self.sink
     }
 
     pub(super) fn sink(&mut self) -> &mut SendStream<Bytes> {
@@ -112,7 +134,10 @@ impl Pump {
             }
             let sent = match ready!(self.source.poll_trailers(cx)) {
                 Ok(Some(_)) if !self.has_trailers => return Poll::Ready(PumpEnd::Trailers),
-                Ok(Some(trailers)) => self.sink.send_trailers(trailers),
+                Ok(Some(trailers)) => {
+                    self.outcome = Outcome::of(&trailers);
+                    self.sink.send_trailers(trailers)
+                }
                 Ok(None) => self.sink.send_data(Bytes::new(), true),
                 Err(error) => return Poll::Ready(PumpEnd::Source(error)),
             };
@@ -149,6 +174,7 @@ impl Pump {
         if self.sink.send_data(part, end_of_stream).is_err() {
             return Poll::Ready(Some(PumpEnd::Sink));
         }
+        self.moved += room as u64;
         let ahead = room.min(self.released);
         self.released -= ahead;
         // It fails only when the stream has ended and its window means nothing any more.

@@ -9,7 +9,6 @@ use etcd_proxy_core::grpc::{MessageLimit, Status};
 use etcd_proxy_core::retry::{Attempts, CONNECTION_LOST, Failure, Next};
 use etcd_proxy_core::rpc::Shape;
 use h2::client::ResponseFuture;
-use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{Request, Response};
 
@@ -18,7 +17,7 @@ use super::head::Head;
 use super::observer::Observer;
 use super::pump::{Pump, PumpEnd};
 use super::{Call, NoAttempt, StreamFailure};
-use crate::grpc::{self, SERVER_STOPPED};
+use crate::grpc::{Body, Record, Responder, SERVER_STOPPED, fields_of};
 use crate::rt::Runtime;
 use crate::shutdown::Phase;
 use crate::upstream::OpenCall;
@@ -27,7 +26,7 @@ use crate::upstream::OpenCall;
 pub(super) async fn forward<R: Runtime>(
     mut call: Call,
     request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
+    mut responder: Responder,
 ) {
     let (parts, body) = request.into_parts();
     let observer = Observer::of(call.rpc, &call.client.worker.reads);
@@ -37,9 +36,9 @@ pub(super) async fn forward<R: Runtime>(
     let mut attempts = Attempts::new(false);
     let mut failed_on = None;
     let (response, stream, open) = loop {
-        let (connection, request) = match call.next::<R>(&head, failed_on, &mut respond).await {
+        let (connection, request) = match call.next::<R>(&head, failed_on, &mut responder).await {
             Ok(next) => next,
-            Err(NoAttempt::Refused(status)) => return grpc::refuse(respond, status),
+            Err(NoAttempt::Refused(status)) => return responder.refuse(&status),
             Err(NoAttempt::ClientGone) => return,
         };
         match call.open(&connection, request, empty) {
@@ -47,7 +46,7 @@ pub(super) async fn forward<R: Runtime>(
             Err(_refused) => {
                 call.refused(&connection).await;
                 if attempts.after(Failure::NotSent, &mut call.rng) == Next::GiveUp {
-                    return grpc::refuse(respond, CONNECTION_LOST);
+                    return responder.refuse(&CONNECTION_LOST);
                 }
                 failed_on = Some(connection.id());
             }
@@ -60,7 +59,7 @@ pub(super) async fn forward<R: Runtime>(
         let limit = MessageLimit::new(limits.request_bytes_max);
         RequestSide::Open(Pump::new(body, stream, limit).without_trailers())
     };
-    let response = ResponseSide::Waiting { response, respond };
+    let response = ResponseSide::Waiting { response, responder };
     let mut both = Both {
         request,
         request_over: empty,
@@ -99,9 +98,19 @@ enum RequestSide {
 enum ResponseSide {
     Waiting {
         response: ResponseFuture,
-        respond: SendResponse<Bytes>,
+        responder: Responder,
     },
-    Open(Pump),
+    Open {
+        pump: Pump,
+        record: Record,
+    },
+    Over,
+}
+
+/// How far an answer has come.
+enum Begun {
+    Not(Responder),
+    Yes(Body),
     Over,
 }
 
@@ -127,9 +136,9 @@ impl Both {
 
     /// Ready only when the whole call is over.
     fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let ResponseSide::Waiting { response, respond } = &mut self.response {
+        if let ResponseSide::Waiting { response, responder } = &mut self.response {
             let Poll::Ready(response) = Pin::new(response).poll(cx) else {
-                let reset = ready!(respond.poll_reset(cx));
+                let reset = ready!(responder.poll_reset(cx));
                 self.cancel(reset.unwrap_or(Reason::CANCEL));
                 return Poll::Ready(());
             };
@@ -140,23 +149,32 @@ impl Both {
                     return Poll::Ready(());
                 }
             };
-            let over = body.is_end_stream();
-            let Ok(stream) = respond.send_response(Response::from_parts(parts, ()), over) else {
+            let head = Response::from_parts(parts, ());
+            if body.is_end_stream() {
+                if let Begun::Not(responder) = self.take_response() {
+                    responder.answer_with(head);
+                }
+                return Poll::Ready(());
+            }
+            let waiting = core::mem::replace(&mut self.response, ResponseSide::Over);
+            let ResponseSide::Waiting { responder, .. } = waiting else {
+                return Poll::Ready(());
+            };
+            let Some(Body { stream, record }) = responder.begin(head) else {
                 self.cancel(Reason::CANCEL);
                 return Poll::Ready(());
             };
-            if over {
-                self.response = ResponseSide::Over;
-                return Poll::Ready(());
-            }
             let pump = Pump::new(body, stream, self.response_limit.clone());
-            self.response = ResponseSide::Open(pump.observed(self.observer.take()));
+            self.response = ResponseSide::Open {
+                pump: pump.observed(self.observer.take()),
+                record,
+            };
         }
-        let ResponseSide::Open(pump) = &mut self.response else {
+        let ResponseSide::Open { pump, record } = &mut self.response else {
             return Poll::Ready(());
         };
         match pump.poll(cx) {
-            Poll::Ready(PumpEnd::Done) => {}
+            Poll::Ready(PumpEnd::Done) => record.ends(pump.outcome()),
             // An answer may have trailers.
             Poll::Ready(PumpEnd::Sink | PumpEnd::Trailers) => self.cancel(Reason::CANCEL),
             Poll::Ready(PumpEnd::Source(error)) => self.fail(&error),
@@ -213,20 +231,51 @@ impl Both {
     }
 
     fn reset_client(&mut self, reason: Reason) {
-        match core::mem::replace(&mut self.response, ResponseSide::Over) {
-            ResponseSide::Waiting { mut respond, .. } => respond.send_reset(reason),
-            ResponseSide::Open(mut pump) => pump.sink().send_reset(reason),
-            ResponseSide::Over => {}
+        match self.take_response() {
+            Begun::Not(responder) => responder.reset(reason),
+            Begun::Yes(mut body) => body.reset(reason),
+            Begun::Over => {}
         }
     }
 
     /// Ends the call with a status of the proxy's own.
     fn stop(&mut self, status: &Status) {
-        match core::mem::replace(&mut self.response, ResponseSide::Over) {
-            ResponseSide::Waiting { respond, .. } => grpc::refuse(respond, status.clone()),
-            ResponseSide::Open(mut pump) => grpc::end(pump.sink(), status),
-            ResponseSide::Over => {}
+        match self.take_response() {
+            Begun::Not(responder) => responder.refuse(status),
+            Begun::Yes(mut body) => body.end(fields_of(status)),
+            Begun::Over => {}
         }
         self.cancel(Reason::CANCEL);
+    }
+
+    /// The client's side of the call, for its end.
+    fn take_response(&mut self) -> Begun {
+        let request_bytes = self.request_bytes();
+        match core::mem::replace(&mut self.response, ResponseSide::Over) {
+            ResponseSide::Waiting { mut responder, .. } => {
+                responder.record.received(request_bytes);
+                Begun::Not(responder)
+            }
+            ResponseSide::Open { pump, mut record } => {
+                record.received(request_bytes);
+                record.sent(pump.moved());
+                let stream = pump.into_sink();
+                Begun::Yes(Body { stream, record })
+            }
+            ResponseSide::Over => Begun::Over,
+        }
+    }
+
+    fn request_bytes(&self) -> u64 {
+        match &self.request {
+            RequestSide::Open(pump) => pump.moved(),
+            RequestSide::Empty(_) => 0,
+        }
+    }
+}
+
+impl Drop for Both {
+    fn drop(&mut self) {
+        drop(self.take_response());
     }
 }

@@ -13,47 +13,50 @@ use etcd_proxy_core::grpc::{MESSAGE_PREFIX_LEN, MessageLimit, MessageTooLarge, S
 use etcd_proxy_core::read::{CacheRole, CacheTicket, is_plain};
 use etcd_proxy_core::retry::{Attempts, CONNECTION_LOST, Failure, Ruling};
 use etcd_proxy_core::rpc::{Member, Rpc};
-use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::Request;
 
 use super::cached::{self, Looked, NotRefreshed};
 use super::deadline::{Expired, Expiry};
-use super::exchange::{Answer, Client, Payload, Unanswered, attempt, deliver, trailers};
+use super::exchange::{Answer, Client, Payload, Unanswered, attempt, trailers};
 use super::head::Head;
+use super::reply::Reply;
 use super::{Call, NoAttempt, elsewhere, leader};
-use crate::grpc;
+use crate::grpc::{self, Responder};
 use crate::read::HeldTicket;
 use crate::rt::{self, Runtime};
 
 /// How long a client that has sent its message may take for its half-close before the call goes on without it.
 const HALF_CLOSE_PATIENCE: Duration = Duration::from_millis(20);
 
-/// Forwards a unary call.
-pub(super) async fn forward<R: Runtime>(
-    mut call: Call,
-    request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
-) {
+/// Handles a unary call to its end.
+pub(super) async fn forward<R: Runtime>(call: Call, request: Request<RecvStream>, mut responder: Responder) {
+    let reply = reply::<R>(call, request, &mut responder).await;
+    reply.give(responder).await;
+}
+
+/// What the client gets: of the cache, or of a member.
+async fn reply<R: Runtime>(mut call: Call, request: Request<RecvStream>, responder: &mut Responder) -> Reply {
     let reads = call.client.worker.reads.clone();
     let role = role(call.rpc, &request);
     let (parts, mut body) = request.into_parts();
     let limit = MessageLimit::new(call.client.worker.limits.request_bytes_max);
     let mut expiry = Expiry::<R>::new(call.deadline);
     let payload = match expiry.bound(collect::<R>(&mut body, limit)).await {
-        Err(Expired) => return grpc::refuse(respond, Status::deadline_exceeded()),
+        Err(Expired) => return Reply::Status(Status::deadline_exceeded()),
         Ok(Ok(payload)) => payload,
-        Ok(Err(Incomplete::TooLarge(too_large))) => return grpc::refuse(respond, too_large.status()),
-        Ok(Err(Incomplete::ClientGone)) => return,
-        Ok(Err(Incomplete::Trailers)) => return respond.send_reset(Reason::PROTOCOL_ERROR),
+        Ok(Err(Incomplete::TooLarge(too_large))) => return Reply::Status(too_large.status()),
+        Ok(Err(Incomplete::ClientGone)) => return Reply::Nothing,
+        Ok(Err(Incomplete::Trailers)) => return Reply::Reset(Reason::PROTOCOL_ERROR),
     };
+    responder.record.received(payload.data.len() as u64);
     let message = message_of(&payload.data);
     call.class = call.rpc.class().class(message.as_deref());
     let mut attempts = Attempts::of(call.rpc, message.as_deref());
     let ticket = match (role, message) {
         (CacheRole::Read, Some(message)) if !reads.is_off() => {
             let mut client = Client {
-                respond: &mut respond,
+                responder: &mut *responder,
                 expiry: &mut expiry,
             };
             let floor = CacheTicket::floor_of(&message, reads.floor());
@@ -65,11 +68,13 @@ pub(super) async fn forward<R: Runtime>(
                     let floor = floor.after_wait(reads.floor());
                     HeldTicket::of_read(&reads, ticket, floor, call.rpc, &message)
                 }
-                Ok(Looked::Answer(data)) => return cached::deliver(data, &parts.headers, respond).await,
-                Ok(Looked::Refused(status)) => return cached::refuse(&status, &parts.headers, respond),
-                Err(Unanswered::Expired) => return grpc::refuse(respond, Status::deadline_exceeded()),
+                Ok(Looked::Answer(data)) => return Reply::Answer(cached::answer(data, &parts.headers)),
+                Ok(Looked::Refused(status)) => {
+                    return Reply::Answer(cached::refusal(&status, &parts.headers));
+                }
+                Err(Unanswered::Expired) => return Reply::Status(Status::deadline_exceeded()),
                 // There is nothing else that a wait for the cache ends with.
-                Err(_) => return,
+                Err(_) => return Reply::Nothing,
             }
         }
         (role, message) => HeldTicket::of(&reads, role, call.rpc, message.as_ref()),
@@ -77,13 +82,13 @@ pub(super) async fn forward<R: Runtime>(
     let head = Head::new(parts);
     let mut failed_on: Option<ConnectionId> = None;
     loop {
-        let (connection, request) = match call.next::<R>(&head, failed_on, &mut respond).await {
+        let (connection, request) = match call.next::<R>(&head, failed_on, &mut *responder).await {
             Ok(next) => next,
-            Err(NoAttempt::Refused(status)) => return refuse(ticket, respond, status),
-            Err(NoAttempt::ClientGone) => return,
+            Err(NoAttempt::Refused(status)) => return refused(ticket, status),
+            Err(NoAttempt::ClientGone) => return Reply::Nothing,
         };
         let mut client = Client {
-            respond: &mut respond,
+            responder: &mut *responder,
             expiry: &mut expiry,
         };
         let (failure, answer) = match attempt(&call, &connection, request, &payload, &mut client).await {
@@ -97,13 +102,13 @@ pub(super) async fn forward<R: Runtime>(
             Ok(answer) => {
                 let answer = leader::redirect(&call, &connection, &head, &payload, &mut client, answer).await;
                 drop(connection);
-                return conclude(call, (&head, &payload), ticket, answer, respond, expiry).await;
+                return conclude(call, (&head, &payload), ticket, answer, responder, expiry).await;
             }
             Err(Unanswered::Failed(failure)) => (failure, None),
-            Err(Unanswered::Reset(reason)) => return respond.send_reset(reason),
-            Err(Unanswered::TooLarge(too_large)) => return refuse(ticket, respond, too_large.status()),
-            Err(Unanswered::Expired) => return grpc::refuse(respond, Status::deadline_exceeded()),
-            Err(Unanswered::ClientGone) => return,
+            Err(Unanswered::Reset(reason)) => return Reply::Reset(reason),
+            Err(Unanswered::TooLarge(too_large)) => return refused(ticket, too_large.status()),
+            Err(Unanswered::Expired) => return Reply::Status(Status::deadline_exceeded()),
+            Err(Unanswered::ClientGone) => return Reply::Nothing,
         };
         let (pause, elsewhere) = match (
             attempts.rule(failure, call.deadline.left(), &mut call.rng),
@@ -112,28 +117,28 @@ pub(super) async fn forward<R: Runtime>(
             (Ruling::Again { pause, elsewhere }, _) => (pause, elsewhere),
             (Ruling::Forward, Some(answer)) => {
                 cached::tell(ticket, &answer);
-                return deliver(answer, respond).await;
+                return Reply::Answer(answer);
             }
             // Only an answer is ever ruled to be forwarded.
-            (Ruling::Forward, None) => return refuse(ticket, respond, CONNECTION_LOST),
-            (Ruling::Refuse(status), _) => return refuse(ticket, respond, status),
+            (Ruling::Forward, None) => return refused(ticket, CONNECTION_LOST),
+            (Ruling::Refuse(status), _) => return refused(ticket, status),
         };
         failed_on = elsewhere.then_some(connection.id());
-        if !pause.is_zero() && !wait::<R>(pause, &mut respond).await {
-            return;
+        if !pause.is_zero() && !wait::<R>(pause, responder).await {
+            return Reply::Nothing;
         }
         if failure == Failure::Unavailable
             && attempts.wants_another_member()
             && call.rpc.member() == Member::Any
         {
             let mut client = Client {
-                respond: &mut respond,
+                responder: &mut *responder,
                 expiry: &mut expiry,
             };
             let other = elsewhere::ask(&mut call, &connection, &head, &payload, &mut client).await;
             if let Some(answer) = other {
                 drop(connection);
-                return conclude(call, (&head, &payload), ticket, answer, respond, expiry).await;
+                return conclude(call, (&head, &payload), ticket, answer, responder, expiry).await;
             }
         }
     }
@@ -148,31 +153,31 @@ fn role(rpc: Rpc, request: &Request<RecvStream>) -> CacheRole {
     })
 }
 
-/// Gives the client an answer, or a newer one than that if it is older than what was shown.
+/// The reply with an answer, or with a newer one than that if it is older than what was shown.
 async fn conclude<R: Runtime>(
     mut call: Call,
     (head, payload): (&Head, &Payload),
     ticket: HeldTicket,
     mut answer: Answer,
-    mut respond: SendResponse<Bytes>,
+    responder: &mut Responder,
     mut expiry: Expiry<R>,
-) {
+) -> Reply {
     if cached::is_old(&ticket, &answer) {
-        let refreshed = cached::refreshed(&mut call, head, payload, &ticket, &mut respond, &mut expiry).await;
+        let refreshed = cached::refreshed(&mut call, head, payload, &ticket, responder, &mut expiry).await;
         answer = match refreshed {
             Ok(answer) => answer,
-            Err(NotRefreshed::Refused(status)) => return grpc::refuse(respond, status),
-            Err(NotRefreshed::ClientGone) => return,
+            Err(NotRefreshed::Refused(status)) => return Reply::Status(status),
+            Err(NotRefreshed::ClientGone) => return Reply::Nothing,
         };
     }
     cached::tell(ticket, &answer);
-    deliver(answer, respond).await;
+    Reply::Answer(answer)
 }
 
-/// Refuses a call that no member has answered.
-fn refuse(ticket: HeldTicket, respond: SendResponse<Bytes>, status: Status) {
+/// The reply to a call that no member has answered.
+fn refused(ticket: HeldTicket, status: Status) -> Reply {
     ticket.refused(&status);
-    grpc::refuse(respond, status);
+    Reply::Status(status)
 }
 
 /// Why a request isn't there as a whole.
@@ -260,9 +265,9 @@ fn message_of(data: &Bytes) -> Option<Bytes> {
 }
 
 /// Waits, unless the client goes away before. Tells whether it is still there.
-async fn wait<R: Runtime>(pause: Duration, respond: &mut SendResponse<Bytes>) -> bool {
+async fn wait<R: Runtime>(pause: Duration, responder: &mut Responder) -> bool {
     let mut sleep = core::pin::pin!(rt::sleep::<R>(pause));
-    poll_fn(|cx| match respond.poll_reset(cx) {
+    poll_fn(|cx| match responder.poll_reset(cx) {
         Poll::Ready(_) => Poll::Ready(false),
         Poll::Pending => sleep.as_mut().poll(cx).map(|()| true),
     })

@@ -3,18 +3,14 @@
 use core::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::server::SendResponse;
-use h2::{Reason, SendStream};
+use h2::Reason;
 
-use super::{End, Head, status_fields};
+use super::{Body, End, Head, Responder, status_fields};
 
 /// The sending half of the HTTP/2 stream. The head goes out with the first message, as grpc-go sends it.
 pub(crate) enum Answer {
-    Waiting {
-        respond: SendResponse<Bytes>,
-        head: Head,
-    },
-    Open(SendStream<Bytes>),
+    Waiting { responder: Responder, head: Head },
+    Open(Body),
     Gone,
 }
 
@@ -28,13 +24,13 @@ impl Answer {
         cx: &mut Context<'_>,
         chunk: &mut Bytes,
     ) -> Poll<Result<(), ClientGone>> {
-        if let Self::Waiting { respond, head } = self {
-            *self = match respond.send_response(head.response(), false) {
-                Ok(stream) => Self::Open(stream),
-                Err(_) => Self::Gone,
-            };
+        if matches!(self, Self::Waiting { .. })
+            && let Self::Waiting { responder, head } = core::mem::replace(self, Self::Gone)
+            && let Some(body) = responder.begin(head.response())
+        {
+            *self = Self::Open(body);
         }
-        let Self::Open(stream) = self else {
+        let Self::Open(Body { stream, record }) = self else {
             return Poll::Ready(Err(ClientGone));
         };
         stream.reserve_capacity(chunk.len());
@@ -46,32 +42,37 @@ impl Answer {
             }
         }
         let part = chunk.split_to(room.min(chunk.len()));
+        record.sent(part.len() as u64);
         Poll::Ready(stream.send_data(part, false).map_err(|_| ClientGone))
     }
 
     /// Completes when the client has cancelled the call or is gone.
     pub(crate) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
-            Self::Waiting { respond, .. } => respond.poll_reset(cx).map(drop),
-            Self::Open(stream) => stream.poll_reset(cx).map(drop),
+            Self::Waiting { responder, .. } => responder.poll_reset(cx).map(drop),
+            Self::Open(body) => body.stream.poll_reset(cx).map(drop),
             Self::Gone => Poll::Ready(()),
         }
     }
 
-    /// Ends the call.
-    pub(crate) fn finish(self, end: End) {
+    /// Ends the call, of whose request so many bytes were taken in.
+    pub(crate) fn finish(mut self, end: End, request_bytes: u64) {
+        match &mut self {
+            Self::Waiting { responder, .. } => responder.record.received(request_bytes),
+            Self::Open(body) => body.record.received(request_bytes),
+            Self::Gone => {}
+        }
         match (end, self) {
             (End::ClientGone, _) | (_, Self::Gone) => {}
-            (End::Expired, Self::Waiting { mut respond, .. }) => respond.send_reset(Reason::CANCEL),
-            (End::Expired, Self::Open(mut stream)) => stream.send_reset(Reason::CANCEL),
-            (End::Broken, Self::Waiting { mut respond, .. }) => respond.send_reset(Reason::PROTOCOL_ERROR),
-            (End::Broken, Self::Open(mut stream)) => stream.send_reset(Reason::PROTOCOL_ERROR),
-            (End::Status { code, message }, Self::Waiting { respond, head }) => {
-                head.refuse(respond, code, &message);
+            (End::Expired, Self::Waiting { responder, .. }) => responder.reset(Reason::CANCEL),
+            (End::Expired, Self::Open(mut body)) => body.reset(Reason::CANCEL),
+            (End::Broken, Self::Waiting { responder, .. }) => responder.reset(Reason::PROTOCOL_ERROR),
+            (End::Broken, Self::Open(mut body)) => body.reset(Reason::PROTOCOL_ERROR),
+            (End::Status { code, message }, Self::Waiting { responder, head }) => {
+                head.refuse(responder, code, &message);
             }
-            // An error means that the client has gone.
-            (End::Status { code, message }, Self::Open(mut stream)) => {
-                drop(stream.send_trailers(status_fields(code, &message)));
+            (End::Status { code, message }, Self::Open(mut body)) => {
+                body.end(status_fields(code, &message));
             }
         }
     }

@@ -6,11 +6,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use etcd_proxy_core::grpc::{Code, Status, parse_timeout};
 use etcd_proxy_core::rpc::{Rpc, Shape};
-use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
-use super::{GRPC_TIMEOUT, INVALID_CLIENT_API_VERSION, path_of, status_fields};
+use super::{GRPC_TIMEOUT, INVALID_CLIENT_API_VERSION, Responder, path_of, status_fields};
 
 const GRPC: &str = "application/grpc";
 
@@ -113,31 +112,24 @@ impl Head {
     }
 
     /// An answer that is this status and nothing else.
-    pub(crate) fn refuse(&self, respond: SendResponse<Bytes>, code: u8, message: &str) {
-        send(respond, StatusCode::OK, &self.content_type, code, message);
+    pub(crate) fn refuse(&self, responder: Responder, code: u8, message: &str) {
+        send(responder, StatusCode::OK, &self.content_type, code, message);
     }
 }
 
 impl Refusal {
-    pub(crate) fn send(&self, respond: SendResponse<Bytes>) {
+    pub(crate) fn send(&self, responder: Responder) {
         let (code, message) = (self.status.code().number(), self.status.message());
-        send(respond, self.http_status, &self.content_type, code, message);
+        send(responder, self.http_status, &self.content_type, code, message);
     }
 }
 
-fn send(
-    mut respond: SendResponse<Bytes>,
-    http_status: StatusCode,
-    content_type: &HeaderValue,
-    code: u8,
-    message: &str,
-) {
+fn send(responder: Responder, http_status: StatusCode, content_type: &HeaderValue, code: u8, message: &str) {
     let mut response = Response::new(());
     *response.status_mut() = http_status;
     *response.headers_mut() = status_fields(code, message);
     response.headers_mut().insert(CONTENT_TYPE, content_type.clone());
-    // An error means that the client has gone.
-    let _ = respond.send_response(response, true);
+    responder.answer_with(response);
 }
 
 /// `content-type` of the answer: `application/grpc`, with the subtype that the request has behind a `+` or a `;`.

@@ -6,6 +6,7 @@ mod expiry;
 mod head;
 mod messages;
 mod requests;
+mod responder;
 mod send;
 mod status;
 mod uploads;
@@ -15,10 +16,13 @@ pub(crate) use expiry::Expiry;
 pub(crate) use head::Head;
 pub(crate) use messages::{Cut, Messages};
 pub(crate) use requests::Requests;
+#[cfg(test)]
+pub(crate) use responder::Ended;
+pub(crate) use responder::{Body, CallEnds, Outcome, Record, Responder};
 pub(crate) use send::send_all;
 pub(crate) use status::{
-    GRPC_MESSAGE, GRPC_STATUS, INVALID_CLIENT_API_VERSION, SERVER_STOPPED, end, refuse, refuse_headers,
-    status_fields,
+    GRPC_MESSAGE, GRPC_STATUS, INVALID_CLIENT_API_VERSION, SERVER_STOPPED, fields_of, refusal, status_fields,
+    too_many_headers,
 };
 pub(crate) use uploads::Uploads;
 

@@ -14,6 +14,8 @@ pub(crate) struct Requests {
     body: RecvStream,
     messages: Messages,
     upload: Upload,
+    /// What has come so far.
+    bytes: u64,
     /// Its end was told.
     over: bool,
 }
@@ -25,8 +27,14 @@ impl Requests {
             body,
             messages,
             upload: uploads.upload(),
+            bytes: 0,
             over: false,
         }
+    }
+
+    /// How many bytes have come, message prefixes included.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// The next message; `None` for the half-close, once.
@@ -45,6 +53,7 @@ impl Requests {
                 Some(Ok(chunk)) => {
                     // It fails only when the stream has ended and its window means nothing any more.
                     let _ = self.body.flow_control().release_capacity(chunk.len());
+                    self.bytes += chunk.len() as u64;
                     self.messages.push(chunk);
                 }
                 Some(Err(_)) => return Poll::Ready(Err(End::ClientGone)),

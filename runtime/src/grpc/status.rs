@@ -1,9 +1,6 @@
 //! How calls end: statuses on the wire, and answers that are nothing else.
 
-use bytes::Bytes;
 use etcd_proxy_core::grpc::{Code, Status, encode_message};
-use h2::SendStream;
-use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
@@ -31,31 +28,23 @@ pub(crate) fn status_fields(code: u8, message: &str) -> HeaderMap {
     fields
 }
 
-fn fields_of(status: &Status) -> HeaderMap {
+pub(crate) fn fields_of(status: &Status) -> HeaderMap {
     status_fields(status.code().number(), status.message())
 }
 
-/// Answers a call whose answer hasn't begun with a status and nothing else.
-pub(crate) fn refuse(mut respond: SendResponse<Bytes>, status: Status) {
+/// An answer that is a status and nothing else.
+pub(crate) fn refusal(status: &Status) -> Response<()> {
     let mut response = Response::new(());
-    *response.headers_mut() = fields_of(&status);
+    *response.headers_mut() = fields_of(status);
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    // An error means that the client has gone.
-    let _ = respond.send_response(response, true);
+    response
 }
 
-/// Refuses a call that has more headers than are taken, as HTTP/2 servers refuse those that are too large.
-pub(crate) fn refuse_headers(mut respond: SendResponse<Bytes>) {
+/// The answer to a call that has more headers than are taken, as HTTP/2 servers refuse those that are too large.
+pub(crate) fn too_many_headers() -> Response<()> {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-    // An error means that the client has gone.
-    let _ = respond.send_response(response, true);
-}
-
-/// Ends an answer that has begun with a status.
-pub(crate) fn end(stream: &mut SendStream<Bytes>, status: &Status) {
-    // An error means that the client has gone.
-    let _ = stream.send_trailers(fields_of(status));
+    response
 }

@@ -8,13 +8,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use etcd_proxy_core::watch::{Caller, Status};
 use h2::RecvStream;
-use h2::server::SendResponse;
 use http::Request;
 use tokio::sync::watch;
 
 use super::shared::{ClientOutbox, Streams};
 use super::{Happened, Multiplexer};
-use crate::grpc::{Answer, End, Expiry, Head, Messages, Requests, SERVER_STOPPED, Uploads};
+use crate::grpc::{Answer, End, Expiry, Head, Messages, Requests, Responder, SERVER_STOPPED, Uploads};
 use crate::rt::Runtime;
 use crate::shutdown::Phase;
 
@@ -41,7 +40,7 @@ pub(crate) async fn serve<R: Runtime, M: Multiplexer>(
     streams: Arc<Streams<M>>,
     head: Head,
     request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
+    responder: Responder,
 ) {
     let caller = Caller {
         connection: client.number,
@@ -53,7 +52,7 @@ pub(crate) async fn serve<R: Runtime, M: Multiplexer>(
     let mut call = Call {
         stream: Stream::open(streams, caller),
         requests: Requests::new(request.into_body(), messages, client.uploads),
-        answer: Answer::Waiting { respond, head },
+        answer: Answer::Waiting { responder, head },
         chunks: VecDeque::new(),
         left: 0,
         ended: None,
@@ -74,7 +73,7 @@ pub(crate) async fn serve<R: Runtime, M: Multiplexer>(
     .await;
     // The machine does nothing more for it, whatever the client does.
     drop(call.stream);
-    call.answer.finish(end);
+    call.answer.finish(end, call.requests.bytes());
 }
 
 /// A client's stream, as the machine knows it.
