@@ -16,6 +16,8 @@
 //!  │   events in, actions out │ ◄───────── │                                              │
 //!  └──────────────────────────┘  reports   └──────────────────────────────────────────────┘
 //! ```
+//!
+//! A module imports only what stands below it. ARCHITECTURE.md has the floors, `tests/layers.rs` holds the sources to them.
 
 mod app;
 pub mod cli;
