@@ -45,19 +45,19 @@ const JITTER_PERCENT: u64 = 10;
 const RESENDS_MAX: u32 = 16;
 
 /// The member's connection broke and the call wasn't carried out, or may be made again.
-pub const CONNECTION_LOST: Status = Status::new(
+pub const CONNECTION_LOST: Status = Status::of(
     Code::Unavailable,
     "etcd-proxy: the connection to the member was lost during the call",
 );
 
 /// The member's connection broke under a call that must not be made twice.
-pub const MAY_BE_APPLIED: Status = Status::new(
+pub const MAY_BE_APPLIED: Status = Status::of(
     Code::Unavailable,
     "etcd-proxy: the connection to the member was lost during the call; it may have been carried out",
 );
 
 /// No connection to any member could be had in time.
-const NO_ENDPOINT: Status = Status::new(Code::Unavailable, "etcd-proxy: no endpoint is reachable");
+const NO_ENDPOINT: Status = Status::of(Code::Unavailable, "etcd-proxy: no endpoint is reachable");
 
 /// The part of a client's time that is left for telling it that no member is reachable: the client counts from before we
 /// do, and the answer is on its way for as long as the request was.
@@ -89,7 +89,7 @@ pub fn no_endpoint(left: Option<Duration>) -> Status {
 }
 
 /// A client's calls of a kind are as many as the member allows it.
-const NO_TURN: Status = Status::new(
+const NO_TURN: Status = Status::of(
     Code::ResourceExhausted,
     "etcd-proxy: this client has as many such calls open as the member leaves to one",
 );

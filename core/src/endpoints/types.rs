@@ -7,6 +7,7 @@ use core::time::Duration;
 use slotmap::new_key_type;
 
 use crate::class::Class;
+use crate::grpc::Code;
 
 new_key_type! {
     /// An endpoint. Generational: the id of a removed endpoint finds nothing.
@@ -103,14 +104,14 @@ impl Health {
     /// What an error in answer to a health check says, by its gRPC code. An error is an answer too: one that isn't
     /// about the member's state shows that it lives.
     #[must_use]
-    pub const fn of_error(code: u8) -> Self {
-        match code {
-            // UNAVAILABLE: `etcdserver: no leader`, and on 3.5 `etcdserver: rpc not supported for learner`.
-            14 => Self::Unfit,
-            // FAILED_PRECONDITION: the latter from 3.6 on.
-            9 => Self::Unfit,
-            // CANCELLED, UNKNOWN, INTERNAL: what came was no gRPC answer, or none at all.
-            1 | 2 | 13 => Self::Unfit,
+    pub fn of_error(code: u8) -> Self {
+        match Code::of_number(code) {
+            // `etcdserver: no leader`, and on 3.5 `etcdserver: rpc not supported for learner`.
+            Some(Code::Unavailable) => Self::Unfit,
+            // The latter from 3.6 on.
+            Some(Code::FailedPrecondition) => Self::Unfit,
+            // What came was no gRPC answer, or none at all.
+            Some(Code::Cancelled | Code::Unknown | Code::Internal) => Self::Unfit,
             _ => Self::Fit,
         }
     }

@@ -1,4 +1,4 @@
-//! Statuses the proxy makes itself. Statuses of etcd pass through as they are and never take this form.
+//! Statuses: how calls end.
 
 use alloc::borrow::Cow;
 use alloc::string::String;
@@ -8,7 +8,6 @@ use core::fmt::Write as _;
 /// gRPC status codes: <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
-#[non_exhaustive]
 pub enum Code {
     /// The call succeeded.
     Ok = 0,
@@ -20,35 +19,91 @@ pub enum Code {
     InvalidArgument = 3,
     /// The deadline passed before the call was answered.
     DeadlineExceeded = 4,
+    /// Something that the call asks for isn't there.
+    NotFound = 5,
+    /// Something that the call makes is there already.
+    AlreadyExists = 6,
+    /// The caller may not do this.
+    PermissionDenied = 7,
     /// A limit was exceeded.
     ResourceExhausted = 8,
-    /// The method, or something that the call asks for, isn't there.
+    /// The server is in no state to do this.
+    FailedPrecondition = 9,
+    /// The call was aborted, mostly by another one.
+    Aborted = 10,
+    /// The call asks for something beyond what there is, as a revision.
+    OutOfRange = 11,
+    /// The server has no such method.
     Unimplemented = 12,
     /// A broken invariant, or a peer that breaks the protocol.
     Internal = 13,
     /// The service can't be reached now; trying again may help.
     Unavailable = 14,
+    /// Data is lost or damaged.
+    DataLoss = 15,
+    /// Nobody knows who the caller is.
+    Unauthenticated = 16,
 }
 
 impl Code {
+    const ALL: [Self; 17] = [
+        Self::Ok,
+        Self::Cancelled,
+        Self::Unknown,
+        Self::InvalidArgument,
+        Self::DeadlineExceeded,
+        Self::NotFound,
+        Self::AlreadyExists,
+        Self::PermissionDenied,
+        Self::ResourceExhausted,
+        Self::FailedPrecondition,
+        Self::Aborted,
+        Self::OutOfRange,
+        Self::Unimplemented,
+        Self::Internal,
+        Self::Unavailable,
+        Self::DataLoss,
+        Self::Unauthenticated,
+    ];
+
     /// The number on the wire.
     #[must_use]
     pub const fn number(self) -> u8 {
         self as u8
     }
+
+    /// The code with this number on the wire; `None` if gRPC has none.
+    #[must_use]
+    pub fn of_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
 }
 
-/// A status made by the proxy: a code and a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// How a call ended, whoever says so: a code and a message. etcd sends no details.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Status {
-    code: Code,
-    message: Cow<'static, str>,
+    /// The code on the wire; 0 is OK. Mostly a [`Code`]'s number: what a peer sends may be any.
+    pub code: u8,
+    /// The message, not percent-encoded.
+    pub message: Cow<'static, str>,
 }
 
 impl Status {
-    /// A status with a fixed message.
+    /// A call that went well.
+    pub const OK: Self = Self::of(Code::Ok, "");
+
+    /// What etcd refuses calls with that ask for a leader, or need one, while it knows none.
+    pub const NO_LEADER: Self = Self::of(Code::Unavailable, "etcdserver: no leader");
+
+    /// A status with a code and a fixed message.
     #[must_use]
-    pub const fn new(code: Code, message: &'static str) -> Self {
+    pub const fn of(code: Code, message: &'static str) -> Self {
+        Self::new(code.number(), message)
+    }
+
+    /// A status with the number of a code and a fixed message.
+    #[must_use]
+    pub const fn new(code: u8, message: &'static str) -> Self {
         Self {
             code,
             message: Cow::Borrowed(message),
@@ -59,7 +114,7 @@ impl Status {
     #[must_use]
     pub const fn owned(code: Code, message: String) -> Self {
         Self {
-            code,
+            code: code.number(),
             message: Cow::Owned(message),
         }
     }
@@ -67,19 +122,33 @@ impl Status {
     /// The deadline that the client set has passed; message as grpc-go and etcd servers give it.
     #[must_use]
     pub const fn deadline_exceeded() -> Self {
-        Self::new(Code::DeadlineExceeded, "context deadline exceeded")
+        Self::of(Code::DeadlineExceeded, "context deadline exceeded")
     }
 
-    /// The code.
+    /// Whether it has this code.
     #[must_use]
-    pub const fn code(&self) -> Code {
-        self.code
+    pub const fn is(&self, code: Code) -> bool {
+        self.code == code.number()
     }
 
-    /// The message, not yet percent-encoded.
+    /// Whether a member refuses because it knows no leader.
     #[must_use]
-    pub fn message(&self) -> &str {
-        &self.message
+    pub fn is_no_leader(&self) -> bool {
+        *self == Self::NO_LEADER
+    }
+
+    /// Whether it refuses the caller for who it is: for a permission or a user that it lacks, or for a token that isn't
+    /// valid, or not any more.
+    #[must_use]
+    pub fn is_denial(&self) -> bool {
+        match Code::of_number(self.code) {
+            Some(Code::PermissionDenied | Code::Unauthenticated) => true,
+            Some(Code::InvalidArgument) => matches!(
+                &*self.message,
+                "etcdserver: user name is empty" | "etcdserver: revision of auth store is old"
+            ),
+            _ => false,
+        }
     }
 }
 
@@ -135,6 +204,41 @@ pub fn decode_message(message: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn codes_have_their_numbers() {
+        for number in 0..=16 {
+            assert_eq!(Code::of_number(number).map(Code::number), Some(number));
+        }
+        assert_eq!(Code::of_number(17), None);
+        assert_eq!(Code::of_number(255), None);
+    }
+
+    /// The words are those of etcd 3.4 to 3.6.
+    #[test]
+    fn who_is_refused_for_what_he_is() {
+        for (code, message, is_denial) in [
+            (7, "etcdserver: permission denied", true),
+            (16, "etcdserver: invalid auth token", true),
+            (3, "etcdserver: user name is empty", true),
+            (3, "etcdserver: revision of auth store is old", true),
+            (3, "etcdserver: key is not provided", false),
+            (
+                3,
+                "etcdserver: authentication failed, invalid user ID or password",
+                false,
+            ),
+            (9, "etcdserver: authentication is not enabled", false),
+            (14, "etcdserver: no leader", false),
+            (0, "", false),
+            (99, "etcdserver: user name is empty", false),
+        ] {
+            let status = Status::new(code, message);
+            assert_eq!(status.is_denial(), is_denial, "{status:?}");
+            assert_eq!(status.is_no_leader(), code == 14, "{status:?}");
+        }
+        assert!(!Status::new(14, "etcdserver: leader changed").is_no_leader());
+    }
 
     #[test]
     fn messages_are_percent_encoded() {

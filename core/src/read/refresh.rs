@@ -19,7 +19,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(400);
 const LINEARIZABLE: [u8; 2] = [7 << 3, 0];
 
 /// The status of a read for which what was shown before isn't to be had.
-const BEHIND: Status = Status::new(
+const BEHIND: Status = Status::of(
     Code::Unavailable,
     "etcd-proxy: no member has come to what was shown before",
 );

@@ -1,33 +1,22 @@
 //! Refusals of reads: what they tell, and whose they are.
 
-use crate::watch::Status;
-
-const INVALID_ARGUMENT: u8 = 3;
-const NOT_FOUND: u8 = 5;
-const PERMISSION_DENIED: u8 = 7;
-const FAILED_PRECONDITION: u8 = 9;
-const OUT_OF_RANGE: u8 = 11;
-const UNAVAILABLE: u8 = 14;
-const DATA_LOSS: u8 = 15;
-const UNAUTHENTICATED: u8 = 16;
-
-/// Whether a refusal tells that credentials are asked for. These are etcd's statuses for a call that has none.
-pub(super) fn is_denial(status: &Status) -> bool {
-    match status.code {
-        PERMISSION_DENIED | UNAUTHENTICATED => true,
-        INVALID_ARGUMENT => status.message == "etcdserver: user name is empty",
-        _ => false,
-    }
-}
+use crate::grpc::{Code, Status};
 
 /// Whether a refusal is what every request for the same would get, now: it comes from what was asked, from the state of the
 /// store, or from the state of the cluster, which says so in words of its own. What a call met on its way (limits, calls that
 /// aren't there, protocols, time) is its own.
 pub(super) fn is_shared(status: &Status) -> bool {
-    match status.code {
-        INVALID_ARGUMENT | NOT_FOUND | PERMISSION_DENIED | FAILED_PRECONDITION | OUT_OF_RANGE | DATA_LOSS
-        | UNAUTHENTICATED => true,
-        UNAVAILABLE => ["etcdserver: ", "etcd-proxy: "]
+    match Code::of_number(status.code) {
+        Some(
+            Code::InvalidArgument
+            | Code::NotFound
+            | Code::PermissionDenied
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::DataLoss
+            | Code::Unauthenticated,
+        ) => true,
+        Some(Code::Unavailable) => ["etcdserver: ", "etcd-proxy: "]
             .iter()
             .any(|origin| status.message.starts_with(origin)),
         _ => false,

@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use crate::grpc::Code;
+
 /// How long reaching one of the other members may take.
 pub const OTHER_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -41,8 +43,7 @@ impl Said {
     /// What an error says.
     #[must_use]
     pub fn by_error(code: u8, message: &[u8]) -> Self {
-        const FAILED_PRECONDITION: u8 = 9;
-        if code == FAILED_PRECONDITION && message == b"etcdserver: not leader" {
+        if code == Code::FailedPrecondition.number() && message == b"etcdserver: not leader" {
             Self::NotLeader
         } else {
             Self::Nothing

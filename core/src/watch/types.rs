@@ -1,11 +1,12 @@
 //! The vocabulary of the hub: settings, events, actions.
 
-use alloc::borrow::Cow;
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use bytes::Bytes;
 use slotmap::new_key_type;
+
+pub use crate::grpc::Status;
 
 new_key_type! {
     /// A Watch call of a client, from its beginning to its end. Generational.
@@ -138,35 +139,6 @@ pub struct Header {
     pub revision: i64,
     /// The raft term.
     pub raft_term: u64,
-}
-
-/// How a call ended: a gRPC code, 0 to 16, and a message that isn't percent-encoded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// The code on the wire; 0 is OK.
-    pub code: u8,
-    /// The message.
-    pub message: Cow<'static, str>,
-}
-
-impl Status {
-    /// A status with a fixed message.
-    #[must_use]
-    pub const fn new(code: u8, message: &'static str) -> Self {
-        Self {
-            code,
-            message: Cow::Borrowed(message),
-        }
-    }
-}
-
-impl From<crate::grpc::Status> for Status {
-    fn from(status: crate::grpc::Status) -> Self {
-        Self {
-            code: status.code().number(),
-            message: Cow::Owned(status.message().into()),
-        }
-    }
 }
 
 /// Who opened a Watch call or a LeaseKeepAlive call.

@@ -2,12 +2,10 @@
 //!
 //! Read as etcd's own decoder does (gogo protobuf, 3.5), so that both refuse the same in the same words.
 
-use alloc::borrow::Cow;
 use alloc::format;
 use core::fmt;
 
-use crate::grpc::Code;
-use crate::watch::Status;
+use crate::grpc::{Code, Status};
 
 /// What isn't protobuf. Its `Display` is what an etcd server says of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +28,8 @@ pub(crate) enum Malformed {
 impl Malformed {
     /// With what a server ends a stream for it.
     pub(crate) fn status(self) -> Status {
-        Status {
-            code: Code::Internal as u8,
-            message: Cow::Owned(format!("grpc: failed to unmarshal the received message: {self}")),
-        }
+        let message = format!("grpc: failed to unmarshal the received message: {self}");
+        Status::owned(Code::Internal, message)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::status::Status;
 const UNAPPLIED_MAX: u64 = 5_000;
 
 /// What Go's contexts say when their time is over.
-const DEADLINE_EXCEEDED: Status = Status::new(4, "context deadline exceeded");
+const DEADLINE_EXCEEDED: Status = Status::deadline_exceeded();
 
 /// A unary call that isn't answered yet.
 #[derive(Debug)]

@@ -58,14 +58,14 @@ async fn unary<R: Runtime>(
 ) {
     let request = match unless_given_up(&mut responder, expiry, first(&mut body, &mut messages)).await {
         Ok(Ok(message)) => message,
-        Ok(Err(status)) => return head.refuse(responder, status.code().number(), status.message()),
+        Ok(Err(status)) => return head.refuse(responder, &status),
         Err(GivenUp::ByClient) => return,
         Err(GivenUp::Expired) => return responder.reset(Reason::CANCEL),
     };
     let call = hub.call(head.path.clone(), metadata(&head), request);
     let response = match unless_given_up(&mut responder, expiry, call).await {
         Ok(Ok(message)) => message,
-        Ok(Err(status)) => return head.refuse(responder, status.code, &status.message),
+        Ok(Err(status)) => return head.refuse(responder, &status),
         Err(GivenUp::ByClient) => return,
         Err(GivenUp::Expired) => return responder.reset(Reason::CANCEL),
     };
@@ -74,7 +74,7 @@ async fn unary<R: Runtime>(
     };
     let mut chunks = VecDeque::with_capacity(2);
     frame(response, &mut chunks);
-    send_all(body, chunks, Some(status_fields(0, ""))).await;
+    send_all(body, chunks, Some(status_fields(&Status::OK))).await;
 }
 
 /// The first message of a request. What may follow it is ignored, the half-close is not waited for.
@@ -93,11 +93,11 @@ async fn first(body: &mut RecvStream, messages: &mut Messages) -> Result<Bytes, 
                 messages.push(chunk);
             }
             // The client is gone: this answer reaches nobody.
-            Some(Err(_)) => return Err(Status::new(Code::Cancelled, "context canceled")),
+            Some(Err(_)) => return Err(Status::of(Code::Cancelled, "context canceled")),
             None => {
                 return Err(match messages.cut() {
-                    Cut::Between => Status::new(Code::Unknown, "EOF"),
-                    Cut::Within => Status::new(Code::Unknown, "unexpected EOF"),
+                    Cut::Between => Status::of(Code::Unknown, "EOF"),
+                    Cut::Within => Status::of(Code::Unknown, "unexpected EOF"),
                 });
             }
         }

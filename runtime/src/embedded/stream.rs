@@ -55,7 +55,7 @@ pub(super) async fn serve<R: Runtime>(
         if expiry.poll(cx).is_ready() {
             return Poll::Ready(End::Expired);
         }
-        stopped.as_mut().poll(cx).map(|_| End::of(&SERVER_STOPPED))
+        stopped.as_mut().poll(cx).map(|_| End::Status(SERVER_STOPPED))
     })
     .await;
     // Nothing more is asked of the model, whatever the client does.
@@ -122,10 +122,7 @@ impl Outbound {
                 stream.sent(core::mem::take(&mut self.owed));
             }
             if let Some(status) = ready!(stream.poll_take(cx, &mut self.taken)) {
-                return Poll::Ready(End::Status {
-                    code: status.code,
-                    message: status.message.into_owned(),
-                });
+                return Poll::Ready(End::Status(status));
             }
             for message in self.taken.drain(..) {
                 frame(message, &mut self.chunks);

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use etcd_proxy_core::grpc::{self, Code, MESSAGE_PREFIX_LEN, decode_message, framed};
+use etcd_proxy_core::grpc::{Code, MESSAGE_PREFIX_LEN, Status, decode_message, framed};
 use etcd_proxy_core::read::{Payload as ReplyPayload, ReadTicket, Refresh, RefreshEnd, RefreshRuling, Reply};
-use etcd_proxy_core::watch::Status;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Response};
 
@@ -22,9 +21,6 @@ use crate::rt::{self, Runtime};
 
 /// An answer from the cache is sent in one piece up to this many bytes. A larger one isn't copied.
 const COPIED_BYTES_MAX: usize = 4 * 1024;
-
-/// The gRPC code of an answer without one.
-const UNKNOWN: u8 = Code::Unknown.number();
 
 /// More than a gRPC prefix and the header of a response.
 const HEAD_BYTES: usize = 128;
@@ -81,15 +77,14 @@ pub(super) fn answer(data: VecDeque<Bytes>, request: &HeaderMap) -> Answer {
     Answer {
         head: head(request),
         chunks: data,
-        end: AnswerEnd::Complete(Some(status_fields(0, ""))),
+        end: AnswerEnd::Complete(Some(status_fields(&Status::OK))),
     }
 }
 
 /// An answer of the proxy's own: a status and nothing else.
 pub(super) fn refusal(status: &Status, request: &HeaderMap) -> Answer {
     let mut head = head(request);
-    head.headers_mut()
-        .extend(status_fields(status.code, &status.message));
+    head.headers_mut().extend(status_fields(status));
     Answer {
         head,
         chunks: VecDeque::new(),
@@ -110,7 +105,7 @@ fn reply(answer: &Answer, all: bool) -> Reply<'_> {
     let code = match fields {
         Some(_) => field(GRPC_STATUS)
             .and_then(|code| code.parse().ok())
-            .unwrap_or(UNKNOWN),
+            .unwrap_or(Code::Unknown.number()),
         // As the answer goes on.
         None => 0,
     };
@@ -149,7 +144,7 @@ pub(super) fn is_old(ticket: &HeldTicket, answer: &Answer) -> bool {
 /// Why an old answer wasn't replaced.
 pub(super) enum NotRefreshed {
     /// The client is to be told this.
-    Refused(grpc::Status),
+    Refused(Status),
     /// The client doesn't want the answer any more.
     ClientGone,
 }
@@ -195,7 +190,7 @@ pub(super) async fn refreshed<R: Runtime>(
                 return Err(NotRefreshed::ClientGone);
             }
             Ok(Ok(Err(Unanswered::Expired))) => {
-                return Err(NotRefreshed::Refused(grpc::Status::deadline_exceeded()));
+                return Err(NotRefreshed::Refused(Status::deadline_exceeded()));
             }
             Ok(Ok(Err(Unanswered::TooLarge(too_large)))) => {
                 return Err(NotRefreshed::Refused(too_large.status()));
@@ -220,7 +215,7 @@ pub(super) async fn refreshed<R: Runtime>(
         match client.patient(|cx| sleep.as_mut().poll(cx)).await {
             Ok(()) => {}
             Err(Unanswered::Expired) => {
-                return Err(NotRefreshed::Refused(grpc::Status::deadline_exceeded()));
+                return Err(NotRefreshed::Refused(Status::deadline_exceeded()));
             }
             // There is nothing else that a wait ends with.
             Err(_) => return Err(NotRefreshed::ClientGone),

@@ -76,7 +76,7 @@ pub(crate) async fn forward<R: Runtime>(
     }
     if request.method() == http::Method::CONNECT {
         // It has no path to forward.
-        return responder.refuse(&Status::new(Code::Internal, "CONNECT is not a gRPC request"));
+        return responder.refuse(&Status::of(Code::Internal, "CONNECT is not a gRPC request"));
     }
     let version = request.headers().get("client-api-version");
     if version.is_some_and(|version| core::str::from_utf8(version.as_bytes()).is_err()) {

@@ -10,10 +10,13 @@ use h2::Reason;
 use super::StreamFailure;
 use super::exchange::{Answer, AnswerEnd};
 use super::pump::{Pump, PumpEnd};
-use crate::grpc::{Body, Outcome, Responder, fields_of, send_all};
+use crate::grpc::{Body, Outcome, Responder, send_all, status_fields};
 
 /// How a unary call ends.
-#[expect(clippy::large_enum_variant, reason = "nearly all are answers, and none is kept")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are answers, and none is kept"
+)]
 pub(super) enum Reply {
     /// With an answer, whether a member has given it or the proxy itself.
     Answer(Answer),
@@ -73,11 +76,11 @@ async fn deliver(answer: Answer, responder: Responder) {
     match end {
         PumpEnd::Done => body.record.ends(outcome),
         PumpEnd::Sink | PumpEnd::Trailers => body.record.ends(Outcome::ClientGone),
-        PumpEnd::TooLarge(too_large) => body.end(fields_of(&too_large.status())),
+        PumpEnd::TooLarge(too_large) => body.end(status_fields(&too_large.status())),
         PumpEnd::Source(error) => match StreamFailure::of(&error) {
             StreamFailure::Reset(reason) => body.reset(reason),
             StreamFailure::LeftOut | StreamFailure::Refused | StreamFailure::ConnectionLost => {
-                body.end(fields_of(&CONNECTION_LOST));
+                body.end(status_fields(&CONNECTION_LOST));
             }
         },
     }

@@ -17,7 +17,7 @@ use super::head::Head;
 use super::observer::Observer;
 use super::pump::{Pump, PumpEnd};
 use super::{Call, NoAttempt, StreamFailure};
-use crate::grpc::{Body, Record, Responder, SERVER_STOPPED, fields_of};
+use crate::grpc::{Body, Record, Responder, SERVER_STOPPED, status_fields};
 use crate::rt::Runtime;
 use crate::shutdown::Phase;
 use crate::upstream::OpenCall;
@@ -242,7 +242,7 @@ impl Both {
     fn stop(&mut self, status: &Status) {
         match self.take_response() {
             Begun::Not(responder) => responder.refuse(status),
-            Begun::Yes(mut body) => body.end(fields_of(status)),
+            Begun::Yes(mut body) => body.end(status_fields(status)),
             Begun::Over => {}
         }
         self.cancel(Reason::CANCEL);

@@ -68,12 +68,8 @@ impl Answer {
             (End::Expired, Self::Open(mut body)) => body.reset(Reason::CANCEL),
             (End::Broken, Self::Waiting { responder, .. }) => responder.reset(Reason::PROTOCOL_ERROR),
             (End::Broken, Self::Open(mut body)) => body.reset(Reason::PROTOCOL_ERROR),
-            (End::Status { code, message }, Self::Waiting { responder, head }) => {
-                head.refuse(responder, code, &message);
-            }
-            (End::Status { code, message }, Self::Open(mut body)) => {
-                body.end(status_fields(code, &message));
-            }
+            (End::Status(status), Self::Waiting { responder, head }) => head.refuse(responder, &status),
+            (End::Status(status), Self::Open(mut body)) => body.end(status_fields(&status)),
         }
     }
 }

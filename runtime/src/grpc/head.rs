@@ -112,22 +112,21 @@ impl Head {
     }
 
     /// An answer that is this status and nothing else.
-    pub(crate) fn refuse(&self, responder: Responder, code: u8, message: &str) {
-        send(responder, StatusCode::OK, &self.content_type, code, message);
+    pub(crate) fn refuse(&self, responder: Responder, status: &Status) {
+        send(responder, StatusCode::OK, &self.content_type, status);
     }
 }
 
 impl Refusal {
     pub(crate) fn send(&self, responder: Responder) {
-        let (code, message) = (self.status.code().number(), self.status.message());
-        send(responder, self.http_status, &self.content_type, code, message);
+        send(responder, self.http_status, &self.content_type, &self.status);
     }
 }
 
-fn send(responder: Responder, http_status: StatusCode, content_type: &HeaderValue, code: u8, message: &str) {
+fn send(responder: Responder, http_status: StatusCode, content_type: &HeaderValue, status: &Status) {
     let mut response = Response::new(());
     *response.status_mut() = http_status;
-    *response.headers_mut() = status_fields(code, message);
+    *response.headers_mut() = status_fields(status);
     response.headers_mut().insert(CONTENT_TYPE, content_type.clone());
     responder.answer_with(response);
 }
@@ -261,11 +260,7 @@ mod tests {
             let refusal = Head::of(&request(method, headers)).unwrap_err();
             let status = &refusal.status;
             assert_eq!(
-                (
-                    refusal.http_status.as_u16(),
-                    status.code().number(),
-                    status.message()
-                ),
+                (refusal.http_status.as_u16(), status.code, &*status.message),
                 (http_status, code, message),
             );
         }

@@ -21,7 +21,7 @@ pub(crate) use responder::Ended;
 pub(crate) use responder::{Body, CallEnds, Outcome, Record, Responder};
 pub(crate) use send::send_all;
 pub(crate) use status::{
-    GRPC_MESSAGE, GRPC_STATUS, INVALID_CLIENT_API_VERSION, SERVER_STOPPED, fields_of, refusal, status_fields,
+    GRPC_MESSAGE, GRPC_STATUS, INVALID_CLIENT_API_VERSION, SERVER_STOPPED, refusal, status_fields,
     too_many_headers,
 };
 pub(crate) use uploads::Uploads;
@@ -45,20 +45,6 @@ pub(crate) enum End {
     Expired,
     /// The client has broken the protocol.
     Broken,
-    /// With a status for the client.
-    Status {
-        /// A gRPC code.
-        code: u8,
-        /// Not percent-encoded.
-        message: String,
-    },
-}
-
-impl End {
-    pub(crate) fn of(status: &Status) -> Self {
-        Self::Status {
-            code: status.code().number(),
-            message: status.message().to_owned(),
-        }
-    }
+    /// With this, for the client.
+    Status(Status),
 }

@@ -46,7 +46,7 @@ impl Requests {
             match self.messages.next() {
                 Ok(Some(message)) => return Poll::Ready(Ok(Some(message))),
                 Ok(None) => {}
-                Err(status) => return Poll::Ready(Err(End::of(&status))),
+                Err(status) => return Poll::Ready(Err(End::Status(status))),
             }
             ready!(self.upload.poll(cx, self.messages.held()));
             match ready!(self.body.poll_data(cx)) {
@@ -65,7 +65,7 @@ impl Requests {
                     self.over = true;
                     return Poll::Ready(match self.messages.cut() {
                         Cut::Between => Ok(None),
-                        Cut::Within => Err(End::of(&Status::new(Code::Internal, "unexpected EOF"))),
+                        Cut::Within => Err(End::Status(Status::of(Code::Internal, "unexpected EOF"))),
                     });
                 }
             }

@@ -11,31 +11,27 @@ pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status"
 pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// What an etcd server says when it is shut down.
-pub(crate) const SERVER_STOPPED: Status = Status::new(Code::Unavailable, "etcdserver: server stopped");
+pub(crate) const SERVER_STOPPED: Status = Status::of(Code::Unavailable, "etcdserver: server stopped");
 
 /// What newer etcd servers answer to a version that isn't text. 3.5 servers die of it.
 pub(crate) const INVALID_CLIENT_API_VERSION: Status =
-    Status::new(Code::InvalidArgument, "etcdserver: invalid client api version");
+    Status::of(Code::InvalidArgument, "etcdserver: invalid client api version");
 
 /// The fields that say how a call has ended, as grpc-go sends them: the message even if it is empty.
-pub(crate) fn status_fields(code: u8, message: &str) -> HeaderMap {
+pub(crate) fn status_fields(status: &Status) -> HeaderMap {
     let mut fields = HeaderMap::with_capacity(3);
-    fields.insert(GRPC_STATUS, HeaderValue::from(u16::from(code)));
+    fields.insert(GRPC_STATUS, HeaderValue::from(u16::from(status.code)));
     // Percent-encoded text is a valid header value.
-    if let Ok(message) = HeaderValue::from_str(&encode_message(message)) {
+    if let Ok(message) = HeaderValue::from_str(&encode_message(&status.message)) {
         fields.insert(GRPC_MESSAGE, message);
     }
     fields
 }
 
-pub(crate) fn fields_of(status: &Status) -> HeaderMap {
-    status_fields(status.code().number(), status.message())
-}
-
 /// An answer that is a status and nothing else.
 pub(crate) fn refusal(status: &Status) -> Response<()> {
     let mut response = Response::new(());
-    *response.headers_mut() = fields_of(status);
+    *response.headers_mut() = status_fields(status);
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

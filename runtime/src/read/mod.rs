@@ -21,13 +21,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use etcd_proxy_core::grpc::Status;
 use etcd_proxy_core::history::{Known, Shows, Verdict};
 use etcd_proxy_core::read::{
     Action, Actions, Admission, AnotherHistory, Answer, Asked, Cache, CacheEffect, CacheTicket, CheckId,
     Event, Floor, ReadOutcome, ReadTicket, Reply, Resolution, Reveals, Scope, WaiterId,
 };
 use etcd_proxy_core::time;
-use etcd_proxy_core::watch::Status;
 use tokio::sync::mpsc;
 
 pub(crate) use ticket::HeldTicket;

@@ -6,7 +6,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use etcd_proxy_core::watch::{Caller, Status};
+use etcd_proxy_core::grpc::Status;
+use etcd_proxy_core::watch::Caller;
 use h2::RecvStream;
 use http::Request;
 use tokio::sync::watch;
@@ -68,7 +69,7 @@ pub(crate) async fn serve<R: Runtime, M: Multiplexer>(
         if expiry.poll(cx).is_ready() {
             return Poll::Ready(End::Expired);
         }
-        stopped.as_mut().poll(cx).map(|_| End::of(&SERVER_STOPPED))
+        stopped.as_mut().poll(cx).map(|_| End::Status(SERVER_STOPPED))
     })
     .await;
     // The machine does nothing more for it, whatever the client does.
@@ -166,10 +167,7 @@ impl<M: Multiplexer> Call<M> {
         }
         self.tell_left(1);
         match self.ended.take() {
-            Some(status) => Poll::Ready(Err(End::Status {
-                code: status.code,
-                message: status.message.into_owned(),
-            })),
+            Some(status) => Poll::Ready(Err(End::Status(status))),
             None => Poll::Ready(Ok(())),
         }
     }

@@ -6,7 +6,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use etcd_proxy_core::watch::{Caller, Status};
+use etcd_proxy_core::grpc::Status;
+use etcd_proxy_core::watch::Caller;
 
 use super::client::Stream;
 use super::shared::Streams;
@@ -53,12 +54,7 @@ impl<M: Multiplexer> InnerClient<M> {
             match self.messages.next() {
                 Ok(Some(message)) => return Poll::Ready(Ok(message)),
                 Ok(None) => {}
-                Err(status) => {
-                    return Poll::Ready(Err(Status {
-                        code: status.code().number(),
-                        message: status.message().to_owned().into(),
-                    }));
-                }
+                Err(status) => return Poll::Ready(Err(status)),
             }
             if let Some(chunk) = self.chunks.pop_front() {
                 let took = Happened::ClientTook(self.stream.id, chunk.len());

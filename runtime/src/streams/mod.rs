@@ -26,9 +26,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use etcd_proxy_core::class::Class;
+use etcd_proxy_core::grpc::Status;
 use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_core::time::Instant;
-use etcd_proxy_core::watch::{Caller, Status};
+use etcd_proxy_core::watch::Caller;
 use slotmap::Key;
 
 pub(crate) use client::{CallerConnection, serve};

@@ -4,9 +4,10 @@ use core::task::Waker;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use etcd_proxy_core::grpc::Status;
 use etcd_proxy_core::grpc::framed;
 use etcd_proxy_core::time;
-use etcd_proxy_core::watch::{Caller, Status};
+use etcd_proxy_core::watch::Caller;
 use prometheus::{Histogram, HistogramOpts};
 use slotmap::SecondaryMap;
 use tokio::sync::mpsc;

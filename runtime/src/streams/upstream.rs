@@ -10,8 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use etcd_proxy_core::class::Class;
 use etcd_proxy_core::endpoints;
-use etcd_proxy_core::grpc::decode_message;
-use etcd_proxy_core::watch::Status;
+use etcd_proxy_core::grpc::{Code, Status, decode_message};
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{CONTENT_TYPE, TE};
@@ -23,10 +22,6 @@ use super::{Happened, Multiplexer};
 use crate::grpc::{GRPC_MESSAGE, GRPC_STATUS, Messages};
 use crate::rt::Runtime;
 use crate::upstream::{Connection, OpenCall, Report, Uplink, Wish};
-
-/// gRPC codes.
-const UNKNOWN: u8 = 2;
-const UNAVAILABLE: u8 = 14;
 
 /// Messages of the member that are handled before other tasks have their turn.
 const MESSAGES_AT_ONCE: usize = 64;
@@ -72,13 +67,13 @@ async fn call<R: Runtime, M: Multiplexer>(
     let until = Instant::now() + uplink.settings.dial_timeout;
     let wish = Wish::of_stream(open.class);
     let taken = uplink.lane.connection::<R>(wish, until).await;
-    let taken = taken.map_err(|_| Status::new(UNAVAILABLE, "no endpoint can be reached"))?;
+    let taken = taken.map_err(|_| Status::of(Code::Unavailable, "no endpoint can be reached"))?;
     let connection = taken.connection;
     // What must be known of the member is asked where nothing is in the way.
     let main = uplink.lane.main_to(connection.target());
     M::prepare::<R>(streams, open.upstream, main.as_ref().unwrap_or(&connection)).await;
     drop(main);
-    let lost = || Status::new(UNAVAILABLE, "connection lost");
+    let lost = || Status::of(Code::Unavailable, "connection lost");
     let call = connection.open_call(head(&connection, &open), false);
     let (response, stream, guard) = call.map_err(|_| {
         if connection.refuses() {
@@ -110,7 +105,7 @@ async fn call<R: Runtime, M: Multiplexer>(
         call.poll(cx)
     })
     .await;
-    if matches!(&ended, Err(status) if status.code == UNAVAILABLE) {
+    if matches!(&ended, Err(status) if status.is(Code::Unavailable)) {
         // Worth a look at it.
         let doubt = endpoints::Event::Doubt(connection.id());
         let _ = uplink.reports.try_send(Report::Event(doubt));
@@ -209,7 +204,7 @@ impl<M: Multiplexer> Call<'_, M> {
                         return Poll::Ready(status(&parts.headers));
                     }
                     if parts.status != http::StatusCode::OK {
-                        return Poll::Ready(Status::new(UNAVAILABLE, "unexpected HTTP status"));
+                        return Poll::Ready(Status::of(Code::Unavailable, "unexpected HTTP status"));
                     }
                     self.answer = Answer::Open(body);
                 }
@@ -231,10 +226,7 @@ impl<M: Multiplexer> Call<'_, M> {
                 Ok(None) => {}
                 Err(status) => {
                     self.stream.send_reset(Reason::CANCEL);
-                    return Poll::Ready(Status {
-                        code: status.code().number(),
-                        message: status.message().to_owned().into(),
-                    });
+                    return Poll::Ready(status);
                 }
             }
             match ready!(body.poll_data(cx)) {
@@ -259,7 +251,7 @@ impl<M: Multiplexer> Call<'_, M> {
 
 fn broken(error: &h2::Error) -> Status {
     tracing::debug!(error = %error, "a stream to a member has broken");
-    Status::new(UNAVAILABLE, "connection lost")
+    Status::of(Code::Unavailable, "connection lost")
 }
 
 /// The status that a member has ended a call with.
@@ -267,7 +259,7 @@ fn status(fields: &HeaderMap) -> Status {
     let text = |name| fields.get(name).and_then(|value| value.to_str().ok());
     let code = text(GRPC_STATUS).and_then(|code| code.parse().ok());
     Status {
-        code: code.unwrap_or(UNKNOWN),
+        code: code.unwrap_or(Code::Unknown.number()),
         message: decode_message(text(GRPC_MESSAGE).unwrap_or_default())
             .into_owned()
             .into(),

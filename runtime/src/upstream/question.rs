@@ -5,9 +5,9 @@ use std::error::Error as _;
 use std::time::Instant;
 
 use bytes::Bytes;
-use etcd_proxy_core::grpc::Code;
+use etcd_proxy_core::grpc::{Code, Status};
 use etcd_proxy_core::history::{Shows, Verdict};
-use etcd_proxy_core::watch::{Header, Status};
+use etcd_proxy_core::watch::Header;
 use etcd_proxy_proto::etcdserverpb::kv_client::KvClient;
 use etcd_proxy_proto::etcdserverpb::{RangeRequest, ResponseHeader, TxnRequest};
 use tonic::metadata::{AsciiMetadataValue, MetadataValue};
@@ -15,21 +15,21 @@ use tonic::metadata::{AsciiMetadataValue, MetadataValue};
 use super::{Channel, Uplink, Wish};
 use crate::rt::{self, Runtime};
 
-/// gRPC's UNAVAILABLE.
-const UNAVAILABLE: u8 = Code::Unavailable.number();
-
 /// How long an answer may take. Whoever asks asks again, so that a question that got lost doesn't keep its clients waiting
 /// for all the time they have.
 pub(crate) const CHECK_PATIENCE: Duration = Duration::from_millis(2500);
 
 /// What no answer in time counts as.
-const LATE: Status = Status::new(UNAVAILABLE, "no answer in time");
+const LATE: Status = Status::of(Code::Unavailable, "no answer in time");
 
 /// A revision that no store reaches: a server looks at the permission first, then at the revision, then at keys.
 const NO_REVISION: i64 = i64::MAX - 1;
 
 /// What an answer of a former history counts as.
-const FORMER_HISTORY: Status = Status::new(UNAVAILABLE, "the answer is of a former history of the store");
+const FORMER_HISTORY: Status = Status::of(
+    Code::Unavailable,
+    "the answer is of a former history of the store",
+);
 
 /// A question.
 #[derive(Clone, Debug)]
@@ -145,7 +145,7 @@ impl Question {
         let until = Instant::now() + CHECK_PATIENCE;
         let answer = rt::timeout_at::<R, _>(until, async {
             let taken = uplink.lane.connection::<R>(Wish::of_proxy(), until).await;
-            let taken = taken.map_err(|_| Status::new(UNAVAILABLE, "no endpoint can be reached"))?;
+            let taken = taken.map_err(|_| Status::of(Code::Unavailable, "no endpoint can be reached"))?;
             let channel = Channel::for_keys(taken.connection, uplink.request_bytes_max);
             self.ask_on(channel).await
         });
@@ -171,7 +171,7 @@ impl Question {
         match header {
             Ok(header) => Ok(of_response(header)),
             // From the transport: no answer at all.
-            Err(status) if status.source().is_some() => Err(Status::new(UNAVAILABLE, "connection lost")),
+            Err(status) if status.source().is_some() => Err(Status::of(Code::Unavailable, "connection lost")),
             Err(status) => Err(Status {
                 // A gRPC code is 0 to 16.
                 code: status.code() as u8,
@@ -199,8 +199,7 @@ fn with_metadata<T>(
 
 /// A token that came in a header goes out in one.
 fn metadata_value(token: &[u8]) -> Result<AsciiMetadataValue, Status> {
-    const INVALID_ARGUMENT: u8 = 3;
-    let invalid = Status::new(INVALID_ARGUMENT, "the token is no valid header");
+    let invalid = Status::of(Code::InvalidArgument, "the token is no valid header");
     AsciiMetadataValue::try_from(token).map_err(|_| invalid)
 }
 

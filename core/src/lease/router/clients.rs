@@ -91,7 +91,7 @@ impl Router {
     pub(super) fn end_if_done(&mut self, id: ClientId, actions: &mut Actions) {
         let is_done = |client: &Client| client.is_half_closed && client.requests == 0;
         if self.clients.get(id).is_some_and(is_done) {
-            self.end_client(id, Status::new(0, ""), actions);
+            self.end_client(id, Status::OK, actions);
         }
     }
 

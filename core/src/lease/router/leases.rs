@@ -8,11 +8,9 @@ use bytes::Bytes;
 use super::Router;
 use super::state::{Asker, Group, GroupId, Lease, LeaseKey, State, Timer};
 use super::turns::QueueKind;
+use crate::grpc::Code;
 use crate::lease::types::{Actions, ClientId, Config, Status};
 use crate::time::Instant;
-
-/// gRPC's UNAVAILABLE.
-const UNAVAILABLE: u8 = 14;
 
 impl Router {
     /// A client asks for a renewal.
@@ -142,12 +140,12 @@ impl Router {
         for client in overdue {
             if self.clients.contains_key(client) {
                 self.stats.timed_out += 1;
-                let message = if is_leaderless {
-                    "etcdserver: no leader"
+                let status = if is_leaderless {
+                    Status::NO_LEADER
                 } else {
-                    "etcdserver: request timed out"
+                    Status::of(Code::Unavailable, "etcdserver: request timed out")
                 };
-                self.end_client(client, Status::new(UNAVAILABLE, message), actions);
+                self.end_client(client, status, actions);
             }
         }
         // Those were perhaps the last who knew it.

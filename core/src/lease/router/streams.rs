@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use super::Router;
 use super::state::{GroupId, Lane, Lease, LeaseKey, State, Timer, Upstream};
+use crate::grpc::Code;
 use crate::lease::types::{Action, Actions, ClientId, Status, UpstreamId};
 use crate::time::Instant;
 
@@ -361,14 +362,14 @@ enum Blame {
 
 impl Blame {
     fn of(status: &Status) -> Self {
-        match status.code {
-            // UNAVAILABLE, of a server or by itself.
-            14 if status.message == "etcdserver: no leader" => Self::Leader,
-            14 => Self::Stream,
-            // OK and CANCELLED, which no server says unless it was told to; INTERNAL: what came was no gRPC.
-            0 | 1 | 13 => Self::Stream,
-            // INVALID_ARGUMENT: no user where one is needed, or a token that is too old. UNAUTHENTICATED.
-            3 | 16 => Self::Credentials,
+        match Code::of_number(status.code) {
+            _ if status.is_no_leader() => Self::Leader,
+            // Of a server or by itself.
+            Some(Code::Unavailable) => Self::Stream,
+            // What no server says unless it was told to; and what came was no gRPC.
+            Some(Code::Ok | Code::Cancelled | Code::Internal) => Self::Stream,
+            // No user where one is needed, or a token that is too old.
+            Some(Code::InvalidArgument | Code::Unauthenticated) => Self::Credentials,
             _ => Self::Lease,
         }
     }

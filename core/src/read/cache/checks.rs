@@ -4,7 +4,6 @@ use alloc::vec::Vec;
 
 use super::state::{Auth, Check, Pending, Place, Timer};
 use super::{Cache, PENDING_MAX};
-use crate::read::refusal::is_denial;
 use crate::read::types::{Action, Actions, CheckId, FLOOR_UNKNOWN, Header, Status, WaiterId};
 use crate::time::Instant;
 
@@ -117,7 +116,7 @@ impl Cache {
         result: Result<Header, Status>,
         actions: &mut Actions,
     ) {
-        if result.as_ref().is_err_and(is_denial) {
+        if result.as_ref().is_err_and(Status::is_denial) {
             // Also when nobody waits for it any more.
             self.denied(now, actions);
         }
@@ -150,7 +149,7 @@ impl Cache {
                 self.confirm(now, check.sent_at, header.revision, true, actions);
             }
             Err(status) => {
-                if !is_denial(&status) {
+                if !status.is_denial() {
                     self.checks_not_before = now + self.config.check_retry;
                 }
                 self.check_failed(now, linearizable, check.waiters, actions);

@@ -7,8 +7,9 @@ use bytes::Bytes;
 
 use super::Cache;
 use super::state::{Flight, Place, Read, Waiter, enlist};
+use crate::grpc::Code;
 use crate::interval::Link;
-use crate::read::refusal::{is_denial, is_shared};
+use crate::read::refusal::is_shared;
 use crate::read::reply;
 use crate::read::request::identify;
 use crate::read::types::{
@@ -18,11 +19,6 @@ use crate::time::Instant;
 
 /// Reads under way may take so much memory, whatever the cache may.
 const FLIGHT_BYTES_MIN: usize = 1 << 20;
-
-const CANCELLED: u8 = 1;
-const DEADLINE_EXCEEDED: u8 = 4;
-const OUT_OF_RANGE: u8 = 11;
-const UNAVAILABLE: u8 = 14;
 
 /// Where a read finds the one whose answer it shares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,11 +53,12 @@ impl Cache {
         let mut after_refusal = false;
         match outcome {
             ReadOutcome::Abandoned => {}
-            ReadOutcome::Failed(status) if [CANCELLED, DEADLINE_EXCEEDED].contains(&status.code) => {}
+            ReadOutcome::Failed(status)
+                if status.is(Code::Cancelled) || status.is(Code::DeadlineExceeded) => {}
             ReadOutcome::Failed(status) => {
                 let is_compacted =
-                    status.code == OUT_OF_RANGE && status.message.ends_with("has been compacted");
-                if is_denial(&status) {
+                    status.is(Code::OutOfRange) && status.message.ends_with("has been compacted");
+                if status.is_denial() {
                     self.denied(now, actions);
                 } else if is_compacted && flight.revision > 0 {
                     self.stats.invalidated += self.store.remove_compacted(flight.revision) as u64;
@@ -69,7 +66,7 @@ impl Cache {
                 if is_shared(&status) {
                     // A member without a leader answers them all the same.
                     let is_unmoved = |waiter: &Waiter| {
-                        status.code == UNAVAILABLE && !flight.serializable && waiter.read.serializable
+                        status.is(Code::Unavailable) && !flight.serializable && waiter.read.serializable
                     };
                     let mut unmoved = Vec::new();
                     for id in waiting.drain(..) {

@@ -8,9 +8,9 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use super::Hub;
-use super::starts::is_no_leader;
 use super::state::{Check, CheckState, Credentials, Question, Timer, WatcherId};
 use super::work::Work;
+use crate::grpc::Code;
 use crate::history::is_plausible;
 use crate::range::KeyRange;
 use crate::time::Instant;
@@ -211,7 +211,7 @@ impl Hub {
             let is_of_revision = matches!(question, Question::Revision(..));
             // A server creates watchers whether it has a leader or not. One that has a leader and doesn't answer in time is
             // behind, and what it has is not what is there now.
-            let is_leaderless = is_no_leader(&status);
+            let is_leaderless = status.is_no_leader();
             check.of_member = is_of_revision && !was_of_member && !waiting.is_empty() && is_leaderless;
             let failures = check.failures;
             check.failures = failures.saturating_add(u32::from(!check.of_member));
@@ -248,7 +248,7 @@ impl Hub {
 }
 
 /// What an answer with another cluster's id counts as.
-const OTHER_CLUSTER: Status = Status::new(UNAVAILABLE, "the member is one of another cluster");
+const OTHER_CLUSTER: Status = Status::of(Code::Unavailable, "the member is one of another cluster");
 
 /// What an answer says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -273,13 +273,13 @@ impl Verdict {
                 Self::Reached(header)
             }
             (Question::Revision(..) | Question::Header, Ok(_)) => {
-                Self::Unknown(Status::new(UNAVAILABLE, "no revision"))
+                Self::Unknown(Status::of(Code::Unavailable, "no revision"))
             }
             (Question::Permission(..), Ok(_)) => Self::Permitted,
             (_, Err(status)) => {
-                if matches!(question, Question::Permission(..)) && status.code == OUT_OF_RANGE {
+                if matches!(question, Question::Permission(..)) && status.is(Code::OutOfRange) {
                     Self::Permitted
-                } else if is_denial(&status) {
+                } else if status.is_denial() {
                     Self::Refused(status)
                 } else if is_too_large(&status) {
                     Self::TooLarge(status)
@@ -291,31 +291,10 @@ impl Verdict {
     }
 }
 
-/// Whether a status refuses the caller for who it is.
-pub(super) fn is_denial(status: &Status) -> bool {
-    matches!(
-        (status.code, status.message.as_ref()),
-        (PERMISSION_DENIED, _)
-            | (UNAUTHENTICATED, _)
-            | (
-                INVALID_ARGUMENT,
-                "etcdserver: user name is empty" | "etcdserver: revision of auth store is old"
-            )
-    )
-}
-
 /// Whether a server, or the way to it, takes no message of such a size.
 pub(super) fn is_too_large(status: &Status) -> bool {
-    status.code == RESOURCE_EXHAUSTED
+    status.is(Code::ResourceExhausted)
         && status
             .message
             .starts_with("grpc: received message larger than max")
 }
-
-/// gRPC codes.
-pub(super) const INVALID_ARGUMENT: u8 = 3;
-pub(super) const PERMISSION_DENIED: u8 = 7;
-const RESOURCE_EXHAUSTED: u8 = 8;
-const OUT_OF_RANGE: u8 = 11;
-pub(super) const UNAVAILABLE: u8 = 14;
-pub(super) const UNAUTHENTICATED: u8 = 16;

@@ -3,13 +3,12 @@
 //! asks for them, once for all with the same credentials and range, and sends them nothing until it knows. Sources go
 //! on meanwhile, each with the credentials of somebody whom the server lets in.
 
-use alloc::borrow::Cow;
-
 use super::Hub;
-use super::checks::{PERMISSION_DENIED, UNAVAILABLE, Verdict};
+use super::checks::Verdict;
 use super::starts::refusal;
 use super::state::{Doubt, Place, Question, Seen, SourceId, SourceState, Timer, WatcherId};
 use super::work::Work;
+use crate::grpc::Code;
 use crate::time::Instant;
 use crate::watch::types::{Actions, Status};
 
@@ -93,7 +92,7 @@ impl Hub {
         let watcher = &self.watchers[watcher];
         if matches!(watcher.doubt, Doubt::Asked { losses: asked } if asked <= losses) {
             let message = "etcdserver: request timed out, possibly due to connection lost";
-            self.end_client(watcher.client, Status::new(UNAVAILABLE, message), actions);
+            self.end_client(watcher.client, Status::of(Code::Unavailable, message), actions);
         }
         true
     }
@@ -148,17 +147,15 @@ impl Hub {
         if !self.clients.contains_key(watcher.client) {
             return;
         }
-        if status.code == PERMISSION_DENIED || watcher.credentials.is_none() {
+        if status.is(Code::PermissionDenied) || watcher.credentials.is_none() {
             self.canceled(id, 0, reason, actions);
         } else {
             // Its token has expired. A client whose stream breaks authenticates again, as it would have to if the
             // stream was the server's; told that it may not watch, it would give up.
-            let message =
-                Cow::Borrowed("etcdserver: the stream was lost and its token is not valid any more");
-            let status = Status {
-                code: UNAVAILABLE,
-                message,
-            };
+            let status = Status::of(
+                Code::Unavailable,
+                "etcdserver: the stream was lost and its token is not valid any more",
+            );
             self.end_client(watcher.client, status, actions);
         }
     }

@@ -3,18 +3,18 @@
 use alloc::collections::{BTreeSet, VecDeque};
 
 use super::Hub;
-use super::checks::UNAVAILABLE;
 use super::late::Merges;
 use super::state::{Question, SourceId, Timer};
 use super::turns::Turns;
 use super::work::Work;
+use crate::grpc::Code;
 use crate::time::Instant;
 use crate::timer::TimerQueue;
 use crate::watch::index::RangeIndex;
 use crate::watch::types::{Action, Actions, Header, Status, UpstreamId};
 
 /// How streams of clients end when the store has another history. Clients take it for the loss of a member, and watch again.
-const ANOTHER_HISTORY: Status = Status::new(UNAVAILABLE, "the store has gone back to another history");
+const ANOTHER_HISTORY: Status = Status::of(Code::Unavailable, "the store has gone back to another history");
 
 impl Hub {
     /// The number of the history that the hub is in.

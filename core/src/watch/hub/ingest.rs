@@ -1,12 +1,10 @@
 //! What servers say.
 
-use alloc::borrow::Cow;
-
 use bytes::Bytes;
 
 use super::Hub;
-use super::checks::{INVALID_ARGUMENT, PERMISSION_DENIED, UNAUTHENTICATED, is_denial};
 use super::state::{Created, NO_WATCHER, SourceId, SourceState};
+use crate::grpc::Code;
 use crate::history::is_plausible;
 use crate::time::Instant;
 use crate::watch::batch::Batch;
@@ -157,13 +155,10 @@ fn denial(reason: &str) -> Option<Status> {
     let reason = reason.strip_prefix("rpc error: code = ").unwrap_or(reason);
     let (code, message) = reason.split_once(" desc = ").unwrap_or(("", reason));
     let code = match (code, message) {
-        ("PermissionDenied", _) | (_, "etcdserver: permission denied") => PERMISSION_DENIED,
-        ("Unauthenticated", _) | (_, "etcdserver: invalid auth token") => UNAUTHENTICATED,
-        _ => INVALID_ARGUMENT,
+        ("PermissionDenied", _) | (_, "etcdserver: permission denied") => Code::PermissionDenied,
+        ("Unauthenticated", _) | (_, "etcdserver: invalid auth token") => Code::Unauthenticated,
+        _ => Code::InvalidArgument,
     };
-    let status = Status {
-        code,
-        message: Cow::Owned(message.into()),
-    };
-    is_denial(&status).then_some(status)
+    let status = Status::owned(code, message.into());
+    status.is_denial().then_some(status)
 }

@@ -6,10 +6,10 @@ use alloc::format;
 use alloc::string::String;
 
 use super::Hub;
-use super::checks::{UNAVAILABLE, Verdict};
+use super::checks::Verdict;
 use super::state::{Doubt, NO_WATCHER, Place, Question, Start, Step, Timer, Watcher, WatcherId};
 use super::work::Work;
-use crate::grpc::MessageTooLarge;
+use crate::grpc::{Code, MessageTooLarge};
 use crate::time::Instant;
 use crate::watch::batch::Variant;
 use crate::watch::types::{Actions, ClientId, Header, Status};
@@ -25,7 +25,7 @@ impl Hub {
         if bytes > self.config.request_bytes_max {
             let bytes_max = self.config.request_bytes_max;
             let status = MessageTooLarge { bytes, bytes_max }.status();
-            self.end_client(id, Status::from(status), actions);
+            self.end_client(id, status, actions);
             return;
         }
         let client = &mut self.clients[id];
@@ -275,21 +275,16 @@ impl Hub {
                 .set(Timer::Create(id), now + self.config.create_timeout);
             return;
         }
-        let status = Status::new(UNAVAILABLE, "etcdserver: request timed out");
+        let status = Status::of(Code::Unavailable, "etcdserver: request timed out");
         self.end_client(watcher.client, status, actions);
     }
 }
 
-/// Whether a member refuses because it has no leader.
-pub(super) fn is_no_leader(status: &Status) -> bool {
-    status.code == UNAVAILABLE && status.message == "etcdserver: no leader"
-}
-
 /// A refusal as a cancel reason has it: how Go prints a gRPC status.
 pub(super) fn refusal(status: &Status) -> String {
-    let code = match status.code {
-        3 => "InvalidArgument",
-        16 => "Unauthenticated",
+    let code = match Code::of_number(status.code) {
+        Some(Code::InvalidArgument) => "InvalidArgument",
+        Some(Code::Unauthenticated) => "Unauthenticated",
         _ => "PermissionDenied",
     };
     format!("rpc error: code = {code} desc = {}", status.message)

@@ -6,7 +6,6 @@ use core::time::Duration;
 
 use super::Hub;
 use super::checks::is_too_large;
-use super::starts::is_no_leader;
 use super::state::{Created, Credentials, SourceId, SourceState, Timer, Told, Upstream};
 use super::work::Work;
 use crate::time::Instant;
@@ -236,7 +235,7 @@ impl Hub {
         let Some(upstream) = self.upstreams.get(id) else {
             return;
         };
-        if upstream.kind == UpstreamKind::Leader && is_no_leader(status) {
+        if upstream.kind == UpstreamKind::Leader && status.is_no_leader() {
             let clients = core::mem::take(&mut self.leader_clients);
             self.begin(Work::End(clients.into_iter(), status.clone()));
         }

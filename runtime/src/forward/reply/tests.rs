@@ -134,7 +134,7 @@ fn complete(chunks: &[&'static [u8]], trailers: Option<HeaderMap>) -> Answer {
 
 #[test]
 fn an_answer_goes_out_as_it_is() {
-    let answer = complete(&[b"\0\0\0\0\x03", b"abc"], Some(status_fields(0, "")));
+    let answer = complete(&[b"\0\0\0\0\x03", b"abc"], Some(status_fields(&Status::OK)));
     let (seen, ended) = answered(async |mut responder| {
         responder.record.received(7);
         Reply::Answer(answer).give(responder).await;
@@ -148,7 +148,10 @@ fn an_answer_goes_out_as_it_is() {
 #[test]
 fn an_answer_without_a_body_has_its_status_in_its_head() {
     let mut head = Response::new(());
-    *head.headers_mut() = status_fields(5, "etcdserver: requested lease not found");
+    *head.headers_mut() = status_fields(&Status::of(
+        Code::NotFound,
+        "etcdserver: requested lease not found",
+    ));
     let answer = Answer {
         head,
         ..complete(&[], None)
@@ -168,7 +171,7 @@ fn an_answer_may_have_no_status() {
 
 #[test]
 fn a_status_of_the_proxys_own_is_told_and_noted() {
-    let status = Status::new(Code::Unavailable, "etcd-proxy: no endpoint is reachable");
+    let status = Status::of(Code::Unavailable, "etcd-proxy: no endpoint is reachable");
     let (seen, ended) = answered(async |responder| Reply::Status(status).give(responder).await);
     assert_eq!(seen.grpc_status.as_deref(), Some("14"));
     assert_eq!(
@@ -205,11 +208,7 @@ fn a_stream_is_noted_as_well() {
         let mut chunk = Bytes::from_static(b"\0\0\0\0\x01x");
         let sent = poll_fn(|cx| answer.poll_send(cx, &mut chunk)).await;
         assert!(sent.is_ok() && chunk.is_empty());
-        let end = End::Status {
-            code: 14,
-            message: "etcdserver: no leader".to_owned(),
-        };
-        answer.finish(end, 9);
+        answer.finish(End::of(&Status::NO_LEADER), 9);
     });
     assert_eq!(&seen.data[..], b"\0\0\0\0\x01x");
     assert_eq!(seen.grpc_message.as_deref(), Some("etcdserver: no leader"));

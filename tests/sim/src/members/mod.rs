@@ -19,7 +19,7 @@ use crate::net::{LinkId, Side};
 use crate::situations::Situation;
 
 /// What a grpc-go server answers at a call's deadline.
-const DEADLINE_EXCEEDED: Status = Status::new(4, "context deadline exceeded");
+const DEADLINE_EXCEEDED: Status = Status::deadline_exceeded();
 
 /// A connection as its server sees it.
 #[derive(Debug)]

@@ -4,11 +4,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use etcd_proxy_core::endpoints::Event;
-use etcd_proxy_core::grpc::{self, DEADLINE_GRACE};
+use etcd_proxy_core::grpc::{DEADLINE_GRACE, Status, has_shrunk};
 use etcd_proxy_core::history::{Known, shows_newest};
 use etcd_proxy_core::retry::{Attempts, Failure, Ruling, is_repeatable, no_endpoint};
 use etcd_proxy_core::time::Instant;
-use etcd_proxy_model::status::Status;
 use fastrand::Rng;
 
 use super::Proxy;
@@ -102,7 +101,7 @@ impl Call {
     /// The request as it is sent now.
     pub(super) fn request(&self, now: Instant) -> Rc<Request> {
         match (self.left(now), self.request.timeout) {
-            (Some(left), Some(timeout)) if grpc::has_shrunk(timeout, left) => Rc::new(Request {
+            (Some(left), Some(timeout)) if has_shrunk(timeout, left) => Rc::new(Request {
                 timeout: Some(left),
                 ..Request::clone(&self.request)
             }),
@@ -299,7 +298,7 @@ impl Proxy {
             (Alarm::Pause(wait), State::Pausing) if wait == call.wait => self.next_attempt(io, id),
             (Alarm::Expiry, State::Sent(connection, stream)) => {
                 io.count(Situation::MemberMissedDeadline);
-                self.refuse(io, id, &grpc::Status::deadline_exceeded());
+                self.refuse(io, id, &Status::deadline_exceeded());
                 self.give_up_stream(io, connection, stream);
             }
             (Alarm::Other(wait), State::Searching) if wait == call.wait => self.next_other(io, id),
@@ -317,12 +316,8 @@ impl Proxy {
         }
     }
 
-    fn refuse(&mut self, io: &mut Io, id: u64, status: &grpc::Status) {
-        let status = Status {
-            code: status.code().number(),
-            message: status.message().to_owned().into(),
-        };
-        self.deliver(io, id, Err(status));
+    fn refuse(&mut self, io: &mut Io, id: u64, status: &Status) {
+        self.deliver(io, id, Err(status.clone()));
     }
 
     pub(super) fn deliver(&mut self, io: &mut Io, id: u64, answer: Answer) {

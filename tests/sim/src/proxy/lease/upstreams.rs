@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use etcd_proxy_core::endpoints;
+use etcd_proxy_core::grpc::{Code, Status};
 use etcd_proxy_core::lease::{Event, UpstreamId};
 use etcd_proxy_core::rpc::Rpc;
-use etcd_proxy_model::status::Status;
 
 use crate::delivery::{Delivery, Frame, LeaseAlarm, Opening, Report, StreamNo};
 use crate::io::{Io, LeaseUpstreamNote};
@@ -17,9 +17,6 @@ use crate::situations::Situation;
 
 /// Messages that a member may send before the proxy gives room for more.
 const WINDOW: u32 = 64;
-
-/// gRPC's UNAVAILABLE.
-const UNAVAILABLE: u8 = 14;
 
 /// A LeaseKeepAlive call to a member.
 #[derive(Debug)]
@@ -120,7 +117,7 @@ impl Proxy {
         let found = self.lease.upstreams.iter().find(|(_, upstream)| waits(upstream));
         if let Some((&id, _)) = found {
             io.count(Situation::LeaseNoConnection);
-            self.lease_upstream_ended(io, id, Status::new(UNAVAILABLE, "no endpoint is reachable"));
+            self.lease_upstream_ended(io, id, Status::of(Code::Unavailable, "no endpoint is reachable"));
         }
     }
 
@@ -166,7 +163,7 @@ impl Proxy {
         let Some(upstream) = self.lease.upstreams.remove(&id) else {
             return;
         };
-        if status.code == UNAVAILABLE
+        if status.is(Code::Unavailable)
             && let At::Open(connection, _) = upstream.at
         {
             // Worth a look at it.
@@ -174,10 +171,6 @@ impl Proxy {
             self.report(io, Report::Event(doubt));
         }
         self.note_lease_upstream(io, id, LeaseUpstreamNote::Ended(status.clone()));
-        let status = etcd_proxy_core::lease::Status {
-            code: status.code,
-            message: status.message,
-        };
         self.tell_router(io, Event::UpstreamEnded(id, status));
     }
 }

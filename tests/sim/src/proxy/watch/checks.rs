@@ -4,14 +4,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use etcd_proxy_core::grpc::{Code, Status};
 use etcd_proxy_core::history::{Known, shows_newest};
 use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_core::watch::{CheckId, Event};
-use etcd_proxy_model::status::Status;
 use etcd_proxy_proto::etcdserverpb::{RangeRequest, TxnRequest};
 use prost::Message as _;
 
-use super::{UNAVAILABLE, for_hub, header_of};
+use super::header_of;
 use crate::delivery::{Answer, CallTag, Delivery, Frame, Request, StreamNo, WatchAlarm};
 use crate::io::{Io, Note};
 use crate::net::Side;
@@ -173,16 +173,20 @@ impl Proxy {
         let is_newest = shows_newest(check.request.rpc, &check.request.message);
         let is_stale = self.judge(io, check.known, answer.as_ref().ok().copied(), is_newest);
         let answer = if is_stale {
-            Err(Status::new(UNAVAILABLE, "it is of a former history"))
+            Err(Status::of(Code::Unavailable, "it is of a former history"))
         } else {
             answer
         };
-        self.tell(io, Event::Answered(id, answer.map_err(for_hub)));
+        self.tell(io, Event::Answered(id, answer));
     }
 
     /// The connection of a question broke.
     pub(in crate::proxy) fn check_lost(&mut self, io: &mut Io, id: CheckId) {
-        self.check_answered(io, id, Err(Status::new(UNAVAILABLE, "the connection was lost")));
+        self.check_answered(
+            io,
+            id,
+            Err(Status::of(Code::Unavailable, "the connection was lost")),
+        );
     }
 
     /// What the hub waits to send looks again.

@@ -28,9 +28,6 @@ const TIMER_LATE_MAX: Duration = Duration::from_millis(2);
 /// Portions of work that the hub may do in a row. A portion is one step at least.
 const PORTIONS_MAX: usize = 100_000;
 
-/// gRPC's UNAVAILABLE.
-const UNAVAILABLE: u8 = 14;
-
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Watching {
@@ -257,13 +254,5 @@ impl Proxy {
             WatchAlarm::NoConnection(wait) => self.no_connection(io, wait),
             WatchAlarm::CheckDeadline(wait) => self.check_expired(io, wait),
         }
-    }
-}
-
-/// A status as the hub takes it.
-fn for_hub(status: Status) -> etcd_proxy_core::watch::Status {
-    etcd_proxy_core::watch::Status {
-        code: status.code,
-        message: status.message,
     }
 }

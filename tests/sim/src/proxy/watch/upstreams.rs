@@ -5,11 +5,10 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use etcd_proxy_core::endpoints;
+use etcd_proxy_core::grpc::{Code, Status};
 use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_core::watch::{Event, UpstreamId, UpstreamKind};
-use etcd_proxy_model::status::Status;
 
-use super::{UNAVAILABLE, for_hub};
 use crate::delivery::{Delivery, Frame, Opening, Reason, Report, StreamNo, WatchAlarm};
 use crate::io::{Io, Note};
 use crate::net::Side;
@@ -136,7 +135,7 @@ impl Proxy {
         let found = self.watch.upstreams.iter().find(|(_, upstream)| waits(upstream));
         if let Some((&id, _)) = found {
             io.count(Situation::WatchNoConnection);
-            self.upstream_ended(io, id, Status::new(UNAVAILABLE, "no endpoint is reachable"));
+            self.upstream_ended(io, id, Status::of(Code::Unavailable, "no endpoint is reachable"));
         }
     }
 
@@ -186,7 +185,7 @@ impl Proxy {
     /// A Watch call has ended, somehow.
     pub(in crate::proxy) fn upstream_ended(&mut self, io: &mut Io, id: UpstreamId, status: Status) {
         if let Some(upstream) = self.watch.upstreams.remove(&id) {
-            if status.code == UNAVAILABLE
+            if status.is(Code::Unavailable)
                 && let At::Open(connection, _) = upstream.at
             {
                 // Worth a look at it.
@@ -195,7 +194,7 @@ impl Proxy {
             }
             let proxy = self.index;
             io.notes.push(Note::UpstreamGone { proxy, upstream: id });
-            self.tell(io, Event::UpstreamEnded(id, for_hub(status)));
+            self.tell(io, Event::UpstreamEnded(id, status));
         }
     }
 }
@@ -205,6 +204,6 @@ pub(in crate::proxy) fn of_reset(reason: Reason) -> Status {
     match reason {
         Reason::Cancel => Status::new(1, "the stream was reset: CANCEL"),
         Reason::Internal => Status::new(13, "the stream was reset: INTERNAL_ERROR"),
-        Reason::Refused => Status::new(UNAVAILABLE, "the stream was refused"),
+        Reason::Refused => Status::of(Code::Unavailable, "the stream was refused"),
     }
 }
