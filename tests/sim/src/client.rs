@@ -419,11 +419,15 @@ impl Client {
                 0..=2 => Op::Status,
                 _ => Op::HashKv,
             },
-            1 if oracle.revision() > 1 => Op::Get {
-                key,
-                serializable,
-                revision: oracle.revision() - io.rng.i64(0..oracle.revision().min(30)),
-            },
+            1 if oracle.revision() > 1 => {
+                let revision = oracle.revision() - io.rng.i64(0..oracle.revision().min(30));
+                Op::Get {
+                    key,
+                    serializable,
+                    // Mostly one that was read before.
+                    revision: (revision - 1) / 8 * 8 + 1,
+                }
+            }
             2 | 3 => Op::List {
                 from: Key(0),
                 to: key,

@@ -154,6 +154,8 @@ pub(crate) enum Alarm {
     Pause(u32),
     /// Asking one of the other members has taken too long.
     Other(u32),
+    /// An attempt to get a newer answer, of this number, has taken too long.
+    Refresh(u32),
     /// The deadline has passed by more than what a member may take to say so.
     Expiry,
 }
@@ -167,6 +169,17 @@ pub(crate) enum WatchAlarm {
     NoConnection(u32),
     /// The deadline of a question of this number.
     CheckDeadline(u32),
+}
+
+/// What ends a wait of a proxy's read cache, or of what carries its actions out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum ReadAlarm {
+    /// The cache's own timer.
+    Cache,
+    /// The cache reads what the hub has sent on the feed of this number.
+    Feed(u32),
+    /// The feed of this number is opened, or opened again.
+    Reopen(u32),
 }
 
 /// What ends a wait of a proxy's lease router, or of what carries its actions out.
@@ -209,6 +222,8 @@ pub(crate) enum Delivery {
     AsidePing(usize, LinkId),
     /// Something of a proxy's watch hub has waited.
     WatchAlarm(usize, WatchAlarm),
+    /// Something of a proxy's read cache has waited.
+    ReadAlarm(usize, ReadAlarm),
     /// Something of a proxy's lease router has waited.
     LeaseAlarm(usize, LeaseAlarm),
     /// What waits for a proxy's client on a streaming call is written.

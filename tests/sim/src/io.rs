@@ -43,6 +43,16 @@ pub(crate) enum Note {
     NotTaken { call: CallTag },
     /// A proxy keeps its client's calls about a member on the leader from now on, which this call was looking for.
     TakenAlong { call: CallTag, to: LinkId },
+    /// A proxy answers a read from its cache.
+    Hit { call: CallTag, message: Bytes },
+    /// A proxy answers a read with the answer to another one.
+    Shared {
+        call: CallTag,
+        leader: CallTag,
+        answer: Answer,
+    },
+    /// A proxy asks a read again, as its answer was older than what was shown.
+    Refreshes { call: CallTag },
     /// The client has its answer.
     Answered { call: CallTag, answer: Answer },
     /// The client's stream was reset.

@@ -46,6 +46,7 @@ pub use leases::Config as LeaseConfig;
 pub use op::{Key, Odd, Op};
 pub use oracle::{Heartbeats, LeaseTold, Outcome};
 pub use proxy::Config as ProxyConfig;
+pub use proxy::read::{Cached, Config as ReadConfig};
 pub use run::{Failure, Passed, run, run_twice};
 pub use settings::Settings;
 pub use situations::{Counts, Situation};

@@ -4,10 +4,10 @@ use bytes::Bytes;
 use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_proto::authpb::{Permission, permission};
 use etcd_proxy_proto::etcdserverpb::{
-    AuthRoleGrantPermissionRequest, AuthRoleRevokePermissionRequest, AuthUserGetRequest, AuthenticateRequest,
-    AuthenticateResponse, CompactionRequest, Compare, DeleteRangeRequest, HashKvRequest, LeaseGrantRequest,
-    LeaseRevokeRequest, MemberListRequest, MoveLeaderRequest, PutRequest, RangeRequest, RequestOp,
-    StatusRequest, TxnRequest, compare, request_op,
+    AuthEnableRequest, AuthRoleGrantPermissionRequest, AuthRoleRevokePermissionRequest, AuthUserGetRequest,
+    AuthenticateRequest, AuthenticateResponse, CompactionRequest, Compare, DeleteRangeRequest, HashKvRequest,
+    LeaseGrantRequest, LeaseRevokeRequest, MemberListRequest, MoveLeaderRequest, PutRequest, RangeRequest,
+    RequestOp, StatusRequest, TxnRequest, compare, request_op,
 };
 use fastrand::Rng;
 use prost::Message;
@@ -117,6 +117,8 @@ pub enum Op {
         /// For the one who may read some of the keys only.
         reader: bool,
     },
+    /// Users must authenticate from now on.
+    AuthEnable,
     /// Whether the reader may read what it may by right.
     Permit {
         /// It may from now on, or not any more.
@@ -183,6 +185,7 @@ impl Op {
             Self::PutIf { .. } | Self::PutMany { .. } | Self::Odd(Odd::PutTwice) => Rpc::Txn,
             Self::Compact { .. } => Rpc::Compact,
             Self::Authenticate { .. } => Rpc::Authenticate,
+            Self::AuthEnable => Rpc::AuthEnable,
             Self::Permit { allowed: true } => Rpc::RoleGrantPermission,
             Self::Permit { allowed: false } => Rpc::RoleRevokePermission,
             Self::MemberList => Rpc::MemberList,
@@ -237,6 +240,7 @@ impl Op {
             self,
             Self::Odd(_)
                 | Self::Compact { .. }
+                | Self::AuthEnable
                 | Self::Permit { .. }
                 | Self::PutLeased { .. }
                 | Self::LeaseGrant { .. }
@@ -313,6 +317,7 @@ impl Op {
                 name: if *reader { READER } else { USER }.to_owned(),
                 password: PASSWORD.to_owned(),
             }),
+            Self::AuthEnable => encoded(&AuthEnableRequest {}),
             Self::Permit { allowed: true } => encoded(&AuthRoleGrantPermissionRequest {
                 name: READER.to_owned(),
                 perm: Some(Permission {

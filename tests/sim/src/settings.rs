@@ -13,7 +13,8 @@ use fastrand::Rng;
 use crate::client::{self, Target};
 use crate::io::within;
 use crate::leases;
-use crate::proxy;
+use crate::proxy::read::Cached;
+use crate::proxy::{self, read};
 use crate::watches;
 use crate::world::FaultKind;
 
@@ -40,6 +41,8 @@ pub struct Settings {
     pub fault_pause: Range<Duration>,
     /// Whether users must authenticate.
     pub auth: bool,
+    /// Whether users must authenticate at times. There are no streaming calls of clients then.
+    pub switches_auth: bool,
     /// After which faults, by number, the store goes back, and how long members may take to start then.
     pub histories: BTreeMap<u32, Duration>,
 }
@@ -62,6 +65,7 @@ impl Settings {
                 endpoints: endpoints::Config::default(),
                 watch: hub::Config::default(),
                 lease: router::Config::default(),
+                read: read::Config::off(),
                 dial_timeout: Duration::from_secs(5),
                 repeats_reports: false,
             },
@@ -71,6 +75,7 @@ impl Settings {
             faults_max: 0,
             fault_pause: MS(100)..MS(1_000),
             auth: false,
+            switches_auth: false,
             histories: BTreeMap::new(),
         }
     }
@@ -112,6 +117,7 @@ impl Settings {
                 endpoints: any_endpoints(rng, lanes),
                 watch: any_hub(rng),
                 lease: router::Config::default(),
+                read: any_cache(seed),
                 dial_timeout: Duration::from_secs(5),
                 repeats_reports: rng.bool(),
             },
@@ -121,6 +127,7 @@ impl Settings {
             faults_max: rng.u32(0..24),
             fault_pause: MS(20)..MS(rng.u64(100..4_000)),
             auth: rng.u8(..6) == 0,
+            switches_auth: false,
             histories: any_histories(seed),
         };
         if settings.auth {
@@ -133,6 +140,14 @@ impl Settings {
         for client in &mut settings.clients {
             if matches!(client.target, Target::Proxy(_)) && rng.u8(..4) > 0 {
                 client.lease = any_leases(rng);
+            }
+        }
+        if !settings.auth && Rng::with_seed(seed ^ 0x6175_7468).u8(..6) == 0 {
+            settings.switches_auth = true;
+            settings.faults.extend([FaultKind::SwitchAuth; 4]);
+            for client in &mut settings.clients {
+                client.watch = watches::Config::scripted();
+                client.lease = leases::Config::scripted();
             }
         }
         settings
@@ -249,6 +264,25 @@ fn any_hub(rng: &mut Rng) -> hub::Config {
     config
 }
 
+/// Small enough that every bound is met. With a generator of its own, so that clients and faults stay what they were.
+fn any_cache(seed: u64) -> read::Config {
+    let rng = &mut Rng::with_seed(seed ^ 0x0063_6163_6865);
+    let mut any = |choice: [u64; 3]| choice[rng.usize(..3)];
+    read::Config {
+        staleness_max: MS(any([200, 1_000, 3_000])),
+        wait_max: MS(any([20, 100, 400])),
+        idle: MS(any([500, 2_000, 5_000])),
+        fallbacks_max: any([1, 3, 64]) as usize,
+        bytes_max: any([20_000, 200_000, 64 << 20]) as usize,
+        batch_min: any([1, 2, 16]) as usize,
+        cached: match rng.u8(..8) {
+            0 => Cached::Nothing,
+            1 | 2 => Cached::Some,
+            _ => Cached::Everything,
+        },
+    }
+}
+
 fn any_endpoints(rng: &mut Rng, lanes: u32) -> endpoints::Config {
     let mut config = endpoints::Config {
         lanes,
@@ -270,7 +304,8 @@ fn any_endpoints(rng: &mut Rng, lanes: u32) -> endpoints::Config {
 fn any_faults(rng: &mut Rng) -> Vec<FaultKind> {
     let share = rng.u8(20..=100);
     let drawn = |_: &&FaultKind| rng.u8(..100) < share;
-    let kinds = FaultKind::ALL.iter().filter(|kind| **kind != FaultKind::History);
+    let others = [FaultKind::History, FaultKind::SwitchAuth];
+    let kinds = FaultKind::ALL.iter().filter(|kind| !others.contains(kind));
     kinds.filter(drawn).copied().collect()
 }
 

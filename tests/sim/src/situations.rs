@@ -36,6 +36,7 @@ situations! {
     ThreeLanes = "world: three lanes",
     AnswerDoubted = "an answer of a member that lags",
     AuthOn = "world: auth on",
+    AuthSwitched = "world: auth is switched on and off",
     DirectClient = "world: a client without proxy",
 
     // What histories the store had.
@@ -69,6 +70,7 @@ situations! {
     FaultReset = "fault: a member resets streams",
     FaultRevoke = "fault: a permission revoked",
     FaultSlow = "fault: slow links",
+    FaultSwitchAuth = "fault: users must authenticate for a while",
     FaultStall = "fault: a half-open connection",
 
     // What happened on the wire.
@@ -114,6 +116,7 @@ situations! {
 
     // What clients were told.
     ToldAsMemberSaid = "told: a status as the member said it",
+    ToldBehind = "told: no member has come to what was shown",
     ToldConnectionLost = "told: the connection was lost",
     ToldDeadline = "told: the deadline has passed",
     ToldMayBeApplied = "told: it may have been carried out",
@@ -144,6 +147,12 @@ situations! {
     WatchToldNoLeader = "watch: ended, no leader",
     WatchToldTimeout = "watch: ended, no answer in time",
     WatchToldToken = "watch: ended, the token isn't valid any more",
+
+    // What the read cache met, and did.
+    CacheHit = "cache: an answer of the cache's",
+    CacheRefresh = "cache: an old answer asked for again",
+    CacheShared = "cache: a read that shares another one's answer",
+    CacheWait = "cache: a read that waits",
 
     // What the lease router met, and did.
     LeaseClientReadsOn = "lease: a client reads on",
@@ -197,6 +206,11 @@ situations! {
     CheckedWatchServed = "checked: nothing comes, and nothing is to come",
     CheckedWatchesComplete = "checked: Watch calls that are complete at the end",
     CheckedWatchesProgress = "checked: progress at the end",
+    CheckedHitLinearizable = "checked: a linearizable answer of the cache's",
+    CheckedHitOldRevision = "checked: an answer of the cache's of an old revision",
+    CheckedHitSerializable = "checked: a serializable answer of the cache's",
+    CheckedSharedRefusal = "checked: a shared refusal",
+    CheckedShared = "checked: a shared answer",
     CheckedDelete = "checked: a delete",
     CheckedLeaderAnswers = "checked: the leader tells of its state",
     CheckedLinearizable = "checked: a linearizable read",

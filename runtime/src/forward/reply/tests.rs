@@ -208,7 +208,7 @@ fn a_stream_is_noted_as_well() {
         let mut chunk = Bytes::from_static(b"\0\0\0\0\x01x");
         let sent = poll_fn(|cx| answer.poll_send(cx, &mut chunk)).await;
         assert!(sent.is_ok() && chunk.is_empty());
-        answer.finish(End::of(&Status::NO_LEADER), 9);
+        answer.finish(End::Status(Status::NO_LEADER), 9);
     });
     assert_eq!(&seen.data[..], b"\0\0\0\0\x01x");
     assert_eq!(seen.grpc_message.as_deref(), Some("etcdserver: no leader"));

@@ -7,16 +7,20 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_model::cluster::{Action, Actions, CallId, Cluster, Config, Event, Fault, Metadata, StreamId};
 use etcd_proxy_model::status::Status;
 pub(crate) use hosts::Host;
 
 use self::streams::Served;
-use crate::delivery::{CallTag, Delivery, Frame, Reason, Request, StreamNo};
+use crate::delivery::{Answer, CallTag, Delivery, Frame, Reason, Request, StreamNo};
 use crate::io::{Io, Note};
 use crate::net::{LinkId, Side};
 use crate::situations::Situation;
+
+/// The call of the one who runs the cluster.
+const OPERATOR: CallId = CallId(u64::MAX - 1);
 
 /// What a grpc-go server answers at a call's deadline.
 const DEADLINE_EXCEEDED: Status = Status::deadline_exceeded();
@@ -54,6 +58,8 @@ pub(crate) struct Members {
     calls: BTreeMap<u64, Call>,
     streams: BTreeMap<StreamId, Served>,
     next_call: u64,
+    /// What the one who runs the cluster was answered last.
+    operator_told: Option<Answer>,
     /// When the cluster's timeout comes, by the last delivery made for it.
     timeout: Option<Instant>,
     actions: Actions,
@@ -69,6 +75,7 @@ impl Members {
             calls: BTreeMap::new(),
             streams: BTreeMap::new(),
             next_call: 0,
+            operator_told: None,
             timeout: None,
             actions: Actions::new(),
         };
@@ -112,6 +119,34 @@ impl Members {
             self.step(io, Event::Timeout);
         }
         self.set_timeout(io);
+    }
+
+    /// The one who runs the cluster makes a call, on the member's own host.
+    pub(crate) fn operate(
+        &mut self,
+        io: &mut Io,
+        member: usize,
+        method: &str,
+        token: Option<Bytes>,
+        message: Bytes,
+    ) {
+        let event = Event::Call {
+            call: OPERATOR,
+            member,
+            path: format!("/etcdserverpb.{method}"),
+            metadata: Metadata {
+                token,
+                require_leader: false,
+            },
+            message,
+        };
+        self.step(io, Event::CancelCall(OPERATOR));
+        self.step(io, event);
+    }
+
+    /// What the one who runs the cluster was answered, once.
+    pub(crate) fn operator_told(&mut self) -> Option<Answer> {
+        self.operator_told.take()
     }
 
     pub(crate) fn fault(&mut self, io: &mut Io, fault: Fault) {
@@ -312,6 +347,7 @@ impl Members {
         self.cluster.handle(io.now, event, &mut actions);
         for action in actions.drain(..) {
             match action {
+                Action::Reply { call, result } if call == OPERATOR => self.operator_told = Some(result),
                 Action::Reply { call, result } => self.reply(io, call.0, result),
                 Action::Send { stream, message } => self.stream_sends(io, stream, message),
                 Action::End { stream, status } => self.stream_ends(io, stream, Frame::end(status)),
@@ -321,7 +357,7 @@ impl Members {
         self.set_timeout(io);
     }
 
-    fn reply(&mut self, io: &mut Io, id: u64, answer: crate::delivery::Answer) {
+    fn reply(&mut self, io: &mut Io, id: u64, answer: Answer) {
         let Some(Call {
             member,
             link,

@@ -31,6 +31,7 @@ const MAY_BE_APPLIED: (u8, &str) = (
     14,
     "etcd-proxy: the connection to the member was lost during the call; it may have been carried out",
 );
+const BEHIND: (u8, &str) = (14, "etcd-proxy: no member has come to what was shown before");
 const NO_ENDPOINT: (u8, &str) = (14, "etcd-proxy: no endpoint is reachable");
 
 /// How often a call is sent again that certainly wasn't processed.
@@ -48,7 +49,11 @@ impl Oracle {
         self.end(io.now, call, Outcome::Answered(answer.clone()));
         let record = self.record(call).clone();
         self.keeps_promise(io, call, &record, &answer);
-        let reply = record.replies.iter().rev().find(|(reply, ..)| *reply == answer);
+        let Some(by) = self.answered_by(call, &record, &answer) else {
+            return;
+        };
+        let replies = &self.record(by).replies;
+        let reply = replies.iter().rev().find(|(reply, ..)| *reply == answer);
         let from = reply.map(|(_, link, history)| (*link, *history));
         match (answer, from) {
             (Ok(message), None) => {
@@ -140,6 +145,9 @@ impl Oracle {
         if record.op.is_about_member() {
             return true;
         }
+        if self.shares_former_end(record, answer) {
+            return true;
+        }
         let told = |message| matches!(answer, Err(status) if status.message == message);
         told("etcdserver: invalid auth token")
             || record.require_leader
@@ -172,7 +180,10 @@ impl Oracle {
             .deadline
             .is_some_and(|deadline| io.now + Duration::from_millis(700) >= deadline);
         assert!(!record.direct, "{call:?} met no proxy: {status:?}");
-        if is(DEADLINE_EXCEEDED) {
+        if is(BEHIND) {
+            io.count(Situation::ToldBehind);
+            assert!(record.refreshed, "{call:?} wasn't asked again: {record:?}");
+        } else if is(DEADLINE_EXCEEDED) {
             io.count(Situation::ToldDeadline);
             assert!(
                 record.deadline.is_some_and(|deadline| io.now >= deadline),
@@ -247,7 +258,7 @@ impl Oracle {
                 let expected: Vec<&KeyValue> = self.ledger_of(history).at(&key, at).into_iter().collect();
                 same(call, record, &response, &expected);
                 self.count_read(io, history, *serializable, *revision, now);
-                self.is_told(history, now);
+                self.is_told(record, history, now);
             }
             Op::List {
                 from,
@@ -259,7 +270,7 @@ impl Oracle {
                 let expected = self.ledger_of(history).range(&from.bytes(), &to.bytes(), now);
                 same(call, record, &response, &expected);
                 self.count_read(io, history, *serializable, 0, now);
-                self.is_told(history, now);
+                self.is_told(record, history, now);
             }
             Op::Put { key } => {
                 let response: PutResponse = decoded(message);
@@ -311,7 +322,7 @@ impl Oracle {
                         "{call:?} was acknowledged at {now}, but isn't in the log or is another's: {record:?}"
                     );
                 }
-                self.is_told(history, now);
+                self.is_told(record, history, now);
                 io.count(Situation::CheckedDelete);
             }
             Op::PutIf { key, modified } => {
@@ -333,7 +344,7 @@ impl Oracle {
                     self.wrote(call, record, history, &key.bytes(), now, &value(call));
                 } else {
                     io.count(Situation::CheckedTxnFailed);
-                    self.is_told(history, now);
+                    self.is_told(record, history, now);
                     self.not_carried_out(io, call);
                 }
             }
@@ -353,8 +364,11 @@ impl Oracle {
                 io.count(Situation::CheckedPutMany);
             }
             Op::Status => self.leader_tells(io, call, record, message),
-            Op::Authenticate { .. }
-            | Op::Compact { .. }
+            Op::Compact { revision } => {
+                self.histories.is_compacted(history, record.client, *revision);
+            }
+            Op::AuthEnable
+            | Op::Authenticate { .. }
             | Op::HashKv
             | Op::MemberList
             | Op::MoveLeader { .. }
@@ -407,6 +421,9 @@ impl Oracle {
             serializable || revision >= least,
             "an answer of revision {revision} to what began after {floor} had been seen: {record:?}",
         );
+        if record.op.is_read() {
+            self.is_read_well(record, history, revision, serializable);
+        }
         let known = self.histories.known_to(record.client);
         if !serializable
             && known.is_some_and(|known| Some(known.history) == record.known.map(|known| known.history))
@@ -453,7 +470,7 @@ impl Oracle {
             .at(key, revision)
             .map(|found| &found.value);
         assert_eq!(written, Some(value), "{call:?} wrote something else");
-        self.is_told(history, revision);
+        self.is_told(record, history, revision);
     }
 }
 
@@ -463,9 +480,10 @@ impl Oracle {
     }
 
     /// Somebody was told of a revision.
-    fn is_told(&mut self, history: Number, revision: i64) {
+    pub(super) fn is_told(&mut self, record: &Record, history: Number, revision: i64) {
         let story = self.histories.of_mut(history);
         story.told = story.told.max(revision);
+        self.histories.is_shown(history, record.client, revision);
     }
 }
 

@@ -19,7 +19,7 @@ use crate::settings::Settings;
 pub(super) type Number = usize;
 
 /// What is true of one history.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Story {
     pub(super) ledger: Ledger,
     /// Up to this revision all is as in the one before.
@@ -28,6 +28,12 @@ pub(super) struct Story {
     pub(super) ids: Vec<(u64, u64)>,
     /// The highest revision that anybody was told of.
     pub(super) told: i64,
+    /// When the store came to it.
+    began: Instant,
+    /// The highest revision that the clients of each proxy were shown.
+    shown: Vec<i64>,
+    /// The last compaction that the clients of each proxy were told of.
+    compacted: Vec<i64>,
 }
 
 impl Story {
@@ -68,7 +74,15 @@ impl Histories {
             Target::Member(_) => None,
         });
         Self {
-            all: vec![Story::default()],
+            all: vec![Story {
+                ledger: Ledger::default(),
+                common: 0,
+                ids: Vec::new(),
+                told: 0,
+                began: Instant::ZERO,
+                shown: vec![0; settings.proxies],
+                compacted: vec![0; settings.proxies],
+            }],
             proxies: vec![Knowledge::default(); settings.proxies],
             of_clients: of_clients.collect(),
             of_links: BTreeMap::new(),
@@ -111,15 +125,56 @@ impl Histories {
     }
 
     /// The store has gone back to a revision, with what was compacted then.
-    pub(super) fn begins(&mut self, revision: i64, compacted: i64) {
+    pub(super) fn begins(&mut self, now: Instant, revision: i64, compacted: i64) {
         let former = self.current();
         let story = Story {
             ledger: former.ledger.until(revision, compacted),
             common: revision,
             ids: Vec::new(),
             told: former.told.min(revision),
+            began: now,
+            shown: vec![0; former.shown.len()],
+            compacted: vec![0; former.compacted.len()],
         };
         self.all.push(story);
+    }
+
+    /// Clients of a client's proxy are shown this, now or later.
+    pub(super) fn is_shown(&mut self, number: Number, client: usize, revision: i64) {
+        if let Some(proxy) = self.of_clients[client] {
+            let shown = &mut self.all[number].shown[proxy];
+            *shown = revision.max(*shown);
+        }
+    }
+
+    /// A client is told that revisions below this one are gone.
+    pub(super) fn is_compacted(&mut self, number: Number, client: usize, revision: i64) {
+        if let Some(proxy) = self.of_clients[client] {
+            let compacted = &mut self.all[number].compacted[proxy];
+            *compacted = revision.max(*compacted);
+        }
+    }
+
+    fn by_history(&self, client: usize, of: impl Fn(&Story, usize) -> i64) -> Vec<i64> {
+        self.of_clients[client].map_or(Vec::new(), |proxy| {
+            self.all.iter().map(|story| of(story, proxy)).collect()
+        })
+    }
+
+    /// The highest revisions of each history that clients of a client's proxy were shown.
+    pub(super) fn shown_by(&self, client: usize) -> Vec<i64> {
+        self.by_history(client, |story, proxy| story.shown[proxy])
+    }
+
+    /// The last compactions of each history that clients of a client's proxy were told of.
+    pub(super) fn compacted_by(&self, client: usize) -> Vec<i64> {
+        self.by_history(client, |story, proxy| story.compacted[proxy])
+    }
+
+    /// The history that the store had at a time, and how far it had come.
+    pub(super) fn committed_at(&self, at: Instant) -> (Number, i64) {
+        let number = self.all.partition_point(|story| story.began <= at).max(1) - 1;
+        (number, self.all[number].ledger.revision_at(at))
     }
 
     /// Up to which revision a history has everything in common with a later one.

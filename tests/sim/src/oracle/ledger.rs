@@ -124,6 +124,12 @@ impl Ledger {
         self.revision
     }
 
+    /// The revision of the last change that was committed by a time; 0 before the first.
+    pub(super) fn revision_at(&self, at: Instant) -> i64 {
+        let after = self.changes.partition_point(|change| change.at <= at);
+        self.changes[..after].last().map_or(0, |change| change.revision)
+    }
+
     /// The last compaction; 0 before the first.
     pub(super) fn compacted(&self) -> i64 {
         self.compactions.last().copied().unwrap_or_default()

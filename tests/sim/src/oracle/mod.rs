@@ -2,6 +2,7 @@
 //! and the log of the model.
 
 mod answers;
+mod caching;
 mod histories;
 mod leasing;
 mod ledger;
@@ -16,6 +17,7 @@ use etcd_proxy_core::history::Known;
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_model::store::Store;
 
+use self::caching::{Cached, Caching};
 use self::histories::{Histories, Number};
 pub(crate) use self::leasing::Leasing;
 pub use self::leasing::{Heartbeats, LeaseTold};
@@ -58,6 +60,16 @@ pub(crate) struct Record {
     /// The history that the store had when it began, and the highest revision that anybody had been told of it.
     history: Number,
     floor: i64,
+    /// The last revision that was committed then.
+    committed: i64,
+    /// The highest revision of each history that clients of its proxy had been shown then.
+    shown: Vec<i64>,
+    /// Up to which revision each history was compacted, as clients of its proxy had been told then.
+    compacted: Vec<i64>,
+    /// How its proxy has answered it without a member.
+    cached: Option<Cached>,
+    /// Its proxy has asked again, as the answer was old.
+    refreshed: bool,
     /// What its proxy knew.
     known: Option<Known>,
     /// Its client's connection has made no call about a member before.
@@ -148,6 +160,7 @@ pub(crate) struct Oracle {
     pub(crate) usage: Usage,
     pub(crate) watching: Watching,
     pub(crate) leasing: Leasing,
+    pub(crate) caching: Caching,
     /// When they were last looked at.
     efforts_before: Vec<Effort>,
     dial_timeout: Duration,
@@ -174,6 +187,7 @@ impl Oracle {
             usage: Usage::new(proxies, members),
             watching: Watching::new(settings),
             leasing: Leasing::new(settings),
+            caching: Caching::new(settings),
             efforts_before: vec![Effort::none(members); proxies],
             dial_timeout: settings.proxy.dial_timeout,
             // A wait at its cap is a second, and a success costs a candidate and a connection for each lane.
@@ -215,6 +229,11 @@ impl Oracle {
             ended: None,
             history: self.histories.now(),
             floor: self.histories.current().told,
+            committed: self.histories.ledger().revision(),
+            shown: self.histories.shown_by(client),
+            compacted: self.histories.compacted_by(client),
+            cached: None,
+            refreshed: false,
             known: self.histories.known_to(client),
             sent: 0,
             reached: 0,
@@ -244,6 +263,11 @@ impl Oracle {
         self.open.len()
     }
 
+    /// Whether a call like this hasn't ended.
+    pub(crate) fn is_open(&self, op: &Op) -> bool {
+        self.open.iter().any(|call| self.record(*call).op == *op)
+    }
+
     /// When this key was last modified; 0 if it is absent.
     pub(crate) fn modified(&self, key: Key) -> i64 {
         self.histories.ledger().modified(&key.bytes())
@@ -260,7 +284,7 @@ impl Oracle {
 
     /// All members hold what the store was at this revision, with what was compacted then.
     pub(crate) fn restored(&mut self, io: &mut Io, members: &Members, revision: i64, compacted: i64) {
-        self.histories.begins(revision, compacted);
+        self.histories.begins(io.now, revision, compacted);
         self.histories.note_ids(members);
         self.watches_restored();
         self.leasing.restored(io, members);
@@ -332,6 +356,9 @@ impl Oracle {
                 Note::Lost { call } => self.lost(call),
                 Note::Moved { call } => self.record_mut(call).moved += 1,
                 Note::NotTaken { call } => self.record_mut(call).not_taken += 1,
+                Note::Hit { call, message } => self.hit(io, call, message),
+                Note::Shared { call, leader, answer } => self.shared(io, call, leader, answer),
+                Note::Refreshes { call } => self.record_mut(call).refreshed = true,
                 Note::Answered { call, answer } => self.answered(io, members, call, answer),
                 Note::AnsweredByReset { call } => {
                     io.count(Situation::ToldReset);
@@ -384,7 +411,7 @@ impl Oracle {
         let record = self.record_mut(call);
         record.lost += 1;
         assert!(
-            record.lost <= DEATHS_MAX,
+            record.lost <= DEATHS_MAX || record.refreshed,
             "{call:?} was taken through the cluster: {record:?}"
         );
     }

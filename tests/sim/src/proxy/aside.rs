@@ -134,7 +134,7 @@ impl Proxy {
         self.leave_other(io, id);
         let search = self.calls.get_mut(&id).and_then(|call| call.search.take());
         if let Some(search) = search {
-            self.deliver(io, id, search.kept);
+            self.conclude(io, id, search.kept);
         }
     }
 
@@ -201,7 +201,7 @@ impl Proxy {
         {
             self.end_if_unheld(io, former);
         }
-        self.deliver(io, id, answer);
+        self.conclude(io, id, answer);
         // If it isn't kept, its end comes when its frame has been dealt with.
     }
 

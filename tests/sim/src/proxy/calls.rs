@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use etcd_proxy_core::endpoints::Event;
 use etcd_proxy_core::grpc::{DEADLINE_GRACE, Status, has_shrunk};
-use etcd_proxy_core::history::{Known, shows_newest};
+use etcd_proxy_core::read::{CacheTicket, Floor, RefreshEnd, WaiterId};
 use etcd_proxy_core::retry::{Attempts, Failure, Ruling, is_repeatable, no_endpoint};
 use etcd_proxy_core::time::Instant;
 use fastrand::Rng;
@@ -13,15 +13,20 @@ use fastrand::Rng;
 use super::Proxy;
 use super::aside::{Search, said};
 use super::connections::ConnId;
-use super::watch::header_of;
+use super::read::Refreshing;
 use crate::delivery::{Alarm, Answer, CallTag, Delivery, Frame, Reason, Report, Request, StreamNo};
 use crate::io::{Io, Note};
 use crate::net::{LinkId, Side};
 use crate::situations::Situation;
 
+/// What is left at least for a wait for a connection after one for the cache.
+const PATIENCE_MIN: Duration = Duration::from_millis(250);
+
 /// Where a call is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
+    /// A read that waits for the cache.
+    InCache(WaiterId),
     /// It waits for a connection, until [`Alarm::Patience`].
     Waiting,
     /// A member has it.
@@ -42,12 +47,18 @@ pub(super) struct Call {
     deadline: Option<Instant>,
     attempts: Attempts,
     rng: Rng,
-    failed_on: Option<ConnId>,
-    state: State,
+    pub(super) failed_on: Option<ConnId>,
+    pub(super) state: State,
     /// Number of its last wait.
     pub(super) wait: u32,
-    /// What was known of the store when it came.
-    known: Known,
+    /// What it may not be shown anything older than, if it is a read that the cache is asked for.
+    pub(super) floor: Option<Floor>,
+    /// What the cache is told of it in the end, from when it is forwarded.
+    pub(super) ticket: Option<CacheTicket>,
+    /// It is asked again because its answer was old.
+    pub(super) refreshing: Option<Refreshing>,
+    /// Since when it has waited for the cache, before it is forwarded.
+    pub(super) waits_for_cache: Option<Instant>,
     /// When it last began to wait for a connection.
     waits_since: Instant,
     /// It is the one that the calls of its client follow that must stay on one member.
@@ -63,7 +74,6 @@ impl Call {
         stream: StreamNo,
         worker: u32,
         request: Rc<Request>,
-        known: Known,
     ) -> Self {
         let attempts = Attempts::of(request.rpc, Some(&request.message));
         Self {
@@ -77,7 +87,10 @@ impl Call {
             failed_on: None,
             state: State::Waiting,
             wait: 0,
-            known,
+            floor: None,
+            ticket: None,
+            refreshing: None,
+            waits_for_cache: None,
             waits_since: now,
             pinned_now: false,
             search: None,
@@ -134,7 +147,10 @@ impl Proxy {
             }
             None => {
                 let call = self.calls.get_mut(&id).expect("it has just been looked up");
-                let patience = io.now + self.config.dial_timeout;
+                let most = self.config.dial_timeout;
+                let waited = call.waits_for_cache.take().map(|since| io.now - since);
+                let left = most.saturating_sub(waited.unwrap_or_default());
+                let patience = io.now + left.max(most.min(PATIENCE_MIN));
                 let until = call.deadline.map_or(patience, |deadline| deadline.min(patience));
                 call.state = State::Waiting;
                 call.waits_since = io.now;
@@ -203,6 +219,9 @@ impl Proxy {
         if call.state == State::Searching {
             return self.other_answered(io, id, connection, answer);
         }
+        if call.refreshing.is_some() {
+            return self.refresh_answered(io, id, connection, answer);
+        }
         let code = answer.as_ref().err().map_or(0, |status| status.code);
         if !call.attempts.is_failure(code) {
             let member = call.request.rpc.member();
@@ -210,13 +229,13 @@ impl Proxy {
                 call.state = State::Searching;
                 return self.search(io, id, connection, answer);
             }
-            return self.deliver(io, id, answer);
+            return self.conclude(io, id, answer);
         }
         let left = call.left(io.now);
         let ruling = call.attempts.rule(Failure::Unavailable, left, &mut call.rng);
         self.report(io, Report::Event(Event::Doubt(connection.reported_as())));
         match ruling {
-            Ruling::Forward => self.deliver(io, id, answer),
+            Ruling::Forward => self.give(io, id, answer),
             ruling => self.follow(io, id, connection, ruling),
         }
     }
@@ -251,6 +270,9 @@ impl Proxy {
         if call.state == State::Searching {
             return self.next_other(io, id);
         }
+        if call.refreshing.is_some() {
+            return self.refresh_ended(io, id, Some(connection), RefreshEnd::Failed, None);
+        }
         let repeatable = is_repeatable(call.request.rpc, Some(&call.request.message));
         io.counts.note_failure(failure, repeatable);
         let left = call.left(io.now);
@@ -283,6 +305,10 @@ impl Proxy {
         {
             return self.next_other(io, id);
         }
+        if self.calls.get(&id).is_some_and(|call| call.refreshing.is_some()) {
+            return self.refresh_ended(io, id, None, RefreshEnd::Failed, None);
+        }
+        self.abandon(io, id);
         if let Some(call) = self.take_call(id) {
             io.send(call.client, Side::Acceptor, Frame::Reset(call.stream, reason));
         }
@@ -291,15 +317,28 @@ impl Proxy {
     pub(crate) fn alarm(&mut self, io: &mut Io, id: u64, alarm: Alarm) {
         let Some(call) = self.calls.get(&id) else { return };
         match (alarm, call.state) {
+            (Alarm::Patience(wait), State::Waiting) if wait == call.wait && call.refreshing.is_some() => {
+                self.refresh_ended(io, id, None, RefreshEnd::Nobody, None);
+            }
             (Alarm::Patience(wait), State::Waiting) if wait == call.wait => {
                 let status = no_endpoint(call.left(io.now));
                 self.refuse(io, id, &status);
             }
+            (Alarm::Pause(wait), State::Pausing) if wait == call.wait && call.refreshing.is_some() => {
+                self.refresh(io, id);
+            }
             (Alarm::Pause(wait), State::Pausing) if wait == call.wait => self.next_attempt(io, id),
+            (Alarm::Refresh(attempt), _) => self.refresh_late(io, id, attempt),
             (Alarm::Expiry, State::Sent(connection, stream)) => {
                 io.count(Situation::MemberMissedDeadline);
-                self.refuse(io, id, &Status::deadline_exceeded());
+                self.refuse_alone(io, id, &Status::deadline_exceeded());
                 self.give_up_stream(io, connection, stream);
+            }
+            (Alarm::Expiry, State::InCache(_)) => {
+                self.refuse_alone(io, id, &Status::deadline_exceeded());
+            }
+            (Alarm::Expiry, _) if call.refreshing.is_some() => {
+                self.refuse_alone(io, id, &Status::deadline_exceeded());
             }
             (Alarm::Other(wait), State::Searching) if wait == call.wait => self.next_other(io, id),
             (Alarm::Expiry, State::Searching) => self.end_search(io, id),
@@ -309,6 +348,7 @@ impl Proxy {
 
     pub(super) fn client_gave_up(&mut self, io: &mut Io, id: u64) {
         self.leave_other(io, id);
+        self.abandon(io, id);
         if let Some(call) = self.calls.remove(&id)
             && let State::Sent(connection, stream) = call.state
         {
@@ -316,16 +356,9 @@ impl Proxy {
         }
     }
 
-    fn refuse(&mut self, io: &mut Io, id: u64, status: &Status) {
-        self.deliver(io, id, Err(status.clone()));
-    }
-
-    pub(super) fn deliver(&mut self, io: &mut Io, id: u64, answer: Answer) {
+    /// The client gets its answer.
+    pub(super) fn send_answer(&mut self, io: &mut Io, id: u64, answer: Answer) {
         if let Some(call) = self.take_call(id) {
-            if let Ok(message) = &answer {
-                let is_newest = shows_newest(call.request.rpc, &call.request.message);
-                self.judge(io, call.known, header_of(message), is_newest);
-            }
             io.send(call.client, Side::Acceptor, Frame::Answer(call.stream, answer));
         }
     }

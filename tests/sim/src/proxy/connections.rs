@@ -8,13 +8,13 @@ use etcd_proxy_core::lease;
 use etcd_proxy_core::retry::Failure;
 use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_core::time::Instant;
-use etcd_proxy_core::watch::{CheckId, UpstreamId};
+use etcd_proxy_core::watch::UpstreamId;
 use etcd_proxy_model::status::Status;
 use etcd_proxy_proto::health::{HealthCheckRequest, HealthCheckResponse};
 use prost::Message as _;
 
 use super::Proxy;
-use super::watch::of_reset;
+use super::watch::{Asker, of_reset};
 use crate::delivery::{Answer, CallTag, Frame, Reason, Report, Request, StreamNo};
 use crate::io::{Io, Note};
 use crate::net::{LinkId, Side};
@@ -53,7 +53,7 @@ pub(super) enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum User {
     Call(u64),
-    Check(CheckId),
+    Check(Asker),
     Probe,
     Upstream(UpstreamId),
     LeaseUpstream(lease::UpstreamId),

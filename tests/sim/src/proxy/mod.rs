@@ -10,6 +10,7 @@ mod connections;
 mod control;
 mod lease;
 mod outlets;
+pub(crate) mod read;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,8 @@ use self::calls::Call;
 use self::connections::{ConnId, Connection};
 pub(crate) use self::lease::LeaseHoldings;
 use self::lease::Leasing;
+pub(crate) use self::read::ReadHoldings;
+use self::read::Reading;
 pub(crate) use self::watch::WatchHoldings;
 use self::watch::Watching;
 use crate::delivery::{Alarm, Delivery, Frame, Opening, Request, StreamNo};
@@ -42,6 +45,8 @@ pub struct Config {
     pub watch: hub::Config,
     /// Settings of its lease router.
     pub lease: router::Config,
+    /// Settings of its read cache.
+    pub read: read::Config,
     /// How long a call waits for a connection.
     pub dial_timeout: Duration,
     /// Whether what is reported to the control task is sometimes reported twice.
@@ -95,6 +100,7 @@ pub(crate) struct Proxy {
     heard_from: Option<LinkId>,
     watch: Watching,
     lease: Leasing,
+    read: Reading,
 }
 
 /// What a proxy holds, to see whether it leaks.
@@ -108,6 +114,7 @@ pub(crate) struct Holdings {
     pub(crate) machine_connections: usize,
     pub(crate) watch: WatchHoldings,
     pub(crate) lease: LeaseHoldings,
+    pub(crate) read: ReadHoldings,
 }
 
 impl Proxy {
@@ -132,6 +139,7 @@ impl Proxy {
             heard_from: None,
             watch: Watching::new(config.watch, index, io.rng.u64(..)),
             lease: Leasing::new(config.lease, index, io.rng.u64(..)),
+            read: Reading::new(config.read, config.watch.trusts_progress, io.rng.u64(..)),
         }
     }
 
@@ -162,6 +170,7 @@ impl Proxy {
             machine_connections: self.machine.connections(),
             watch: self.watch_holdings(),
             lease: self.lease_holdings(),
+            read: self.read_holdings(),
         }
     }
 
@@ -273,12 +282,12 @@ impl Proxy {
         self.next_call += 1;
         let id = self.next_call;
         client.calls.insert(stream, id);
-        let call = Call::new(io.now, link, stream, client.worker, request, self.watch.known());
+        let call = Call::new(io.now, link, stream, client.worker, request.clone());
         if let Some(at) = call.expires_at() {
             io.at(at, Delivery::Alarm(self.index, id, Alarm::Expiry));
         }
         self.calls.insert(id, call);
-        self.next_attempt(io, id);
+        self.admit_call(io, id, &request);
     }
 
     fn client_gone(&mut self, io: &mut Io, link: LinkId) {

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use etcd_proxy_model::cluster;
+use etcd_proxy_proto::etcdserverpb::AuthDisableRequest;
+use prost::Message as _;
 
 use super::World;
-use crate::delivery::Delivery;
+use crate::delivery::{CallTag, Delivery};
 use crate::net::{LinkId, Peer, Side};
-use crate::op::Op;
+use crate::op::{self, Op};
 use crate::situations::Situation;
 
 macro_rules! kinds {
@@ -74,6 +76,7 @@ kinds! {
     Reset => FaultReset, "A member resets streams.";
     Revoke => FaultRevoke, "Who may read some of the keys may not any more.";
     Slow => FaultSlow, "All links to a member are slow.";
+    SwitchAuth => FaultSwitchAuth, "Users must authenticate for a while.";
     Stall => FaultStall, "One direction of a connection lets nothing through.";
 }
 
@@ -90,7 +93,11 @@ pub(crate) enum Remedy {
     SpeedUp(Vec<LinkId>),
     ListAll(usize),
     Permit,
+    SwitchAuthOff,
 }
+
+/// How long the one who runs the cluster waits for an answer.
+const OPERATOR_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Factor of slow links.
 pub(super) const SLOW: u32 = 20;
@@ -159,6 +166,7 @@ impl World {
                 let lag = self
                     .io
                     .within(Duration::from_millis(5)..Duration::from_millis(4_000));
+                self.oracle.caching.lags(lag);
                 self.members.fault(&mut self.io, cluster::Fault::Lag(member, lag));
                 Remedy::CatchUp(member)
             }
@@ -193,6 +201,19 @@ impl World {
             FaultKind::EndWatch => {
                 self.members.end_any_stream(&mut self.io, member);
                 return self.heard();
+            }
+            FaultKind::SwitchAuth => {
+                if !self.settings.switches_auth {
+                    return;
+                }
+                if self.io.rng.bool() {
+                    self.administer(Op::AuthEnable);
+                } else if let Some(member) = self.member_that_answers() {
+                    let message = Op::AuthEnable.message(CallTag::PROBE);
+                    self.members
+                        .operate(&mut self.io, member, "Auth/AuthEnable", None, message);
+                }
+                Remedy::SwitchAuthOff
             }
             FaultKind::Revoke => {
                 if !self.settings.auth {
@@ -266,6 +287,39 @@ impl World {
         }
     }
 
+    fn member_that_answers(&mut self) -> Option<usize> {
+        let members: Vec<usize> = (0..self.members.hosts.len())
+            .filter(|member| self.members.answers(*member))
+            .collect();
+        self.io.rng.choice(members)
+    }
+
+    /// Nobody need authenticate any more: a token is asked for, and then that, until it is so.
+    fn switch_auth_off(&mut self) {
+        if !self.members.cluster.committed().auth().enabled() {
+            if self.oracle.is_open(&Op::AuthEnable) {
+                self.remedy_after(OPERATOR_PATIENCE, Remedy::SwitchAuthOff);
+            }
+            return;
+        }
+        let token = self
+            .members
+            .operator_told()
+            .and_then(Result::ok)
+            .and_then(op::token);
+        if let Some(member) = self.member_that_answers() {
+            let (method, message) = match &token {
+                Some(_) => ("Auth/AuthDisable", AuthDisableRequest {}.encode_to_vec().into()),
+                None => {
+                    let ask = Op::Authenticate { reader: false };
+                    ("Auth/Authenticate", ask.message(CallTag::PROBE))
+                }
+            };
+            self.members.operate(&mut self.io, member, method, token, message);
+        }
+        self.remedy_after(OPERATOR_PATIENCE, Remedy::SwitchAuthOff);
+    }
+
     fn compact(&mut self) {
         let behind = self.io.rng.i64(0..10);
         let revision = self.oracle.revision() - behind;
@@ -319,6 +373,7 @@ impl World {
                     self.io.slow_down(link, 1);
                 }
             }
+            Remedy::SwitchAuthOff => self.switch_auth_off(),
             Remedy::Permit => self.administer(Op::Permit { allowed: true }),
             Remedy::ListAll(proxy) => self.list(proxy, (0..self.members.hosts.len()).collect()),
         }

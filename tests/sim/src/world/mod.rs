@@ -80,6 +80,10 @@ impl World {
         world.set_bounds();
         world.count_settings();
         world.learn_ids();
+        if world.settings.switches_auth {
+            world.add_users();
+            world.past = Past::new(&world.settings, world.members.cluster.committed());
+        }
         if world.settings.auth {
             world.enable_auth();
             world.past = Past::new(&world.settings, world.members.cluster.committed());
@@ -107,6 +111,7 @@ impl World {
             (self.settings.proxies > 1, Situation::TwoProxies),
             (self.settings.proxy.endpoints.lanes == 3, Situation::ThreeLanes),
             (self.settings.auth, Situation::AuthOn),
+            (self.settings.switches_auth, Situation::AuthSwitched),
             (self.clients.iter().any(direct), Situation::DirectClient),
         ] {
             if holds {
@@ -199,6 +204,7 @@ impl World {
             Delivery::Report(proxy, report) => self.proxies[proxy].reported(io, report),
             Delivery::Alarm(proxy, call, alarm) => self.proxies[proxy].alarm(io, call, alarm),
             Delivery::WatchAlarm(proxy, alarm) => self.proxies[proxy].watch_alarm(io, alarm),
+            Delivery::ReadAlarm(proxy, alarm) => self.proxies[proxy].read_alarm(io, alarm),
             Delivery::LeaseAlarm(proxy, alarm) => self.proxies[proxy].lease_alarm(io, alarm),
             Delivery::Flush(proxy, link, stream) => self.proxies[proxy].flush(io, link, stream),
             Delivery::AsidePing(proxy, link) => self.proxies[proxy].aside_ping(io, link),

@@ -101,6 +101,10 @@ impl World {
                 client.member_ids.clone_from(&self.member_ids);
             }
         }
+        if self.settings.switches_auth {
+            // It may be the time when it was on.
+            self.remedy_after(within, Remedy::SwitchAuthOff);
+        }
         if self.settings.auth {
             // It may be the time when somebody had lost it.
             self.remedy_after(within, Remedy::Permit);

@@ -27,9 +27,8 @@ impl World {
         }
     }
 
-    /// Users must authenticate; all clients get the token of one who may do everything, and that of one who may read
-    /// some of the keys.
-    pub(super) fn enable_auth(&mut self) {
+    /// There are users, one who may do everything and one who may read some of the keys.
+    pub(super) fn add_users(&mut self) {
         for name in [USER, READER] {
             let add = AuthUserAddRequest {
                 name: name.to_owned(),
@@ -49,6 +48,11 @@ impl World {
         }
         let permit = Op::Permit { allowed: true }.message(CallTag::PROBE);
         self.ask_member(0, "Auth/RoleGrantPermission", permit);
+    }
+
+    /// Users must authenticate; all clients get the tokens of both.
+    pub(super) fn enable_auth(&mut self) {
+        self.add_users();
         self.ask_member(0, "Auth/AuthEnable", AuthEnableRequest {}.encode_to_vec().into());
         let [token, reader_token] = [false, true].map(|reader| {
             let message = Op::Authenticate { reader }.message(CallTag::PROBE);

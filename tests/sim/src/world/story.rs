@@ -8,7 +8,7 @@ use etcd_proxy_model::cluster;
 use super::World;
 use super::faults::{FaultKind, SLOW};
 use crate::oracle::{CALL_MAX, Delivers, Promise};
-use crate::proxy::{Holdings, LeaseHoldings, WatchHoldings};
+use crate::proxy::{Holdings, LeaseHoldings, ReadHoldings, WatchHoldings};
 use crate::situations::Situation;
 
 /// What is promised of reads when the member in use fails and others are well (with default settings).
@@ -156,7 +156,9 @@ impl World {
 
     fn is_at_rest(&self) -> bool {
         let fit = |member: Option<usize>| member.is_some_and(|member| self.members.is_fit(member));
-        self.members.cluster.leader().is_some()
+        let is_open = self.settings.auth || !self.members.cluster.committed().auth().enabled();
+        is_open
+            && self.members.cluster.leader().is_some()
             && (0..self.members.hosts.len()).all(|member| self.members.is_fit(member))
             && self
                 .proxies
@@ -367,6 +369,7 @@ impl World {
                 machine_connections: lanes,
                 watch: WatchHoldings::default(),
                 lease: LeaseHoldings::default(),
+                read: ReadHoldings::default(),
             };
             assert_eq!(proxy.holds(), expected, "something is left over");
         }

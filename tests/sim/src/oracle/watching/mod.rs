@@ -161,6 +161,8 @@ impl Oracle {
             self.watching.leaderless = Some(now);
         }
         self.watching.revoked.note_state(now, members);
+        let is_on = members.cluster.committed().auth().enabled();
+        self.caching.note_auth(now, is_on);
         let revision = members.cluster.committed().auth().revision();
         if std::mem::replace(&mut self.watching.auth_revision, revision) != revision {
             self.watching.auth_changed = now;

@@ -51,6 +51,12 @@ impl Oracle {
             call.is_misled || !call.views.is_empty(),
             "{tag:?} is told {response:?}: {reasons:?}"
         );
+        let is_shown = !(response.created && response.canceled) && response.compact_revision == 0;
+        if let [view] = &call.views[..]
+            && is_shown
+        {
+            self.histories.is_shown(view.history, tag.client, header.revision);
+        }
         call.told.push(response);
     }
 }

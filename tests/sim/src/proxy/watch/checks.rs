@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use etcd_proxy_core::grpc::{Code, Status};
-use etcd_proxy_core::history::{Known, shows_newest};
+use etcd_proxy_core::history::{Verdict, shows_newest};
+use etcd_proxy_core::read::Asked;
 use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_core::watch::{CheckId, Event};
 use etcd_proxy_proto::etcdserverpb::{RangeRequest, TxnRequest};
@@ -17,6 +18,7 @@ use crate::io::{Io, Note};
 use crate::net::Side;
 use crate::proxy::Proxy;
 use crate::proxy::connections::{ConnId, User};
+use crate::proxy::read::CacheCheck;
 use crate::situations::Situation;
 
 /// How long a question may take: several fit into what a create request may take.
@@ -24,6 +26,13 @@ const CHECK_TIMEOUT: Duration = Duration::from_millis(2_500);
 
 /// A revision that no store will reach.
 const FUTURE: i64 = i64::MAX - 1;
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::proxy) enum Asker {
+    Cache(CacheCheck),
+    Hub(CheckId),
+}
 
 /// A question on its way.
 #[derive(Debug)]
@@ -33,11 +42,11 @@ pub(super) struct Check {
     /// Number of its deadline.
     wait: u32,
     /// What was known of the store when it was asked.
-    known: Known,
+    asked: Asked,
     at: Option<(ConnId, StreamNo)>,
 }
 
-fn question(credentials: Option<Bytes>) -> Request {
+pub(in crate::proxy) fn question(credentials: Option<Bytes>) -> Request {
     Request {
         tag: CallTag::CHECK,
         rpc: Rpc::Range,
@@ -73,7 +82,7 @@ impl Proxy {
             message: range.encode_to_vec().into(),
             ..question(credentials)
         };
-        self.ask(io, id, request);
+        self.ask(io, Asker::Hub(id), request);
     }
 
     pub(super) fn read_header(&mut self, io: &mut Io, id: CheckId) {
@@ -83,7 +92,7 @@ impl Proxy {
             message: TxnRequest::default().encode_to_vec().into(),
             ..question(None)
         };
-        self.ask(io, id, request);
+        self.ask(io, Asker::Hub(id), request);
     }
 
     pub(super) fn ask_permission(
@@ -106,15 +115,15 @@ impl Proxy {
             message: range.encode_to_vec().into(),
             ..question(credentials)
         };
-        self.ask(io, id, request);
+        self.ask(io, Asker::Hub(id), request);
     }
 
-    fn ask(&mut self, io: &mut Io, id: CheckId, request: Request) {
+    pub(in crate::proxy) fn ask(&mut self, io: &mut Io, id: Asker, request: Request) {
         let check = Check {
             request: Rc::new(request),
             worker: io.rng.u32(..self.config.endpoints.lanes),
             wait: self.watch.wait(),
-            known: self.watch.known(),
+            asked: self.asks(),
             at: None,
         };
         let alarm = WatchAlarm::CheckDeadline(check.wait);
@@ -126,7 +135,7 @@ impl Proxy {
         self.try_check(io, id);
     }
 
-    fn try_check(&mut self, io: &mut Io, id: CheckId) {
+    fn try_check(&mut self, io: &mut Io, id: Asker) {
         let Some(check) = self.watch.checks.get(&id).filter(|check| check.at.is_none()) else {
             return;
         };
@@ -145,7 +154,7 @@ impl Proxy {
     pub(super) fn checks_look_again(&mut self, io: &mut Io, worker: u32) {
         let checks = self.watch.checks.iter();
         let waiting = checks.filter(|(_, check)| check.worker == worker && check.at.is_none());
-        let waiting: Vec<CheckId> = waiting.map(|(id, _)| *id).collect();
+        let waiting: Vec<Asker> = waiting.map(|(id, _)| *id).collect();
         for id in waiting {
             self.try_check(io, id);
         }
@@ -162,7 +171,7 @@ impl Proxy {
     }
 
     /// A question is answered, or will never be.
-    pub(in crate::proxy) fn check_answered(&mut self, io: &mut Io, id: CheckId, answer: Answer) {
+    pub(in crate::proxy) fn check_answered(&mut self, io: &mut Io, id: Asker, answer: Answer) {
         let Some(check) = self.watch.checks.remove(&id) else {
             return;
         };
@@ -171,22 +180,27 @@ impl Proxy {
             header_of(&message).ok_or(undecodable)
         });
         let is_newest = shows_newest(check.request.rpc, &check.request.message);
-        let is_stale = self.judge(io, check.known, answer.as_ref().ok().copied(), is_newest);
-        let answer = if is_stale {
-            Err(Status::of(Code::Unavailable, "it is of a former history"))
-        } else {
-            answer
-        };
-        self.tell(io, Event::Answered(id, answer));
+        let verdict = self.judge(io, check.asked.known, answer.as_ref().ok().copied(), is_newest);
+        match id {
+            Asker::Cache(of_cache) => {
+                let answer = answer.map(|header| (header, verdict));
+                self.cache_checked(io, of_cache, check.asked, answer);
+            }
+            Asker::Hub(id) => {
+                let answer = if verdict == Verdict::Stale {
+                    Err(Status::of(Code::Unavailable, "it is of a former history"))
+                } else {
+                    answer
+                };
+                self.tell(io, Event::Answered(id, answer));
+            }
+        }
     }
 
     /// The connection of a question broke.
-    pub(in crate::proxy) fn check_lost(&mut self, io: &mut Io, id: CheckId) {
-        self.check_answered(
-            io,
-            id,
-            Err(Status::of(Code::Unavailable, "the connection was lost")),
-        );
+    pub(in crate::proxy) fn check_lost(&mut self, io: &mut Io, id: Asker) {
+        let lost = Status::of(Code::Unavailable, "the connection was lost");
+        self.check_answered(io, id, Err(lost));
     }
 
     /// What the hub waits to send looks again.

@@ -8,12 +8,14 @@ mod upstreams;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use etcd_proxy_core::history::{History, Known};
+use etcd_proxy_core::history::Known;
+use etcd_proxy_core::read::HighestShownRevision;
 use etcd_proxy_core::time::Instant;
-use etcd_proxy_core::watch::{Action, Actions, CheckId, ClientId, Config, Event, Hub, Stats, UpstreamId};
+use etcd_proxy_core::watch::{Action, Actions, Caller, ClientId, Config, Event, Hub, Stats, UpstreamId};
 use etcd_proxy_model::status::Status;
 
 use self::checks::Check;
+pub(super) use self::checks::{Asker, question};
 pub(super) use self::history::header_of;
 use self::upstreams::Upstream;
 pub(super) use self::upstreams::of_reset;
@@ -32,8 +34,8 @@ const PORTIONS_MAX: usize = 100_000;
 #[derive(Debug)]
 pub(super) struct Watching {
     hub: Hub,
-    /// What the proxy knows of the store's history.
-    history: History,
+    /// What clients were shown, and of which history of the store.
+    shown: HighestShownRevision,
     /// What the oracle was told of that.
     noted: Known,
     config: Config,
@@ -49,7 +51,7 @@ pub(super) struct Watching {
     /// Those for whom the last message was a fragment, and not the last one.
     in_fragments: BTreeSet<ClientId>,
     upstreams: BTreeMap<UpstreamId, Upstream>,
-    checks: BTreeMap<CheckId, Check>,
+    checks: BTreeMap<Asker, Check>,
     /// Numbers waits.
     waits: u32,
 }
@@ -73,7 +75,7 @@ impl Watching {
     pub(super) fn new(config: Config, proxy: usize, seed: u64) -> Self {
         Self {
             hub: Hub::new(config, seed),
-            history: History::new(),
+            shown: HighestShownRevision::default(),
             noted: Known::default(),
             config,
             events: VecDeque::new(),
@@ -86,6 +88,16 @@ impl Watching {
             checks: BTreeMap::new(),
             waits: 0,
         }
+    }
+
+    /// Whether members are taken to tell the truth about progress.
+    pub(super) const fn trusts_progress(&self) -> bool {
+        self.config.trusts_progress
+    }
+
+    /// Opens a stream of the proxy's own.
+    pub(super) fn open_inner(&mut self, now: Instant, caller: Caller, actions: &mut Actions) -> ClientId {
+        self.hub.open(now, caller, actions)
     }
 
     fn wait(&mut self) -> u32 {
@@ -131,9 +143,14 @@ impl Proxy {
             "history of {} bytes",
             stats.history_bytes
         );
-        let waiting = watch.outlets.all_bytes();
+        let (feed_bytes, feeds) = self.feed_holds();
+        let waiting = watch.outlets.all_bytes() + feed_bytes;
         assert_eq!(stats.outbox_bytes, waiting, "bytes that wait for clients");
-        assert_eq!(stats.clients, watch.outlets.len().1, "Watch calls of clients");
+        assert_eq!(
+            stats.clients,
+            watch.outlets.len().1 + feeds,
+            "Watch calls of clients"
+        );
     }
 
     /// Tells the hub something, and carries out what it wants done.
@@ -161,11 +178,15 @@ impl Proxy {
         self.set_watch_timeout(io);
     }
 
-    fn carry_out_watch(&mut self, io: &mut Io, actions: Actions) {
+    pub(super) fn carry_out_watch(&mut self, io: &mut Io, actions: Actions) {
         for action in actions {
             io.trace
                 .remark(io.now, format_args!("hub {}: {action:?}", self.index));
             match action {
+                Action::Deliver(client, frame) if self.is_feed(client) => self.feed_sent(io, &frame),
+                Action::EndClient(client, _) if self.is_feed(client) => self.feed_ended(io),
+                // What it sends is nothing that must be held back.
+                Action::PauseClient(client) | Action::ResumeClient(client) if self.is_feed(client) => {}
                 Action::Deliver(client, frame) => self.put_out(io, client, &frame),
                 Action::EndClient(client, status) => {
                     let status = Status {
