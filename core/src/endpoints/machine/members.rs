@@ -82,6 +82,7 @@ impl Endpoints {
                     cluster: None,
                     is_foreign: false,
                     silent_since: None,
+                    answered_at: None,
                     candidate: None,
                 });
             }
