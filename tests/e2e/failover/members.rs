@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use etcd_proxy_proto::etcdserverpb::{MoveLeaderRequest, MoveLeaderResponse};
+use etcd_proxy_proto::etcdserverpb::{MoveLeaderRequest, MoveLeaderResponse, RangeRequest};
 use etcd_proxy_tests::{
     client::Client,
     etcd::{Cluster, Options},
     proxy::Proxy,
     relay::Mode,
-    suite::{eventually, trial},
+    suite::{eventually, trial, within},
 };
 use libtest_mimic::Trial;
 
@@ -56,6 +56,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         harness_isolates_exactly_one,
     ));
     trials.push(trial("rolling_restart", rolling_restart));
+    trials.push(trial("two_of_three_frozen", two_of_three_frozen));
     trials
 }
 
@@ -182,5 +183,42 @@ async fn rolling_restart() {
     }
     load.goes_on(proxy.address(), 50).await;
     load.check(&cluster.address(0)).await;
+    proxy.assert_sound();
+}
+
+/// The only live member has no quorum and no leader, and answers what needs none. It is found while the others are as silent as
+/// the one that was in use.
+async fn two_of_three_frozen() {
+    let mut cluster = Cluster::start(Options::three()).await;
+    cluster.all_serve().await;
+    let ids = cluster.ids().await;
+    // Less than one frozen candidate takes to be given up: who waits for that refuses the read.
+    let flags = ["--cache=off", "--dial-timeout=2s"];
+    let mut proxy = Proxy::start(&cluster.endpoints(), &flags).await;
+    let client = Client::connect(proxy.address()).await.expect("proxy");
+    client.put(b"k", b"v").await.expect("put");
+    let frozen = in_use(&proxy, &ids).await;
+    let live = (frozen + 1) % 3;
+    let both = [frozen, (frozen + 2) % 3];
+    for member in both {
+        cluster.freeze(member);
+    }
+    let read = RangeRequest {
+        key: "k".into(),
+        serializable: true,
+        ..RangeRequest::default()
+    };
+    for _ in 0..5 {
+        let answer = within("an answer", Duration::from_secs(30), client.range(&read)).await;
+        let answer = answer.unwrap_or_else(|reply| panic!("{}", reply.in_short()));
+        assert_eq!(answer.header.expect("a header").member_id, ids[live]);
+    }
+    for member in both {
+        cluster.thaw(member);
+    }
+    cluster.writable().await;
+    let load = Load::start(proxy.address(), Reads::Succeed).await;
+    load.goes_on(proxy.address(), 50).await;
+    load.check(&cluster.address(live)).await;
     proxy.assert_sound();
 }

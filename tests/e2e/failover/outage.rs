@@ -6,6 +6,7 @@ use bytes::Bytes;
 use etcd_proxy_tests::{
     client::Client,
     etcd::{Cluster, Options},
+    fake::{Fake, Step},
     proxy::Proxy,
     relay::{Mode, Relay},
     suite::{eventually, free_port, trial, within},
@@ -27,6 +28,14 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("whole_cluster_restart", whole_cluster_restart),
         trial("only_endpoint_black_holed", only_endpoint_black_holed),
         trial("twenty_restarts_then_idle", twenty_restarts_then_idle),
+        trial(
+            "the_only_member_is_dialled_again",
+            the_only_member_is_dialled_again,
+        ),
+        trial(
+            "a_lost_connection_is_dialled_at_once",
+            a_lost_connection_is_dialled_at_once,
+        ),
     ]
 }
 
@@ -199,4 +208,53 @@ async fn twenty_restarts_then_idle() {
         .count();
     assert!(open < 100, "{open} open files after 20 restarts");
     proxy.assert_sound();
+}
+
+/// The waits between attempts stay shorter than what a call waits for a member: the first read after it is back is answered,
+/// however long it was away.
+async fn the_only_member_is_dialled_again() {
+    let mut cluster = Cluster::start(Options::default()).await;
+    let flags = ["--cache=off", "--dial-timeout=2s"];
+    let mut proxy = Proxy::start(&cluster.endpoints(), &flags).await;
+    let client = Client::connect(proxy.address()).await.expect("proxy");
+    client.get(b"k").await.expect("the member is there");
+    for refused in [0, 0, 2] {
+        cluster.kill(0);
+        for _ in 0..refused {
+            let early = within("an answer", SOON, client.get(b"k")).await;
+            assert_eq!(early.expect_err("nobody is there").code(), Some(14));
+        }
+        cluster.restart(0);
+        cluster.all_serve().await;
+        let answer = within("an answer", SOON, client.get(b"k")).await;
+        assert!(answer.is_ok(), "{answer:?}");
+    }
+    proxy.assert_sound();
+}
+
+/// What breaks a connection may leave its member well: no wait comes before the first attempt to have another one.
+async fn a_lost_connection_is_dialled_at_once() {
+    let member = Fake::start(|_, request| match &*request.path {
+        "/etcdserverpb.KV/Put" => vec![Step::Hangup],
+        _ => vec![
+            Step::Headers(Vec::new()),
+            Step::Trailers(vec![("grpc-status", "0")]),
+        ],
+    })
+    .await;
+    let endpoints = [member.address()];
+    // A read that waits no longer than half the shortest of the other waits. A machine that is busy may spoil a round.
+    eventually("a read in time", SOON, async || {
+        let mut proxy = Proxy::start(&endpoints, &["--cache=off"]).await;
+        let wire = Wire::connect(proxy.address()).await.expect("proxy");
+        let (put, range) = ("/etcdserverpb.KV/Put", "/etcdserverpb.KV/Range");
+        let message = [Bytes::from_static(b"\x0a\x01k")];
+        let lost = within(put, SOON, wire.call(put, &[], &message)).await;
+        assert_eq!(lost.code(), Some(14), "{lost:?}");
+        let metadata = [("grpc-timeout", "20m")];
+        let reply = within(range, SOON, wire.call(range, &metadata, &message)).await;
+        proxy.assert_sound();
+        reply.is_ok().then_some(())
+    })
+    .await;
 }
