@@ -91,6 +91,8 @@ pub type Script = Arc<dyn Fn(usize, &Recorded) -> Vec<Step> + Send + Sync>;
 
 struct Shared {
     script: Script,
+    /// It says of itself that it can't do a member's work.
+    is_learner: bool,
     requests: Mutex<Vec<Recorded>>,
     count: AtomicUsize,
 }
@@ -123,12 +125,25 @@ impl Fake {
     /// # Panics
     /// If it cannot listen.
     pub async fn start(script: impl Fn(usize, &Recorded) -> Vec<Step> + Send + Sync + 'static) -> Self {
+        Self::start_as(false, Arc::new(script)).await
+    }
+
+    /// Starts a learner: whatever it is asked it refuses, as etcd 3.5 does.
+    ///
+    /// # Panics
+    /// If it cannot listen.
+    pub async fn learner() -> Self {
+        Self::start_as(true, Arc::new(|_, _| learners_answer())).await
+    }
+
+    async fn start_as(is_learner: bool, script: Script) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", free_port()))
             .await
             .expect("fake's port");
         let address = listener.local_addr().expect("bound address");
         let shared = Arc::new(Shared {
-            script: Arc::new(script),
+            script,
+            is_learner,
             requests: Mutex::default(),
             count: AtomicUsize::new(0),
         });
@@ -225,11 +240,16 @@ async fn answer(
     let (head, body) = request.into_parts();
     let path = head.uri.path().to_owned();
     if let Some(message) = of_a_healthy_member(&path) {
-        let steps = vec![
+        let well = vec![
             Step::Headers(Vec::new()),
             Step::Message(message),
             Step::Trailers(vec![("grpc-status", "0")]),
         ];
+        let steps = if shared.is_learner {
+            learners_answer()
+        } else {
+            well
+        };
         let (_sender, half_closed) = watch::channel(true);
         play(steps, respond, half_closed, &order, |_| ()).await;
         return;
@@ -266,6 +286,14 @@ const HEADER: pb::ResponseHeader = pb::ResponseHeader {
     revision: 1,
     raft_term: 2,
 };
+
+/// What a learner of etcd 3.5 answers.
+fn learners_answer() -> Vec<Step> {
+    vec![Step::Trailers(vec![
+        ("grpc-status", "14"),
+        ("grpc-message", "etcdserver: rpc not supported for learner"),
+    ])]
+}
 
 /// The answer to what a proxy may ask on its own.
 fn of_a_healthy_member(path: &str) -> Option<Bytes> {

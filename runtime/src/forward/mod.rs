@@ -219,13 +219,14 @@ impl Call {
         Ok((response, stream, open))
     }
 
-    /// Whether an answer is given to the client though it is UNAVAILABLE: of the only member, for being a learner.
+    /// Whether an answer is given to the client though it is UNAVAILABLE: for being a learner, of the only member that can be
+    /// reached.
     fn must_do(&self, answer: &Answer) -> bool {
         let is_learners = || {
             let message = exchange::trailers(answer).and_then(|trailers| trailers.get(GRPC_MESSAGE));
             message.is_some_and(|message| retry::is_learners(message.as_bytes()))
         };
-        self.client.worker.uplink.endpoints.len() < 2 && is_learners()
+        self.client.worker.uplink.lane.is_alone() && is_learners()
     }
 
     /// The connection takes no new calls: it is to be replaced.

@@ -128,6 +128,8 @@ pub(crate) struct Control {
     /// When the lanes' further connections are looked after; they have some.
     tidy_at: Option<Instant>,
     foreign: Arc<AtomicUsize>,
+    /// What the lanes know of it.
+    alone: bool,
 }
 
 impl Control {
@@ -168,6 +170,7 @@ impl Control {
             connections: HashMap::new(),
             tidy_at: None,
             foreign: Arc::default(),
+            alone: false,
         }
     }
 
@@ -259,6 +262,12 @@ impl Control {
     fn step<R: Runtime>(&mut self, event: Event, actions: &mut Actions) {
         let now = self.now();
         self.machine.handle(now, event, actions);
+        let alone = self.machine.is_alone();
+        if core::mem::replace(&mut self.alone, alone) != alone {
+            for lane in &self.lanes {
+                lane.set_alone(alone);
+            }
+        }
         for action in actions.drain(..) {
             self.reporter
                 .tell(now, &action, &self.machine, self.error.as_deref());

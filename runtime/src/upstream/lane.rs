@@ -30,6 +30,8 @@ pub(crate) struct Lane {
     changed: Notify,
     /// The process is ending: nobody needs to wait any more.
     ended: AtomicBool,
+    /// No other member than the one in use can be reached.
+    alone: AtomicBool,
     /// The worker's number, and who is asked for further connections.
     control: OnceLock<(u32, Reports)>,
     started: Instant,
@@ -76,6 +78,7 @@ impl Default for Lane {
             pool: Mutex::default(),
             changed: Notify::new(),
             ended: AtomicBool::new(false),
+            alone: AtomicBool::new(false),
             control: OnceLock::new(),
             started: Instant::now(),
             other_member: Mutex::new(OtherMember::From(Instant::now())),
@@ -211,6 +214,16 @@ impl Lane {
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::Release);
         self.set(None);
+    }
+
+    /// Tells whether there is no other member than the one in use.
+    pub(super) fn set_alone(&self, alone: bool) {
+        self.alone.store(alone, Ordering::Relaxed);
+    }
+
+    /// Whether no other member than the one in use can be reached, as far as is known.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.alone.load(Ordering::Relaxed)
     }
 
     /// Whether the process is ending.

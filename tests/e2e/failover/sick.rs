@@ -10,7 +10,7 @@ use etcd_proxy_tests::{
     etcd::{Cluster, Options},
     fake::{Fake, Step},
     proxy::Proxy,
-    suite::{eventually, trial, within},
+    suite::{eventually, free_port, trial, within},
     wire::{Reply, Wire},
 };
 use h2::server::SendResponse;
@@ -108,15 +108,24 @@ async fn is_left(sick: &Fake, fine: &Fake, flags: &[&str]) {
     .await;
 }
 
-/// What the only member says for being a learner is its last word.
+/// What the only member says for being a learner is its last word, also if there are others that can't be reached.
 async fn learner_alone() {
-    let learner = Fake::playing(unavailable("etcdserver: rpc not supported for learner")).await;
-    let mut proxy = Proxy::start(&[learner.address()], &["--cache=off"]).await;
-    let wire = Wire::connect(proxy.address()).await.expect("proxy");
-    let answer = read(&wire).await;
-    assert_eq!(answer.code(), UNAVAILABLE, "{}", answer.in_short());
-    assert_eq!(learner.requests().len(), 1);
-    proxy.assert_sound();
+    let learner = Fake::learner().await;
+    let dead = [free_port(), free_port()].map(|port| format!("127.0.0.1:{port}"));
+    for others in 0..=dead.len() {
+        let mut endpoints = dead[..others].to_vec();
+        endpoints.push(learner.address());
+        let mut proxy = Proxy::start(&endpoints, &["--cache=off"]).await;
+        let wire = Wire::connect(proxy.address()).await.expect("proxy");
+        let before = learner.requests().len();
+        let answer = read(&wire).await;
+        assert_eq!(answer.code(), UNAVAILABLE, "{}", answer.in_short());
+        let message = answer.message();
+        let message = message.as_deref();
+        assert_eq!(message, Some("etcdserver: rpc not supported for learner"));
+        assert_eq!(learner.requests().len(), before + 1, "beside {others} dead ones");
+        proxy.assert_sound();
+    }
 }
 
 /// A write whose connection is lost may have been carried out: it isn't made again, and the client is told.

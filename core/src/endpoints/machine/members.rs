@@ -17,6 +17,14 @@ const BACKOFF_FACTOR_PERCENT: u32 = 160;
 const BACKOFF_JITTER_PERCENT: u64 = 20;
 
 impl Endpoints {
+    /// Whether there is nobody but the member in use who might answer: all other endpoints are hidden.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        let others = |id: EndpointId| Some(id) != self.current();
+        let mut endpoints = self.endpoints.iter();
+        self.current.is_some() && endpoints.all(|(id, endpoint)| endpoint.hidden || !others(id))
+    }
+
     /// Hides an endpoint; if it was in use the search for another one starts.
     pub(super) fn fail(&mut self, now: Instant, id: EndpointId, cause: FailureCause, actions: &mut Actions) {
         let Some(endpoint) = self.endpoints.get_mut(id) else {

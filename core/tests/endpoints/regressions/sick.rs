@@ -53,6 +53,24 @@ fn one_that_is_outdone_and_the_only_one() {
     );
 }
 
+/// Whether another member might answer is known of those that were tried.
+#[test]
+fn one_that_is_alone() {
+    let mut hand = Hand::start(Config::default(), 2);
+    assert!(!hand.machine.is_alone(), "nobody is in use");
+    let dead = hand.one(Lane::Candidate);
+    hand.tell(Event::ConnectFailed(dead));
+    let learner = hand.candidate_answers(Health::Unfit).expect("the only one");
+    hand.tell(Event::Connected(learner));
+    assert!(hand.machine.is_alone());
+    while hand.asked(Lane::Candidate).is_empty() {
+        hand.timeout();
+    }
+    assert!(hand.machine.is_alone(), "the other one hasn't answered yet");
+    hand.candidate_answers(Health::Unfit);
+    assert!(!hand.machine.is_alone());
+}
+
 /// What is no etcd is neither chosen nor kept.
 #[test]
 fn strangers() {
