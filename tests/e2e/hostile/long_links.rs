@@ -177,6 +177,8 @@ async fn unread() {
             .await
             .expect("put");
     }
+    let beside = lists(&wide(proxy.address()).await).await;
+    println!("a list of 4 MB beside {UNREAD} unread ones, the first one and once warm: {beside:?}");
     let resident = proxy.process().memory_kib("VmHWM");
     println!("{UNREAD} unread lists took {resident} KiB");
     assert!(

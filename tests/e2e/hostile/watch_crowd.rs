@@ -5,14 +5,15 @@ use std::time::{Duration, Instant};
 
 use etcd_proxy_tests::{
     client::Client,
+    etcd::{Cluster, Options},
     proxy::Proxy,
-    suite::within,
+    suite::{eventually, trial, within},
     watching::{Watching, on_key, since},
     wire::Wire,
 };
 use libtest_mimic::Trial;
 
-use crate::{ANSWER_LIMIT, Upstream, attack};
+use crate::{ANSWER_LIMIT, Upstream, attack, healthy};
 
 /// How many watchers, each of a key of its own.
 const CROWD: usize = 20_000;
@@ -23,6 +24,9 @@ const AT_ONCE: usize = 500;
 /// Events whose way to the neighbour is timed.
 const EVENTS: usize = 200;
 
+/// How long nothing comes any more after a round.
+const ROUND_OVER: Duration = Duration::from_millis(300);
+
 /// How much longer than beside a quiet crowd an event may take, in the median. Where each request was worth a look at
 /// all watchers it was many times this.
 const RATIO: u32 = 5;
@@ -31,6 +35,8 @@ pub(crate) fn trials(upstream: &Upstream) -> Vec<Trial> {
     vec![
         attack(upstream, "a_crowd_asks_for_progress", &[], progress),
         attack(upstream, "watches_of_old_revisions", &[], old_revisions),
+        trial("a_crowd_leaves_a_frozen_member", || leaves(false)),
+        trial("a_crowd_leaves_a_member_that_is_given_up", || leaves(true)),
     ]
 }
 
@@ -48,13 +54,10 @@ async fn latency(client: &Client, watching: &mut Watching) -> Duration {
     times[EVENTS / 2]
 }
 
-/// Progress that can't be told, for one of the watchers starts in the far future, is asked for again and again.
-async fn progress(proxy: Proxy) {
-    let client = Client::connect(proxy.address()).await.expect("connection");
-    let (mut neighbour, _) = Watching::one(&client.wire, on_key("neighbour")).await;
-    let wire = Wire::connect(proxy.address()).await.expect("connection");
-    let mut crowd = Watching::open(&wire, &[]).await;
-    for first in (0..CROWD).step_by(AT_ONCE) {
+/// A stream with so many watchers, each of a key of its own.
+async fn gathered(wire: &Wire, watchers: usize) -> Watching {
+    let mut crowd = Watching::open(wire, &[]).await;
+    for first in (0..watchers).step_by(AT_ONCE) {
         for number in first..first + AT_ONCE {
             crowd.create(on_key(&format!("crowd/{number}"))).await;
         }
@@ -63,6 +66,57 @@ async fn progress(proxy: Proxy) {
             assert!(answer.created && !answer.canceled, "{answer:?}");
         }
     }
+    crowd
+}
+
+/// All of a crowd's watchers end at once, and the member that must be told doesn't read.
+async fn leaves(is_given_up: bool) {
+    let mut cluster = Cluster::start(Options::default()).await;
+    let mut proxy = Proxy::start(&cluster.endpoints(), &[]).await;
+    healthy(&proxy).await;
+    let client = Client::connect(proxy.address()).await.expect("connection");
+    let (mut neighbour, _) = Watching::one(&client.wire, on_key("neighbour")).await;
+    for round in 0..2 {
+        let wire = Wire::connect(proxy.address()).await.expect("connection");
+        let mut crowd = gathered(&wire, CROWD / 4).await;
+        client.put(b"crowd/0", b"x").await.expect("put");
+        assert_eq!(
+            within("an event", ANSWER_LIMIT, crowd.next()).await.events.len(),
+            1
+        );
+        cluster.freeze(0);
+        drop((crowd, wire));
+        if is_given_up {
+            eventually("the member is given up", ANSWER_LIMIT, async || {
+                let told = proxy.log().matches("no endpoint is reachable").count();
+                (told > round).then_some(())
+            })
+            .await;
+        }
+        cluster.thaw(0);
+        // The first one may have been made while nobody could be reached.
+        eventually("a put of a neighbour", ANSWER_LIMIT, async || {
+            let put = client.put(b"neighbour", b"x");
+            within("an answer", ANSWER_LIMIT, put).await.ok()
+        })
+        .await;
+        let answer = within("an event of a neighbour", ANSWER_LIMIT, neighbour.next()).await;
+        assert!(!answer.events.is_empty(), "{answer:?}");
+        // One that may have been carried out and wasn't acknowledged.
+        while let Ok(answer) = tokio::time::timeout(ROUND_OVER, neighbour.next()).await {
+            assert!(!answer.canceled, "{answer:?}");
+        }
+    }
+    healthy(&proxy).await;
+    proxy.assert_sound();
+}
+
+/// Progress that can't be told, for one of the watchers starts in the far future, is asked for again and again.
+async fn progress(proxy: Proxy) {
+    let client = Client::connect(proxy.address()).await.expect("connection");
+    let (mut neighbour, _) = Watching::one(&client.wire, on_key("neighbour")).await;
+    let wire = Wire::connect(proxy.address()).await.expect("connection");
+    let mut crowd = gathered(&wire, CROWD).await;
     crowd.created(since(1 << 40, on_key("crowd/late"))).await;
     let quiet = latency(&client, &mut neighbour).await;
     let asking = tokio::spawn(async move {
@@ -76,7 +130,7 @@ async fn progress(proxy: Proxy) {
     asking.abort();
     println!("a crowd asks for progress: put to event {quiet:.1?} beside a quiet one, {loud:.1?} beside it");
     assert!(loud < quiet * RATIO, "{loud:?} instead of {quiet:?}");
-    crate::healthy(&proxy).await;
+    healthy(&proxy).await;
 }
 
 /// How many keys have a history, which is asked for from its beginning.
@@ -144,5 +198,5 @@ async fn old_revisions(proxy: Proxy) {
     crowd.abort();
     println!("watches of old revisions: progress told {quiet} times without, {loud} times beside them");
     assert!(loud * 3 > quiet, "{loud} times instead of {quiet}");
-    crate::healthy(&proxy).await;
+    healthy(&proxy).await;
 }
