@@ -1,5 +1,6 @@
-//! Calls that the member in use answers with UNAVAILABLE, asked of another one. If that answers, the one in use is to lose its
-//! place: its probes may say that all is well.
+//! Calls that the member in use answers with UNAVAILABLE, asked of another one. If that answers, the one in use may have to lose
+//! its place: its probes may say that all is well. But the reason may lie in the call, whoever made it, so a read of the proxy's
+//! own decides.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use super::head::Head;
 use super::unary::status;
 use crate::rt::{self, Runtime};
 use crate::settings::Endpoint;
-use crate::upstream::{Connection, Settings, UNPROBED_KEEPALIVE, cluster_of};
+use crate::upstream::{Connection, Report, Settings, UNPROBED_KEEPALIVE, cluster_of, is_unavailable};
 
 /// How long the other member may take to answer. One that has no quorum doesn't answer either.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -41,7 +42,7 @@ pub(super) async fn reach<R: Runtime>(call: &Call, target: &Endpoint) -> Option<
 /// quorum all members are the same.
 pub(super) async fn ask<R: Runtime>(
     call: &mut Call,
-    asked: &Connection,
+    asked: &Arc<Connection>,
     head: &Head,
     payload: &Payload,
     client: &mut Client<'_, R>,
@@ -53,7 +54,7 @@ pub(super) async fn ask<R: Runtime>(
         .filter(|target| *target != asked.target())
         .collect();
     let target = call.rng.choice(others)?;
-    let turn = uplink.lane.other_member()?;
+    let mut turn = uplink.lane.other_member()?;
     let connection = reach::<R>(call, target).await?;
     let ours = asked.known_cluster();
     if ours.is_some() && cluster_of::<R>(&connection).await.ok().flatten() != ours {
@@ -69,6 +70,17 @@ pub(super) async fn ask<R: Runtime>(
         return None;
     };
     turn.was_worth_it();
-    call.report(Event::Outdone(asked.id())).await;
+    // Nobody waits for that; but it is done once at a time.
+    let asked = asked.clone();
+    rt::spawn::<R>(async move {
+        if is_unavailable::<R>(&asked).await {
+            // Nobody listens any more once the process is ending.
+            let _ = uplink
+                .reports
+                .send(Report::Event(Event::Outdone(asked.id())))
+                .await;
+        }
+        drop(turn);
+    });
     Some(answer)
 }

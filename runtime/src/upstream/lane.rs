@@ -49,19 +49,19 @@ enum OtherMember {
 
 /// The turn of a call that is asked of another member than the one in use. Ends when it is dropped.
 #[derive(Debug)]
-pub(crate) struct OtherTurn<'a> {
-    lane: &'a Lane,
+pub(crate) struct OtherTurn {
+    lane: Arc<Lane>,
     was_worth_it: bool,
 }
 
-impl OtherTurn<'_> {
+impl OtherTurn {
     /// There was an answer, so that the next one needs no wait.
-    pub(crate) fn was_worth_it(mut self) {
+    pub(crate) fn was_worth_it(&mut self) {
         self.was_worth_it = true;
     }
 }
 
-impl Drop for OtherTurn<'_> {
+impl Drop for OtherTurn {
     fn drop(&mut self) {
         let wait = if self.was_worth_it {
             Duration::ZERO
@@ -159,14 +159,14 @@ enum Look<'a> {
 
 impl Lane {
     /// The turn to ask another member than the one in use; none if another call has it, or it was in vain a moment ago.
-    pub(crate) fn other_member(&self) -> Option<OtherTurn<'_>> {
+    pub(crate) fn other_member(self: &Arc<Self>) -> Option<OtherTurn> {
         let mut state = self.other_member.lock();
         if !matches!(*state, OtherMember::From(from) if from <= Instant::now()) {
             return None;
         }
         *state = OtherMember::Asked;
         Some(OtherTurn {
-            lane: self,
+            lane: self.clone(),
             was_worth_it: false,
         })
     }

@@ -15,7 +15,7 @@ pub(crate) use connection::{Connection, OpenCall, Refused, UNPROBED_KEEPALIVE};
 pub(crate) use control::{Connect, Control, Report, Reports};
 pub(crate) use lane::{Counted, Lane, NoConnection, Wish};
 pub(crate) use news::Reached;
-pub(crate) use question::{CHECK_PATIENCE, Question};
+pub(crate) use question::{CHECK_PATIENCE, Question, is_unavailable};
 pub(crate) use uplink::{Judge, Uplink};
 
 use crate::settings::Keepalive;

@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 use std::error::Error as _;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use etcd_proxy_proto::etcdserverpb::kv_client::KvClient;
 use etcd_proxy_proto::etcdserverpb::{RangeRequest, ResponseHeader, TxnRequest};
 use tonic::metadata::{AsciiMetadataValue, MetadataValue};
 
-use super::{Channel, Uplink, Wish};
+use super::{Channel, Connection, Uplink, Wish};
 use crate::rt::{self, Runtime};
 
 /// How long an answer may take. Whoever asks asks again, so that a question that got lost doesn't keep its clients waiting
@@ -24,6 +25,9 @@ const LATE: Status = Status::of(Code::Unavailable, "no answer in time");
 
 /// A revision that no store reaches: a server looks at the permission first, then at the revision, then at keys.
 const NO_REVISION: i64 = i64::MAX - 1;
+
+/// A key that is read for the sake of reading.
+const NOBODYS_KEY: &[u8] = b"\0";
 
 /// What an answer of a former history counts as.
 const FORMER_HISTORY: Status = Status::of(
@@ -178,6 +182,18 @@ impl Question {
                 message: status.message().to_owned().into(),
             }),
         }
+    }
+}
+
+/// Whether a member answers UNAVAILABLE, or nothing in time, to a read that is nobody's and that any member of a cluster with a
+/// quorum answers. Where it would have to ask who reads, it has heard from the others before.
+pub(crate) async fn is_unavailable<R: Runtime>(connection: &Arc<Connection>) -> bool {
+    let question = Question::revision(None, Bytes::from_static(NOBODYS_KEY), true);
+    let answer = question.ask_on(Channel::new(connection.clone()));
+    match rt::timeout_at::<R, _>(Instant::now() + CHECK_PATIENCE, answer).await {
+        Ok(Ok(_)) => false,
+        Ok(Err(status)) => status.is(Code::Unavailable),
+        Err(rt::Elapsed) => true,
     }
 }
 

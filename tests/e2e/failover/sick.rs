@@ -23,6 +23,8 @@ const RANGE: &str = "/etcdserverpb.KV/Range";
 const GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
 const REVOKE: &str = "/etcdserverpb.Lease/LeaseRevoke";
 
+const TIME_TO_LIVE: &str = "/etcdserverpb.Lease/LeaseTimeToLive";
+
 const SOON: Duration = Duration::from_secs(30);
 
 const UNAVAILABLE: Option<u32> = Some(14);
@@ -30,6 +32,7 @@ const UNAVAILABLE: Option<u32> = Some(14);
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("sick_member", sick_member),
+        trial("sick_for_one_client", sick_for_one_client),
         trial("learner_alone", learner_alone),
         trial("writes_are_not_repeated", writes_are_not_repeated),
         trial("no_etcd", no_etcd),
@@ -102,6 +105,38 @@ async fn is_left(sick: &Fake, fine: &Fake, flags: &[&str]) {
             (sick.requests().len() == before).then_some(())
         })
         .await;
+        proxy.assert_sound();
+        is_chosen.then_some(())
+    })
+    .await;
+}
+
+/// A call that one member answers with UNAVAILABLE, for what is in it, and another one doesn't: its client gets the other answer,
+/// and others keep their member.
+async fn sick_for_one_client() {
+    let easily_upset = Fake::start(|_, request| match &*request.path {
+        TIME_TO_LIVE => unavailable("etcdserver: request timed out"),
+        _ => well(),
+    })
+    .await;
+    let other = Fake::playing(well()).await;
+    let endpoints = [easily_upset.address(), other.address()];
+    // Which one is chosen is chance.
+    eventually("a proxy that chooses this one", SOON, async || {
+        let mut proxy = Proxy::start(&endpoints, &["--cache=off"]).await;
+        let wire = Wire::connect(proxy.address()).await.expect("proxy");
+        let before = easily_upset.requests().len();
+        assert!(read(&wire).await.is_ok());
+        let is_chosen = easily_upset.requests().len() > before;
+        let others = other.requests().len();
+        for _ in 0..20 {
+            let answer = call(&wire, TIME_TO_LIVE, Vec::new()).await;
+            assert!(answer.is_ok(), "{}", answer.in_short());
+            assert!(read(&wire).await.is_ok());
+        }
+        let reads = other.requests().split_off(others);
+        let reads = reads.iter().filter(|request| request.path == RANGE).count();
+        assert_eq!(reads == 0, is_chosen, "{reads} reads of others have moved");
         proxy.assert_sound();
         is_chosen.then_some(())
     })
