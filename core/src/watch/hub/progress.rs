@@ -25,6 +25,9 @@ const LOST_MAX: usize = 128;
 /// No server notifies more often. What comes sooner was held up on its way.
 const NOTIFY_MIN: Duration = Duration::from_millis(100);
 
+/// Questions that are sent at once where lost ones are in the way.
+const FLOOD_MAX: usize = 16;
+
 /// How much longer, at most, a question that no client waits for waits to be repeated. A power of two.
 const PATIENCE: u32 = 8;
 
@@ -109,6 +112,7 @@ impl Hub {
         };
         // Whoever comes later asks anew.
         upstream.is_asking = false;
+        upstream.flood = 0;
         if upstream.is_open && is_wanted {
             self.send_question(now, id, actions);
         }
@@ -169,6 +173,7 @@ impl Hub {
         }
         upstream.heard = upstream.asked.back().copied().unwrap_or(question);
         upstream.is_asking = false;
+        upstream.flood = upstream.flood.saturating_sub(1);
         upstream.unanswered = 0;
         let mut asks_again = upstream.ask_again;
         if revision >= upstream.told.revision {
@@ -180,11 +185,29 @@ impl Hub {
             self.begin(Work::MergeAll(id, None));
         }
         self.tell_all();
-        let lost = self.upstreams.get(id).map_or(0, |upstream| upstream.asked.len());
-        if lost >= LOST_MAX {
+        let upstream = &self.upstreams[id];
+        if upstream.asked.len() >= LOST_MAX + upstream.flood {
             self.reset(now, id, actions);
-        } else if asks_again {
-            self.ask_stream(now, id, actions);
+        } else if asks_again && upstream.flood == 0 {
+            self.ask_past_lost(now, id, actions);
+        }
+    }
+
+    /// Asks a stream that answers again. Each answer is taken for one of the first question that has none: as many as were lost
+    /// before the newest source was created must have one before an answer says anything of it. So several are asked at once.
+    fn ask_past_lost(&mut self, now: Instant, id: UpstreamId, actions: &mut Actions) {
+        let upstream = &self.upstreams[id];
+        let newest = upstream.newest.asked_before;
+        let lost = upstream.asked.partition_point(|question| *question <= newest);
+        self.ask_stream(now, id, actions);
+        let Some(upstream) = self.upstreams.get_mut(id).filter(|upstream| upstream.is_asking) else {
+            return;
+        };
+        upstream.flood = lost.min(FLOOD_MAX);
+        for _ in 0..upstream.flood {
+            self.asked += 1;
+            upstream.asked.push_back(self.asked);
+            actions.push(Action::SendUpstream(id, request::progress()));
         }
     }
 

@@ -379,6 +379,8 @@ pub(super) struct Upstream {
     pub(super) is_asking: bool,
     /// Questions in a row that weren't answered.
     pub(super) unanswered: u32,
+    /// Answers that are still to come of questions that were sent at once.
+    pub(super) flood: usize,
     /// Ask again when the answer comes, for somebody asked since.
     pub(super) ask_again: bool,
     /// The last question that was sent when an answer came. It may have been for an earlier one, and be a little older

@@ -75,6 +75,7 @@ impl Hub {
             asked: VecDeque::new(),
             is_asking: false,
             unanswered: 0,
+            flood: 0,
             ask_again: false,
             heard: 0,
             notified_at: None,

@@ -7,6 +7,7 @@ mod crowd_ends;
 mod history;
 mod leaderless;
 mod loss;
+mod lost_questions;
 mod manners;
 mod neighbours;
 mod notify;
