@@ -5,7 +5,6 @@ mod connections;
 mod members;
 mod probes;
 mod search;
-mod suspicion;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -38,8 +37,6 @@ struct Endpoint {
     is_foreign: bool,
     /// Since when it hasn't answered.
     silent_since: Option<Instant>,
-    /// When it last answered as a candidate.
-    answered_at: Option<Instant>,
     candidate: Option<ConnectionId>,
 }
 
@@ -58,16 +55,8 @@ struct Connection {
     active: bool,
     /// No bytes are known to have come since then; counts only while a probe is on its way.
     quiet_since: Instant,
-    /// When the last probe was sent.
-    sent_at: Instant,
     /// When the last probe was answered.
     probed_at: Option<Instant>,
-    /// How long answers to probes take, as far as is known.
-    round_trip: Option<Duration>,
-    /// That nothing has come for some time since the probe was sent has been given thought.
-    is_suspect: bool,
-    /// When bytes were last known to have come.
-    heard_at: Option<Instant>,
 }
 
 /// What a timer is for.
@@ -102,8 +91,6 @@ struct Current {
     fit: bool,
     /// Until then it isn't fit, whatever its probes say.
     outdone_until: Option<Instant>,
-    /// Since when others are asked because nothing comes from it.
-    suspected_since: Option<Instant>,
 }
 
 /// The shortest wait that is repeated for as long as its cause lasts.
@@ -123,8 +110,6 @@ pub struct Endpoints {
     cluster: Option<u64>,
     /// Endpoints that the search hasn't tried yet.
     untried: VecDeque<EndpointId>,
-    /// When a member was last left on suspicion.
-    left_early_at: Option<Instant>,
 }
 
 impl Endpoints {
@@ -145,7 +130,6 @@ impl Endpoints {
             current: None,
             cluster: None,
             untried: VecDeque::new(),
-            left_early_at: None,
         };
         machine.learn(addresses);
         machine
@@ -160,7 +144,7 @@ impl Endpoints {
             Event::ConnectFailed(id) => self.gone(now, id, FailureCause::Connect, actions),
             Event::Draining(id) => self.draining(now, id, actions),
             Event::Lost { connection, graceful } => self.lost(now, connection, graceful, actions),
-            Event::Active(id) => self.active(now, id),
+            Event::Active(id) => self.active(id),
             Event::Identified(id, cluster) => self.identified(now, id, cluster, actions),
             Event::ProbeAnswered(id, health) => self.probe_answered(now, id, health, actions),
             Event::ProbeLost(id) => self.probe_lost(now, id, actions),

@@ -26,9 +26,6 @@
 //! candidate again, but the endpoint in use is kept. The waits go on growing until it has been well for a
 //! while: some answer, and fail as soon as they are used.
 //!
-//! When a probe of the member in use takes several times as long as those before it, the others are asked at once, beside it. It
-//! keeps its place for the whole time of its probe, unless another one answers while nothing at all comes from it.
-//!
 //! A worker may want further connections to the member in use ([`pool`](crate::pool) has what for). They are probed as its
 //! first one is and closed when they fall silent, but only that one speaks for the member. When it is withdrawn so are they.
 //!

@@ -41,8 +41,7 @@ pub struct Config {
     /// probes off, candidates are still probed once.
     pub probe_interval: Option<Duration>,
     /// How long a probe may stay without answer while nothing else is read from its connection; what is
-    /// read counts as read up to an eighth of this later. A candidate must answer within this in any case. A member in use of which
-    /// nothing at all is read for half of this is left when another one answers meanwhile.
+    /// read counts as read up to a quarter of this later. A candidate must answer within this in any case.
     pub probe_timeout: Duration,
     /// Time between two searches for a better member while the one in use has no leader, at least 1 ms
     /// (less counts as that).

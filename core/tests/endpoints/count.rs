@@ -34,7 +34,6 @@ pub(crate) const SITUATIONS: &[&str] = &[
     "gave up a silent connection",
     "joined",
     "leader lost",
-    "left on suspicion",
     "leader regained",
     "left a leaderless member",
     "moved from a failed member",

@@ -10,7 +10,6 @@ mod environment;
 mod faults;
 mod oracle;
 mod regressions;
-mod scenes;
 mod sim;
 mod story;
 mod trace;
@@ -72,7 +71,7 @@ fn the_first_choice_is_spread_over_all_members() {
     let mut chosen = [[0u32; 5]; 5];
     let runs = 4_000;
     for seed in 0..runs {
-        let (members, first) = scenes::first_choice(seed);
+        let (members, first) = sim::first_choice(seed);
         chosen[members - 1][first] += 1;
     }
     for (row, members) in chosen.iter().zip(1..) {
@@ -93,23 +92,7 @@ fn the_first_choice_is_spread_over_all_members() {
 #[test]
 fn a_search_does_not_wait_for_the_silent() {
     for seed in 0..500 {
-        scenes::search_among_silent_members(seed);
-    }
-}
-
-/// Clients of a frozen member wait for the proxy, not for the member.
-#[test]
-fn a_frozen_member_is_left_early_for_one_that_is_well() {
-    for seed in 0..500 {
-        scenes::one_is_frozen(seed);
-    }
-}
-
-/// Leaving a member costs every call on it, so slowness is no reason.
-#[test]
-fn slow_members_are_kept() {
-    for seed in 0..12 {
-        scenes::all_are_slow(seed);
+        sim::search_among_silent_members(seed);
     }
 }
 

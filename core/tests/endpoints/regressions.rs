@@ -220,7 +220,7 @@ fn a_probe_that_is_lost_is_sent_again() {
     hand.tell(Event::Active(worker));
     hand.timeout();
     assert_eq!(hand.actions, [Action::Probe(worker)]);
-    assert_eq!(hand.now, sent + config.probe_timeout / 8);
+    assert_eq!(hand.now, sent + config.probe_timeout / 4);
     hand.tell(Event::ProbeLost(worker));
     let lost = hand.now;
     hand.wait_until_hidden();
@@ -332,7 +332,7 @@ fn a_candidate_has_no_excuse_for_not_answering() {
     let mut hand = Hand::start(config, 1);
     let candidate = hand.one(Lane::Candidate);
     hand.tell(Event::Connected(candidate));
-    for _ in 0..8 {
+    for _ in 0..4 {
         hand.tell(Event::Active(candidate));
         hand.timeout();
     }

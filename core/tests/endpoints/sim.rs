@@ -120,13 +120,6 @@ impl Sim {
         self.check_silence();
     }
 
-    /// From now on all members answer probes late, by up to so many milliseconds.
-    pub(crate) fn set_late(&mut self, late_ms: u64) {
-        for member in &mut self.members {
-            (member.slow, member.late_ms) = (true, late_ms);
-        }
-    }
-
     pub(crate) fn run_for(&mut self, time: Duration) {
         self.run_until(self.now + time);
     }
@@ -142,11 +135,7 @@ impl Sim {
             self.trace.line(format_args!("          {action:?}"));
         }
         let before = self.oracle.current;
-        let left_early_at = self.oracle.left_early_at;
         self.oracle.judge(self.now, &event, &actions, &self.machine);
-        if self.oracle.left_early_at != left_early_at {
-            self.counts.add("left on suspicion");
-        }
         self.counts
             .note_actions(&actions, before.map(|(id, _)| id), &self.config, &self.oracle);
         for action in actions {
@@ -289,10 +278,8 @@ impl Sim {
                 } else {
                     Health::Unfit
                 };
-                let member = &self.members[link.member];
-                if member.slow {
-                    let late_ms = member.late_ms;
-                    return self.within(0..late_ms, Coming::Answer(id, health));
+                if self.members[link.member].slow {
+                    return self.within(0..LATE_MAX.as_millis() as u64, Coming::Answer(id, health));
                 }
                 self.soon(id, Coming::Answer(id, health));
             }
@@ -493,4 +480,48 @@ impl Sim {
     pub(crate) fn rng_ms(&mut self, range: Range<u64>) -> Duration {
         Duration::from_millis(self.rng.u64(range))
     }
+}
+
+/// The number of members and the one that is chosen first when all are well and equally near.
+pub(crate) fn first_choice(seed: u64) -> (usize, usize) {
+    let mut rng = Rng::with_seed(seed);
+    let members = rng.usize(1..=5);
+    let mut sim = Sim::new(
+        rng,
+        Config::default(),
+        members,
+        (0..members).collect(),
+        Trace::new(false),
+    );
+    sim.deliver(Event::Start);
+    sim.run_for(Duration::from_secs(1));
+    (members, sim.first_choice.expect("all are well"))
+}
+
+/// One of five members is well; nothing comes from the others.
+pub(crate) fn search_among_silent_members(seed: u64) {
+    let config = Config::default();
+    let mut sim = Sim::new(
+        Rng::with_seed(seed),
+        config,
+        5,
+        (0..5).collect(),
+        Trace::new(false),
+    );
+    let fit = sim.rng.usize(..5);
+    for member in (0..5).filter(|member| *member != fit) {
+        let mood = if sim.rng.bool() {
+            Mood::Frozen
+        } else {
+            Mood::BlackHole
+        };
+        sim.set_mood(member, mood);
+    }
+    sim.deliver(Event::Start);
+    sim.run_for(config.stagger * 4 + LATENCY_MAX * 4);
+    assert!(
+        sim.served_by(fit),
+        "seed {seed}: {:?} in use, not {fit}",
+        sim.in_use()
+    );
 }

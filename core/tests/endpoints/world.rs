@@ -6,8 +6,6 @@ use etcd_proxy_core::endpoints::Lane;
 use etcd_proxy_core::time::Instant;
 use fastrand::Rng;
 
-use crate::sim::LATE_MAX;
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mood {
     Up,
@@ -27,8 +25,6 @@ pub(crate) struct Member {
     pub(crate) leader: bool,
     /// It answers probes late, although it answers calls.
     pub(crate) slow: bool,
-    /// By how much at most.
-    pub(crate) late_ms: u64,
     pub(crate) latency_ms: Range<u64>,
 }
 
@@ -39,7 +35,6 @@ impl Member {
             mood: Mood::Up,
             leader: true,
             slow: false,
-            late_ms: LATE_MAX.as_millis() as u64,
             latency_ms: fastest..fastest + rng.u64(1..20),
         }
     }

@@ -24,11 +24,7 @@ impl Endpoints {
             probe_lost: false,
             active: false,
             quiet_since: now,
-            sent_at: now,
             probed_at: None,
-            round_trip: None,
-            is_suspect: false,
-            heard_at: None,
         });
         self.timers
             .set(Timer::Connect(connection), now + self.config.connect_timeout);

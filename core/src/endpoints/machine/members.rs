@@ -90,7 +90,6 @@ impl Endpoints {
                     cluster: None,
                     is_foreign: false,
                     silent_since: None,
-                    answered_at: None,
                     candidate: None,
                 });
             }

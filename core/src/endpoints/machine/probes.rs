@@ -12,10 +12,7 @@ const DOUBT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A probe without answer is looked after this often within its timeout, so that bytes which were read
 /// early in it don't buy the connection a whole second timeout.
-pub(super) const LOOKS: u32 = 8;
-
-/// What a round trip that is shorter than those before leaves of them.
-const ROUND_TRIP_KEPT_PERCENT: u32 = 75;
+const LOOKS: u32 = 4;
 
 impl Endpoints {
     pub(super) fn schedule_probe(&mut self, now: Instant, id: ConnectionId) {
@@ -48,8 +45,6 @@ impl Endpoints {
         connection.probe_lost = false;
         connection.active = false;
         connection.quiet_since = now;
-        connection.sent_at = now;
-        connection.is_suspect = false;
         self.timers.cancel(Timer::Probe(id));
         self.timers
             .set(Timer::ProbeAnswer(id), now + self.config.probe_timeout / LOOKS);
@@ -57,12 +52,11 @@ impl Endpoints {
     }
 
     /// Bytes were read. A candidate has nothing to do but to answer its probe, so they don't excuse it.
-    pub(super) fn active(&mut self, now: Instant, id: ConnectionId) {
+    pub(super) fn active(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.get_mut(id)
             && connection.lane != Lane::Candidate
         {
             connection.active = true;
-            connection.heard_at = Some(now);
         }
     }
 
@@ -81,7 +75,7 @@ impl Endpoints {
         if now < deadline {
             let next_look = now + (self.config.probe_timeout / LOOKS).max(WAIT_MIN);
             self.timers.set(Timer::ProbeAnswer(id), deadline.min(next_look));
-            return self.look_at_current(now, id, actions);
+            return;
         }
         actions.push(Action::Close(id, CloseCause::Silent));
         self.gone(now, id, FailureCause::Silent, actions);
@@ -133,14 +127,10 @@ impl Endpoints {
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
-        connection.heard_at = Some(now);
         if !core::mem::take(&mut connection.probing) {
             return;
         }
         connection.probed_at = Some(now);
-        let took = now.saturating_since(connection.sent_at);
-        let known = connection.round_trip.unwrap_or_default();
-        connection.round_trip = Some(took.max(known * ROUND_TRIP_KEPT_PERCENT / 100));
         let (lane, endpoint_id) = (connection.lane, connection.endpoint);
         self.timers.cancel(Timer::ProbeAnswer(id));
         if lane == Lane::Candidate {
@@ -150,7 +140,6 @@ impl Endpoints {
         } else {
             self.schedule_probe(now, id);
             if self.current() == Some(endpoint_id) {
-                self.suspicion_over();
                 self.current_answered(now, endpoint_id, health, actions);
             }
         }

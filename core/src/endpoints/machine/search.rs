@@ -11,15 +11,6 @@ use crate::time::Instant;
 impl Endpoints {
     /// Starts over: every endpoint that isn't hidden or in use becomes a candidate, in random order.
     pub(super) fn search(&mut self, now: Instant, actions: &mut Actions) {
-        if self.current.is_some() {
-            self.timers
-                .set(Timer::Challenge, now + self.config.challenge_interval);
-        }
-        self.ask_others(now, actions);
-    }
-
-    /// Makes every endpoint that isn't hidden or in use a candidate, the first one at once.
-    pub(super) fn ask_others(&mut self, now: Instant, actions: &mut Actions) {
         let in_use = self.current();
         let mut order: Vec<EndpointId> = self
             .endpoints
@@ -29,6 +20,10 @@ impl Endpoints {
             .collect();
         self.rng.shuffle(&mut order);
         self.untried = order.into();
+        if self.current.is_some() {
+            self.timers
+                .set(Timer::Challenge, now + self.config.challenge_interval);
+        }
         self.next_candidate(now, actions);
     }
 
@@ -104,7 +99,6 @@ impl Endpoints {
             endpoint: id,
             fit: health == Health::Fit,
             outdone_until: None,
-            suspected_since: None,
         });
         self.cluster = self.cluster.or(self.endpoints[id].cluster);
         self.search_over();
@@ -136,7 +130,6 @@ impl Endpoints {
         actions: &mut Actions,
     ) {
         self.endpoints[id].silent_since = None;
-        self.endpoints[id].answered_at = Some(now);
         if !self.may_be_used(now, id, actions) {
             self.fail(now, id, FailureCause::Foreign, actions);
             return self.next_candidate(now, actions);
@@ -155,8 +148,6 @@ impl Endpoints {
             self.choose(now, id, health, actions);
         } else if self.current.is_none_or(|current| !current.fit) {
             self.next_candidate(now, actions);
-        } else {
-            self.leave_suspect(now, actions);
         }
     }
 

@@ -166,7 +166,6 @@ impl Oracle {
             probe_sent: None,
             probe_lost: None,
             heard_at: now,
-            read_at: None,
         };
         self.views.insert(id, view);
     }
@@ -179,9 +178,6 @@ impl Oracle {
         );
         let in_lane = self.in_lane(id);
         let dialing = self.dialing.contains(&Some(id));
-        if cause == CloseCause::Silent && condemned.is_none() && batch.left_early.is_none() {
-            batch.left_early = self.is_left_early(now, id);
-        }
         let view = self.remove(id).expect("only open connections are closed");
         if condemned.is_some() {
             return;
@@ -196,8 +192,7 @@ impl Oracle {
                 let sent = view.probe_sent.expect("only a probe finds out");
                 let quiet_since = sent.max(view.heard_at);
                 assert!(
-                    now >= quiet_since + self.config.probe_timeout
-                        || batch.left_early == Some(view.endpoint) && view.lane != Lane::Candidate,
+                    now >= quiet_since + self.config.probe_timeout,
                     "it may still answer"
                 );
                 FailureCause::Silent
@@ -212,52 +207,6 @@ impl Oracle {
             batch.blamed.push((view.endpoint, failure));
         }
         Self::failed_to_join(&view, batch);
-    }
-
-    /// The endpoint of a connection that is closed before its time, if that is the one in use and all is true of it that must
-    /// be.
-    fn is_left_early(&mut self, now: Instant, id: ConnectionId) -> Option<EndpointId> {
-        let timeout = self.config.probe_timeout;
-        let (endpoint, fit) = self.current?;
-        let view = &self.views[&id];
-        if view.endpoint != endpoint || !fit || !self.serving.contains(&Some(id)) {
-            return None;
-        }
-        let quiet_since = view.probe_sent?.max(view.heard_at);
-        if now >= quiet_since + timeout {
-            return None;
-        }
-        let serving = || self.serving.iter().flatten().map(|id| &self.views[id]);
-        let of_endpoint = |view: &&View| view.endpoint == endpoint;
-        let reads = self
-            .views
-            .values()
-            .filter(of_endpoint)
-            .filter_map(|view| view.read_at);
-        for read_at in reads {
-            assert!(now >= read_at + timeout / 8 * 2, "something came from it");
-        }
-        let first_sent = serving().filter_map(|view| view.probe_sent).min();
-        let answers = |(other, known): &(&EndpointId, &Known)| {
-            **other != endpoint && known.hidden_until.is_none() && known.answered_at > first_sent
-        };
-        let patience = |(_, known): (&EndpointId, &Known)| match known.health {
-            Some(Health::Fit) => timeout / 8 * 3,
-            _ => timeout / 8 * 5,
-        };
-        let patience = self.known.iter().filter(answers).map(patience).min();
-        let patience = patience.expect("nobody else has answered");
-        let is_quiet = |view: &View| {
-            let sent = view.probe_sent.expect("each of them is probed");
-            now >= sent.max(view.heard_at) + patience
-        };
-        assert!(serving().all(is_quiet), "a worker's connection may still answer");
-        let former = self.left_early_at.replace(now);
-        assert!(
-            former.is_none_or(|at| now >= at + timeout * 4),
-            "members are left in turn"
-        );
-        Some(endpoint)
     }
 
     fn chosen(&mut self, event: &Event, id: EndpointId, batch: &mut Batch) {

@@ -32,8 +32,6 @@ pub(crate) struct View {
     /// When it became known that the probe will not be answered.
     pub(crate) probe_lost: Option<Instant>,
     pub(crate) heard_at: Instant,
-    /// When something was last read.
-    pub(crate) read_at: Option<Instant>,
 }
 
 /// An endpoint as the driver sees it.
@@ -42,8 +40,6 @@ pub(crate) struct Known {
     pub(crate) address: String,
     pub(crate) candidate: Option<ConnectionId>,
     pub(crate) health: Option<Health>,
-    /// When that was.
-    pub(crate) answered_at: Option<Instant>,
     /// When it may be tried again, if it is hidden.
     pub(crate) hidden_until: Option<Instant>,
     /// When it answered after it had been hidden.
@@ -62,8 +58,6 @@ pub(crate) struct Oracle {
     pub(crate) dialing: Vec<Option<ConnectionId>>,
     /// Further connections that take calls.
     pub(crate) joined: BTreeSet<ConnectionId>,
-    /// When a member was last left before its probe's whole time was over.
-    pub(crate) left_early_at: Option<Instant>,
     /// The endpoint in use, and whether it is fit.
     pub(crate) current: Option<(EndpointId, bool)>,
 }
@@ -77,8 +71,6 @@ struct Batch {
     condemned: BTreeMap<ConnectionId, CloseCause>,
     /// The endpoint in use changed or failed: every worker may be moved.
     everyone_moves: bool,
-    /// This endpoint is left before the time of its probes is over.
-    left_early: Option<EndpointId>,
     /// This worker's connection ended or drains.
     moves: Option<u32>,
     /// What a worker that has a connection wants another one for.
@@ -98,7 +90,6 @@ impl Oracle {
             serving: vec![None; config.lanes as usize],
             dialing: vec![None; config.lanes as usize],
             joined: BTreeSet::new(),
-            left_early_at: None,
             current: None,
         };
         oracle.learn(machine);
@@ -187,7 +178,6 @@ impl Oracle {
                 let busy = |view: &&mut View| view.lane != Lane::Candidate;
                 if let Some(view) = self.views.get_mut(id).filter(busy) {
                     view.heard_at = now;
-                    view.read_at = Some(now);
                 }
             }
             Event::Doubt(_) => {}
@@ -200,11 +190,9 @@ impl Oracle {
                     view.probe_sent = None;
                     view.probe_lost = None;
                     view.heard_at = now;
-                    view.read_at = Some(now);
                     let known = self.known.get_mut(&view.endpoint);
                     if let (Lane::Candidate, Some(known)) = (view.lane, known) {
                         known.health = Some(*health);
-                        known.answered_at = Some(now);
                         batch.condemned.insert(*id, CloseCause::Unneeded);
                     }
                 }
@@ -364,7 +352,7 @@ impl Oracle {
         }
         for (id, view) in &self.views {
             let heard = view.probe_lost.is_some_and(|at| view.heard_at > at);
-            let look = self.config.probe_timeout / 8 + WAIT_MIN;
+            let look = self.config.probe_timeout / 4 + WAIT_MIN;
             assert!(
                 !heard || now <= view.heard_at + look + SLACK,
                 "{id:?} lives and isn't probed any more"
