@@ -419,13 +419,13 @@ impl Client {
                 0..=2 => Op::Status,
                 _ => Op::HashKv,
             },
-            1 if oracle.revision() > 1 => {
+            1 | 4 if oracle.revision() > 1 => {
                 let revision = oracle.revision() - io.rng.i64(0..oracle.revision().min(30));
                 Op::Get {
                     key,
                     serializable,
                     // Mostly one that was read before.
-                    revision: (revision - 1) / 8 * 8 + 1,
+                    revision: (revision - 1) / 16 * 16 + 1,
                 }
             }
             2 | 3 => Op::List {

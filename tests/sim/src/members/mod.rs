@@ -140,8 +140,13 @@ impl Members {
             },
             message,
         };
-        self.step(io, Event::CancelCall(OPERATOR));
+        self.operator_gives_up(io);
         self.step(io, event);
+    }
+
+    /// The one who runs the cluster doesn't wait for an answer any more.
+    pub(crate) fn operator_gives_up(&mut self, io: &mut Io) {
+        self.step(io, Event::CancelCall(OPERATOR));
     }
 
     /// What the one who runs the cluster was answered, once.

@@ -38,8 +38,8 @@ pub(crate) struct Caching {
     staleness_max: Duration,
     /// How long a member that is cut off may take to know it.
     cut_off_max: Duration,
-    /// The most that a member has lagged.
-    lag_max: Duration,
+    /// How much members lag, and until when.
+    lags: Vec<(Instant, Duration)>,
     /// When authentication was switched on or off.
     auth: Vec<(Instant, bool)>,
 }
@@ -49,14 +49,14 @@ impl Caching {
         Self {
             staleness_max: settings.proxy.read.staleness_max,
             cut_off_max: settings.cluster.election_timeout * 2,
-            lag_max: Duration::ZERO,
+            lags: Vec::new(),
             auth: Vec::new(),
         }
     }
 
-    /// A member lags.
-    pub(crate) fn lags(&mut self, lag: Duration) {
-        self.lag_max = self.lag_max.max(lag);
+    /// A member lags so much until then.
+    pub(crate) fn lags(&mut self, until: Instant, lag: Duration) {
+        self.lags.push((until, lag));
     }
 
     pub(super) fn note_auth(&mut self, now: Instant, is_on: bool) {
@@ -67,7 +67,10 @@ impl Caching {
 
     /// When the state was there that a serializable read may be shown from a cache now.
     fn oldest(&self, now: Instant) -> Instant {
-        let old = self.staleness_max + self.cut_off_max + self.lag_max + SLACK;
+        let old = self.staleness_max + self.cut_off_max + SLACK;
+        let counts = |(until, lag): &&(Instant, Duration)| *until + old + *lag >= now;
+        let lag = self.lags.iter().filter(counts).map(|(_, lag)| *lag).max();
+        let old = old + lag.unwrap_or_default();
         Instant::ZERO + now.saturating_since(Instant::ZERO).saturating_sub(old)
     }
 

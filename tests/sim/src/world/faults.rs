@@ -166,7 +166,7 @@ impl World {
                 let lag = self
                     .io
                     .within(Duration::from_millis(5)..Duration::from_millis(4_000));
-                self.oracle.caching.lags(lag);
+                self.oracle.caching.lags(self.io.now + time, lag);
                 self.members.fault(&mut self.io, cluster::Fault::Lag(member, lag));
                 Remedy::CatchUp(member)
             }
@@ -294,9 +294,25 @@ impl World {
         self.io.rng.choice(members)
     }
 
+    /// Sees to it that nobody need authenticate in the end, where that is switched on at times.
+    pub(super) fn keep_auth_off(&mut self) {
+        let is_pending = |world: &Self| {
+            let mut remedies = world.remedies.values();
+            remedies.any(|remedy| *remedy == Remedy::SwitchAuthOff)
+        };
+        if self.settings.switches_auth
+            && self.members.cluster.committed().auth().enabled()
+            && !is_pending(self)
+        {
+            self.switch_auth_off();
+        }
+    }
+
     /// Nobody need authenticate any more: a token is asked for, and then that, until it is so.
     fn switch_auth_off(&mut self) {
         if !self.members.cluster.committed().auth().enabled() {
+            // It isn't to come later either.
+            self.members.operator_gives_up(&mut self.io);
             if self.oracle.is_open(&Op::AuthEnable) {
                 self.remedy_after(OPERATOR_PATIENCE, Remedy::SwitchAuthOff);
             }

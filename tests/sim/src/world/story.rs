@@ -169,6 +169,7 @@ impl World {
     fn rests(&mut self, within: Duration) {
         let began = self.io.now;
         while !self.is_at_rest() {
+            self.keep_auth_off();
             self.run_for(Duration::from_millis(20));
             let took = self.io.now - began;
             assert!(
