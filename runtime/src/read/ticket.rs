@@ -83,7 +83,7 @@ impl HeldTicket {
 
     /// The call was not answered by the cluster, and is refused with this. So are others that wait for its answer.
     pub(crate) fn refused(mut self, status: &grpc::Status) {
-        self.give_up(|_, ticket| ticket.refused(status.clone().into()));
+        self.give_up(|_, ticket| ticket.refused(status.clone()));
     }
 
     fn give_up(&mut self, end: impl FnOnce(&ReadCache, CacheTicket) -> CacheEffect) {
