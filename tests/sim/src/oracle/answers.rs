@@ -415,7 +415,13 @@ impl Oracle {
             "revision {revision} at {:?}, when the last one is {last}: {record:?}",
             io.now,
         );
-        let floor = record.floor.min(self.histories.common(record.history, history));
+        // What a former history was asked for another call may be shared with a serializable read.
+        assert!(
+            serializable || history >= record.history,
+            "an answer of a former history: {record:?}"
+        );
+        let from = record.history.min(history);
+        let floor = record.floor.min(self.histories.common(from, history));
         let least = if read { floor } else { floor + 1 };
         assert!(
             serializable || revision >= least,

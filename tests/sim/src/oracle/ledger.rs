@@ -135,6 +135,13 @@ impl Ledger {
         self.compactions.last().copied().unwrap_or_default()
     }
 
+    /// A compaction was acknowledged. Another one may have followed at once.
+    pub(super) fn note_compaction(&mut self, revision: i64) {
+        if revision < self.compacted() {
+            self.compactions.insert(revision);
+        }
+    }
+
     /// Whether there was a compaction at this revision.
     pub(super) fn was_compacted_at(&self, revision: i64) -> bool {
         self.compactions.contains(&revision)

@@ -342,6 +342,10 @@ impl Oracle {
                 Note::Reached { call } => self.reached(call),
                 Note::Replied { call, answer, link } => {
                     let history = self.histories.now();
+                    if let (Op::Compact { revision }, Ok(_)) = (&self.record(call).op, &answer) {
+                        let revision = *revision;
+                        self.histories.of_mut(history).ledger.note_compaction(revision);
+                    }
                     self.record_mut(call).replies.push((answer, link, history));
                 }
                 Note::Accepted { link } => self.histories.accepted(link),

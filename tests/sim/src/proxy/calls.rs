@@ -163,7 +163,9 @@ impl Proxy {
 
     /// Since when a call has been waiting for a connection.
     pub(crate) fn waits_since(&self) -> Option<Instant> {
-        let waiting = self.calls.values().filter(|call| call.state == State::Waiting);
+        // A read that is asked again waits for another member for as long as that may take to answer.
+        let waits = |call: &&Call| call.state == State::Waiting && call.refreshing.is_none();
+        let waiting = self.calls.values().filter(waits);
         waiting.map(|call| call.waits_since).min()
     }
 
