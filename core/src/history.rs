@@ -56,6 +56,8 @@ pub enum Verdict {
     Same,
     /// It was asked for in a former history.
     Stale,
+    /// It is of another cluster, and not of one that has all that was committed: that one need not be there any more.
+    Foreign,
     /// It may be of another history, or of a member that lags.
     Suspicious,
 }
@@ -103,10 +105,13 @@ impl History {
     /// Whether an answer to a question that was asked when this was known is of another history, or of a member that lags.
     #[must_use]
     pub const fn is_doubtful(&self, asked: Known, shows: Shows) -> bool {
-        let is_foreign = shows.cluster_id != 0 && self.cluster_id != 0 && shows.cluster_id != self.cluster_id;
         asked.history == self.known.history
             && is_plausible(shows.revision)
-            && (is_foreign || shows.revision < asked.revision)
+            && (self.is_foreign(shows) || shows.revision < asked.revision)
+    }
+
+    const fn is_foreign(&self, shows: Shows) -> bool {
+        shows.cluster_id != 0 && self.cluster_id != 0 && shows.cluster_id != self.cluster_id
     }
 
     /// An answer has come to a question that was asked when this was known.
@@ -119,7 +124,11 @@ impl History {
         }
         if self.is_doubtful(asked, shows) {
             if !shows.is_newest {
-                return Verdict::Suspicious;
+                return if self.is_foreign(shows) {
+                    Verdict::Foreign
+                } else {
+                    Verdict::Suspicious
+                };
             }
             self.cluster_id = shows.cluster_id;
             self.known = Known {

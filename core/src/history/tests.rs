@@ -56,8 +56,8 @@ fn every_answer_has_its_verdict() {
         (known(0, 50), newest(OURS, 49), Verdict::Another, known(1, 49)),
         // Of another cluster, whatever its revision is.
         (known(0, 0), newest(OTHER, 500), Verdict::Another, known(1, 500)),
-        (known(0, 0), any(OTHER, 500), Verdict::Suspicious, now),
-        (now, any(OTHER, 5), Verdict::Suspicious, now),
+        (known(0, 0), any(OTHER, 500), Verdict::Foreign, now),
+        (now, any(OTHER, 5), Verdict::Foreign, now),
         // Some proxies leave out who answers.
         (now, newest(0, 100), Verdict::Same, now),
         (now, newest(0, 99), Verdict::Another, known(1, 99)),

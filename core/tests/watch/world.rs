@@ -412,7 +412,7 @@ impl World {
             match self.history.answered(asked, shows) {
                 Verdict::Another => self.tell(Event::History(self.history.known().history)),
                 Verdict::Stale => answer = Err(Status::new(14, "of a former history")),
-                Verdict::Same | Verdict::Suspicious => {}
+                Verdict::Same | Verdict::Foreign | Verdict::Suspicious => {}
             }
         }
         self.tell(Event::Answered(id, answer));

@@ -108,13 +108,13 @@ impl Question {
         let (again, needs_leader) = (self.newest(), self.require_leader);
         let (header, verdict) = self.ask_once::<R>(uplink).await?;
         match (verdict, again) {
-            (Verdict::Suspicious, Some(newest)) => {
-                // As long as nobody knows better, the answer tells nothing: but to those who ask for no more than what the
-                // member has.
+            (Verdict::Foreign | Verdict::Suspicious, Some(newest)) => {
+                // As long as nobody knows better, the answer tells nothing: but to those who ask for no more than what a
+                // member of the cluster has.
                 match newest.ask_once::<R>(uplink).await {
                     Ok((_, Verdict::Same)) => Ok(header),
                     Ok(_) => Err(FORMER_HISTORY),
-                    Err(_) if !needs_leader => Ok(header),
+                    Err(_) if !needs_leader && verdict == Verdict::Suspicious => Ok(header),
                     Err(status) => Err(status),
                 }
             }

@@ -95,8 +95,10 @@ impl World {
         match self.judge(asked, header.revision, is_newest) {
             Verdict::Another | Verdict::Same => Ok(header),
             Verdict::Stale => former(),
-            Verdict::Suspicious if self.faults.is_down || self.faults.is_leaderless => former(),
-            Verdict::Suspicious => {
+            Verdict::Foreign | Verdict::Suspicious if self.faults.is_down || self.faults.is_leaderless => {
+                former()
+            }
+            Verdict::Foreign | Verdict::Suspicious => {
                 let known = self.history.known();
                 match self.judge(known, self.cluster.last().revision, true) {
                     Verdict::Same => Ok(header),

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use etcd_proxy_core::time::Instant;
-use etcd_proxy_model::store::Store;
+use etcd_proxy_model::store::{Change, Store};
+use etcd_proxy_proto::etcdserverpb::RangeRequest;
 use etcd_proxy_proto::mvccpb::{Event, KeyValue};
 
 use crate::delivery::CallTag;
@@ -27,6 +28,8 @@ pub(super) struct Ledger {
     deletes: BTreeMap<Bytes, BTreeSet<i64>>,
     /// Every change, in order, and when it was committed.
     changes: Vec<Logged>,
+    /// Up to here changes may have been compacted before anybody could look.
+    unseen_to: i64,
     /// Every compaction.
     compactions: BTreeSet<i64>,
 }
@@ -54,6 +57,7 @@ impl Ledger {
         let changes = self.changes.iter().filter(|change| change.revision <= revision);
         Self {
             revision,
+            unseen_to: self.unseen_to.min(revision),
             keys: keys.collect(),
             writes: writes.map(|(call, written)| (*call, *written)).collect(),
             deletes: deletes.collect(),
@@ -70,6 +74,9 @@ impl Ledger {
         let mut writers = Vec::new();
         if store.compacted() > self.compacted() {
             self.compactions.insert(store.compacted());
+            if store.compacted() > self.revision + 1 {
+                self.unseen_to = store.compacted();
+            }
         }
         if store.revision() == self.revision {
             return writers;
@@ -78,7 +85,8 @@ impl Ledger {
             store.revision() > self.revision,
             "committed revisions were taken back"
         );
-        for change in store.log_from(self.revision + 1) {
+        let compacted = self.left_of_compacted(store);
+        for change in compacted.iter().chain(store.log_from(self.revision + 1)) {
             let revision = change.revision();
             self.changes.push(Logged {
                 revision,
@@ -120,6 +128,25 @@ impl Ledger {
         writers
     }
 
+    /// What was committed since the log was read and is left of what was compacted since: each key's last change.
+    fn left_of_compacted(&self, store: &Store) -> Vec<Change> {
+        if store.compacted() <= self.revision + 1 {
+            return Vec::new();
+        }
+        let request = RangeRequest {
+            key: "\0".into(),
+            range_end: "\0".into(),
+            revision: store.compacted(),
+            min_mod_revision: self.revision + 1,
+            max_mod_revision: store.compacted() - 1,
+            ..RangeRequest::default()
+        };
+        let left = store.range(&request).map_or(Vec::new(), |response| response.kvs);
+        let mut changes: Vec<Change> = left.into_iter().map(|kv| Change { sub: 0, kv }).collect();
+        changes.sort_by_key(Change::revision);
+        changes
+    }
+
     pub(super) fn revision(&self) -> i64 {
         self.revision
     }
@@ -140,6 +167,11 @@ impl Ledger {
         if revision < self.compacted() {
             self.compactions.insert(revision);
         }
+    }
+
+    /// Whether what this revision changed is known, or else was committed and compacted at once.
+    pub(super) fn is_seen(&self, revision: i64) -> bool {
+        revision > self.unseen_to
     }
 
     /// Whether there was a compaction at this revision.

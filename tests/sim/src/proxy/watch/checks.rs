@@ -187,10 +187,10 @@ impl Proxy {
                 self.cache_checked(io, of_cache, check.asked, answer);
             }
             Asker::Hub(id) => {
-                let answer = if verdict == Verdict::Stale {
-                    Err(Status::of(Code::Unavailable, "it is of a former history"))
-                } else {
-                    answer
+                let answer = match verdict {
+                    Verdict::Stale => Err(Status::of(Code::Unavailable, "it is of a former history")),
+                    Verdict::Foreign => Err(Status::of(Code::Unavailable, "it is another cluster's")),
+                    Verdict::Another | Verdict::Same | Verdict::Suspicious => answer,
                 };
                 self.tell(io, Event::Answered(id, answer));
             }

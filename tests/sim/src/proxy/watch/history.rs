@@ -88,7 +88,7 @@ impl Proxy {
                 self.tell_router(io, another.for_router());
                 self.tell_cache_history(io, another);
             }
-            Verdict::Suspicious => io.count(Situation::AnswerDoubted),
+            Verdict::Foreign | Verdict::Suspicious => io.count(Situation::AnswerDoubted),
             Verdict::Stale => io.count(Situation::HistoryStale),
             Verdict::Same => {}
         }
