@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 use super::Hub;
-use super::state::{Created, NO_WATCHER, SourceId, SourceState};
+use super::state::{NO_WATCHER, SourceId, SourceState};
+use super::told::Created;
 use crate::grpc::Code;
 use crate::history::is_plausible;
 use crate::time::Instant;

@@ -15,6 +15,7 @@ mod shares;
 mod sources;
 mod starts;
 mod state;
+mod told;
 mod turns;
 mod upstreams;
 mod work;

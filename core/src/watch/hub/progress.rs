@@ -7,9 +7,8 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use super::Hub;
-use super::state::{
-    Client, Credentials, Doubt, NO_WATCHER, Place, ProgressWish, SourceId, Timer, Told, WatcherId,
-};
+use super::state::{Client, Credentials, Doubt, NO_WATCHER, Place, SourceId, Timer, WatcherId};
+use super::told::{ProgressWish, Told};
 use super::work::{Work, next_of};
 use crate::time::Instant;
 use crate::watch::types::{Action, Actions, ClientId, Header, UpstreamId, UpstreamKind};

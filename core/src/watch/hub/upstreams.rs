@@ -6,7 +6,8 @@ use core::time::Duration;
 
 use super::Hub;
 use super::checks::is_too_large;
-use super::state::{Created, Credentials, SourceId, SourceState, Timer, Told, Upstream};
+use super::state::{Credentials, SourceId, SourceState, Timer, Upstream};
+use super::told::{Created, Told};
 use super::work::Work;
 use crate::time::Instant;
 use crate::watch::types::{Action, Actions, ClientId, Status, UpstreamId, UpstreamKind};
