@@ -59,12 +59,18 @@ pub(crate) trait CallEnds: core::fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub(crate) struct Record {
     ended: Ended,
+    listener: Option<Listener>,
+}
+
+/// Who is told of the call, which began then.
+#[derive(Debug)]
+struct Listener {
+    ends: Arc<dyn CallEnds>,
     began: Instant,
-    listener: Option<Arc<dyn CallEnds>>,
 }
 
 impl Record {
-    pub(crate) fn new(rpc: Rpc, listener: Option<Arc<dyn CallEnds>>) -> Self {
+    pub(crate) fn new(rpc: Rpc, ends: Option<Arc<dyn CallEnds>>) -> Self {
         Self {
             ended: Ended {
                 rpc,
@@ -74,8 +80,10 @@ impl Record {
                 response_bytes: 0,
                 took: Duration::ZERO,
             },
-            began: Instant::now(),
-            listener,
+            listener: ends.map(|ends| Listener {
+                ends,
+                began: Instant::now(),
+            }),
         }
     }
 
@@ -103,8 +111,8 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         if let Some(listener) = &self.listener {
-            self.ended.took = self.began.elapsed();
-            listener.ended(&self.ended);
+            self.ended.took = listener.began.elapsed();
+            listener.ends.ended(&self.ended);
         }
     }
 }
