@@ -13,6 +13,7 @@ mod report;
 mod servers;
 mod table;
 mod unary;
+mod watchers;
 
 use std::process::ExitCode;
 

@@ -9,10 +9,7 @@ use std::{
     time::Instant,
 };
 
-use bytes::Bytes;
-use etcd_proxy_proto::etcdserverpb::{
-    PutResponse, WatchCreateRequest, WatchRequest, WatchResponse, watch_request::RequestUnion,
-};
+use etcd_proxy_proto::etcdserverpb::{PutResponse, WatchResponse};
 use etcd_proxy_tests::wire::{Call, Wire};
 use prost::Message;
 use tokio::{
@@ -24,8 +21,9 @@ use tokio::{
 use crate::{
     args::LoadArgs,
     load::{Failure, GRACE, connect_all, join_all, pause_after_error, share},
-    measure::{Recorder, Usage, describe},
+    measure::{Recorder, Usage},
     unary::{Data, Operation, fill},
+    watchers,
 };
 
 /// Puts the keys, opens the watchers, then keeps `tasks` calls under way until the window closes.
@@ -132,33 +130,9 @@ struct Watched {
 
 impl Watched {
     async fn open(wire: &Wire, watchers: usize) -> Result<Self, Failure> {
-        let mut call = wire.open("/etcdserverpb.Watch/Watch", &[]).await?;
-        let create = WatchCreateRequest {
-            key: "bench/key/".into(),
-            // The character that follows the slash.
-            range_end: "bench/key0".into(),
-            ..Default::default()
-        };
-        let create = WatchRequest {
-            request_union: Some(RequestUnion::CreateRequest(create)),
-        };
-        let create = Bytes::from(create.encode_to_vec());
-        for _ in 0..watchers {
-            call.send(create.clone()).await?;
-        }
-        let mut seen = HashMap::new();
-        while seen.len() < watchers {
-            let Some(message) = call.message().await else {
-                return Err(Failure::new(describe(&call.finish().await)));
-            };
-            let response = WatchResponse::decode(message)
-                .map_err(|error| Failure::new(format!("creating watchers: {error}")))?;
-            if !response.created || response.canceled {
-                return Err(Failure::new(format!("creating watchers: got {response:?}")));
-            }
-            let revision = response.header.map_or(0, |header| header.revision);
-            seen.insert(response.watch_id, revision);
-        }
+        // The character that follows the slash.
+        let range = ("bench/key/".into(), "bench/key0".into());
+        let (call, seen) = watchers::create(wire, range, watchers).await?;
         Ok(Self {
             _wire: wire.clone(),
             call,

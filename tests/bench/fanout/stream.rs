@@ -3,16 +3,13 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes};
-use etcd_proxy_proto::{
-    etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse, watch_request::RequestUnion},
-    mvccpb::Event,
-};
+use etcd_proxy_proto::{etcdserverpb::WatchResponse, mvccpb::Event};
 use etcd_proxy_tests::wire::{Call, Wire};
 use prost::Message;
 use tokio::sync::watch;
 
 use super::{Run, STAMP_BYTES};
-use crate::{load::Failure, measure::describe};
+use crate::{load::Failure, watchers};
 
 #[derive(Debug)]
 pub(super) struct Stream {
@@ -23,42 +20,19 @@ pub(super) struct Stream {
 }
 
 /// The next sequence number of each watcher and writer, by watch id.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Seen(HashMap<i64, Vec<u64>>);
 
 impl Stream {
     /// Creates the watchers and waits for all of them.
     pub(super) async fn open(
         wire: &Wire,
-        (key, range_end): (Bytes, Bytes),
+        range: (Bytes, Bytes),
         watchers: usize,
         writers: usize,
     ) -> Result<Self, Failure> {
-        let mut call = wire.open("/etcdserverpb.Watch/Watch", &[]).await?;
-        let create = WatchCreateRequest {
-            key,
-            range_end,
-            ..Default::default()
-        };
-        let create = WatchRequest {
-            request_union: Some(RequestUnion::CreateRequest(create)),
-        };
-        let create = Bytes::from(create.encode_to_vec());
-        for _ in 0..watchers {
-            call.send(create.clone()).await?;
-        }
-        let mut seen = Seen::default();
-        while seen.0.len() < watchers {
-            let Some(message) = call.message().await else {
-                return Err(Failure::new(describe(&call.finish().await)));
-            };
-            let response = WatchResponse::decode(message)
-                .map_err(|error| Failure::new(format!("creating watchers: {error}")))?;
-            let usable = response.created && !response.canceled && response.events.is_empty();
-            if !usable || seen.0.insert(response.watch_id, vec![0; writers]).is_some() {
-                return Err(Failure::new(format!("creating watchers: got {response:?}")));
-            }
-        }
+        let (call, created) = watchers::create(wire, range, watchers).await?;
+        let seen = Seen(created.into_keys().map(|id| (id, vec![0; writers])).collect());
         Ok(Self {
             _wire: wire.clone(),
             call,
