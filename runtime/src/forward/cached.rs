@@ -15,7 +15,7 @@ use super::deadline::Expiry;
 use super::exchange::{Answer, AnswerEnd, Client, Payload, Unanswered, attempt, trailers};
 use super::head::Head;
 use super::{Call, NoAttempt};
-use crate::grpc::{GRPC_MESSAGE, GRPC_STATUS, Responder, status_fields};
+use crate::grpc::{GRPC_MESSAGE, Responder, code_of, status_fields};
 use crate::read::{Admitted, HeldTicket, ReadCache};
 use crate::rt::{self, Runtime};
 
@@ -103,9 +103,7 @@ fn reply(answer: &Answer, all: bool) -> Reply<'_> {
     let fields = trailers(answer);
     let field = |name| fields.and_then(|fields| fields.get(name)?.to_str().ok());
     let code = match fields {
-        Some(_) => field(GRPC_STATUS)
-            .and_then(|code| code.parse().ok())
-            .unwrap_or(Code::Unknown.number()),
+        Some(fields) => code_of(fields).unwrap_or(Code::Unknown.number()),
         // As the answer goes on.
         None => 0,
     };

@@ -15,7 +15,7 @@ use super::Call;
 use super::elsewhere::reach;
 use super::exchange::{Answer, AnswerEnd, Client, Payload, Unanswered, attempt, trailers};
 use super::head::Head;
-use crate::grpc::{GRPC_MESSAGE, GRPC_STATUS};
+use crate::grpc::{GRPC_MESSAGE, code_of};
 use crate::rt::{self, Runtime};
 use crate::upstream::Connection;
 
@@ -53,8 +53,8 @@ fn said(answer: &Answer) -> Said {
         return Said::Nothing;
     };
     let field = |name| trailers(answer).and_then(|trailers| trailers.get(name));
-    let code = field(GRPC_STATUS).and_then(|code| code.to_str().ok()?.parse().ok());
-    if let Some(code) = code.filter(|code| *code != 0u8) {
+    let code = trailers(answer).and_then(code_of);
+    if let Some(code) = code.filter(|code| *code != 0) {
         return Said::by_error(
             code,
             field(GRPC_MESSAGE).map_or(b"", |message| message.as_bytes()),

@@ -22,7 +22,7 @@ use super::exchange::{Answer, Client, Payload, Unanswered, attempt, trailers};
 use super::head::Head;
 use super::reply::Reply;
 use super::{Call, NoAttempt, elsewhere, leader};
-use crate::grpc::{self, Responder};
+use crate::grpc::{Responder, code_of};
 use crate::read::HeldTicket;
 use crate::rt::{self, Runtime};
 
@@ -276,6 +276,5 @@ async fn wait<R: Runtime>(pause: Duration, responder: &mut Responder) -> bool {
 
 /// The gRPC status code of an answer; `None` if it has none that a server would send.
 pub(super) fn status(answer: &Answer) -> Option<u8> {
-    let status = trailers(answer)?.get(grpc::GRPC_STATUS)?;
-    status.to_str().ok()?.parse().ok()
+    code_of(trailers(answer)?)
 }

@@ -21,7 +21,7 @@ pub(crate) use responder::Ended;
 pub(crate) use responder::{Body, CallEnds, Outcome, Record, Responder};
 pub(crate) use send::send_all;
 pub(crate) use status::{
-    GRPC_MESSAGE, GRPC_STATUS, INVALID_CLIENT_API_VERSION, SERVER_STOPPED, refusal, status_fields,
+    GRPC_MESSAGE, INVALID_CLIENT_API_VERSION, SERVER_STOPPED, code_of, refusal, status_fields,
     too_many_headers,
 };
 pub(crate) use uploads::Uploads;

@@ -12,7 +12,7 @@ use h2::server::SendResponse;
 use h2::{Reason, SendStream};
 use http::{HeaderMap, Response};
 
-use super::{GRPC_STATUS, refusal};
+use super::{code_of, refusal};
 
 /// How a call has ended, as its client saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,9 +30,7 @@ pub(crate) enum Outcome {
 impl Outcome {
     /// The outcome of a call whose answer has these fields at its end.
     pub(crate) fn of(fields: &HeaderMap) -> Self {
-        let code = fields.get(GRPC_STATUS);
-        let code = code.and_then(|code| code.to_str().ok()?.parse().ok());
-        code.map_or(Self::NoStatus, Self::Status)
+        code_of(fields).map_or(Self::NoStatus, Self::Status)
     }
 }
 

@@ -28,6 +28,11 @@ pub(crate) fn status_fields(status: &Status) -> HeaderMap {
     fields
 }
 
+/// The status code that these fields end an answer with, whatever number it is; `None` if they have none that can be read.
+pub(crate) fn code_of(fields: &HeaderMap) -> Option<u8> {
+    fields.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
+}
+
 /// An answer that is a status and nothing else.
 pub(crate) fn refusal(status: &Status) -> Response<()> {
     let mut response = Response::new(());

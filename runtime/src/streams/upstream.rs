@@ -19,7 +19,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 
 use super::shared::{Streams, UpstreamOutbox};
 use super::{Happened, Multiplexer};
-use crate::grpc::{GRPC_MESSAGE, GRPC_STATUS, Messages};
+use crate::grpc::{GRPC_MESSAGE, Messages, code_of};
 use crate::rt::Runtime;
 use crate::upstream::{Connection, OpenCall, Report, Uplink, Wish};
 
@@ -256,12 +256,9 @@ fn broken(error: &h2::Error) -> Status {
 
 /// The status that a member has ended a call with.
 fn status(fields: &HeaderMap) -> Status {
-    let text = |name| fields.get(name).and_then(|value| value.to_str().ok());
-    let code = text(GRPC_STATUS).and_then(|code| code.parse().ok());
+    let message = fields.get(GRPC_MESSAGE).and_then(|value| value.to_str().ok());
     Status {
-        code: code.unwrap_or(Code::Unknown.number()),
-        message: decode_message(text(GRPC_MESSAGE).unwrap_or_default())
-            .into_owned()
-            .into(),
+        code: code_of(fields).unwrap_or(Code::Unknown.number()),
+        message: decode_message(message.unwrap_or_default()).into_owned().into(),
     }
 }
