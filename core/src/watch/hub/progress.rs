@@ -83,8 +83,6 @@ impl Hub {
             self.reset(now, id, actions);
             return;
         }
-        self.asked += 1;
-        upstream.asked.push_back(self.asked);
         upstream.is_asking = true;
         upstream.ask_again = false;
         let is_awaited = !self.wishing.is_empty() || !self.due.is_empty();
@@ -96,6 +94,12 @@ impl Hub {
         upstream.unanswered = upstream.unanswered.saturating_add(1);
         let wait = self.config.progress_retry.saturating_mul(patience);
         self.timers.set(Timer::Ask(id), now + wait);
+        self.push_question(id, actions);
+    }
+
+    fn push_question(&mut self, id: UpstreamId, actions: &mut Actions) {
+        self.asked += 1;
+        self.upstreams[id].asked.push_back(self.asked);
         actions.push(Action::SendUpstream(id, request::progress()));
     }
 
@@ -202,11 +206,10 @@ impl Hub {
         let Some(upstream) = self.upstreams.get_mut(id).filter(|upstream| upstream.is_asking) else {
             return;
         };
-        upstream.flood = lost.min(FLOOD_MAX);
-        for _ in 0..upstream.flood {
-            self.asked += 1;
-            upstream.asked.push_back(self.asked);
-            actions.push(Action::SendUpstream(id, request::progress()));
+        let flood = lost.min(FLOOD_MAX);
+        upstream.flood = flood;
+        for _ in 0..flood {
+            self.push_question(id, actions);
         }
     }
 
