@@ -56,10 +56,30 @@ pub enum Verdict {
     Same,
     /// It was asked for in a former history.
     Stale,
-    /// It is of another cluster, and not of one that has all that was committed: that one need not be there any more.
+    /// An answer of another cluster that doesn't show what is newest: that cluster need not be the one that is there, but no
+    /// member that lags gives it either.
     Foreign,
-    /// It may be of another history, or of a member that lags.
+    /// An answer that may be of another history, or of a member that lags.
     Suspicious,
+}
+
+impl Verdict {
+    /// Whether nothing follows from an answer with this verdict before what is newest was asked for as well.
+    #[must_use]
+    pub const fn is_in_question(self) -> bool {
+        matches!(self, Self::Foreign | Self::Suspicious)
+    }
+
+    /// Whether an answer that is [in question](Self::is_in_question) may be used, by the verdict on what is newest, `None` if
+    /// nobody told. Then a member that lags will do for those who need no leader, as they ask for no more than what a member of
+    /// the cluster has.
+    #[must_use]
+    pub const fn is_settled_by(self, newest: Option<Self>, needs_leader: bool) -> bool {
+        match newest {
+            Some(newest) => matches!(newest, Self::Same),
+            None => !needs_leader && matches!(self, Self::Suspicious),
+        }
+    }
 }
 
 /// See the [module documentation](self).

@@ -39,6 +39,35 @@ fn after(answers: &[Shows]) -> History {
     history
 }
 
+/// What is newest decides. If nobody tells, those who need no leader get what a member of the cluster has.
+#[test]
+fn what_is_in_question_is_settled() {
+    use Verdict::{Another, Foreign, Same, Stale, Suspicious};
+    for (verdict, newest, needs_leader, is_usable) in [
+        (Suspicious, Some(Same), true, true),
+        (Suspicious, Some(Another), false, false),
+        (Suspicious, Some(Stale), false, false),
+        (Suspicious, None, true, false),
+        (Suspicious, None, false, true),
+        (Foreign, Some(Same), true, true),
+        (Foreign, Some(Another), false, false),
+        (Foreign, None, true, false),
+        (Foreign, None, false, false),
+    ] {
+        assert!(verdict.is_in_question());
+        assert_eq!(
+            verdict.is_settled_by(newest, needs_leader),
+            is_usable,
+            "{verdict:?} {newest:?} {needs_leader}"
+        );
+    }
+    assert!(
+        ![Another, Same, Stale]
+            .iter()
+            .any(|verdict| verdict.is_in_question())
+    );
+}
+
 #[test]
 fn every_answer_has_its_verdict() {
     // After revision 100 of cluster 7 was seen: what was known when it was asked, what is answered, what follows, and what

@@ -108,15 +108,12 @@ impl Question {
         let (again, needs_leader) = (self.newest(), self.require_leader);
         let (header, verdict) = self.ask_once::<R>(uplink).await?;
         match (verdict, again) {
-            (Verdict::Foreign | Verdict::Suspicious, Some(newest)) => {
-                // As long as nobody knows better, the answer tells nothing: but to those who ask for no more than what a
-                // member of the cluster has.
-                match newest.ask_once::<R>(uplink).await {
-                    Ok((_, Verdict::Same)) => Ok(header),
-                    Ok(_) => Err(FORMER_HISTORY),
-                    Err(_) if !needs_leader && verdict == Verdict::Suspicious => Ok(header),
-                    Err(status) => Err(status),
+            (verdict, Some(newest)) if verdict.is_in_question() => {
+                let newest = newest.ask_once::<R>(uplink).await.map(|(_, verdict)| verdict);
+                if verdict.is_settled_by(newest.as_ref().ok().copied(), needs_leader) {
+                    return Ok(header);
                 }
+                Err(newest.err().unwrap_or(FORMER_HISTORY))
             }
             (Verdict::Stale, _) => Err(FORMER_HISTORY),
             _ => Ok(header),

@@ -69,7 +69,7 @@ impl Proxy {
         let result = match (answer, decides) {
             (Ok((_, Verdict::Same)), Some(header)) => Ok(header),
             (Ok(_), Some(_)) | (Ok((_, Verdict::Stale)), None) => former(),
-            (Ok((header, Verdict::Foreign | Verdict::Suspicious)), None) if !check.linearizable => {
+            (Ok((header, verdict)), None) if verdict.is_in_question() && !check.linearizable => {
                 self.read.doubtful.insert(check.id, header);
                 return self.ask_for_cache(
                     io,
