@@ -29,11 +29,11 @@ pub enum Member {
 /// What an answer says of the member that gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Said {
-    /// It isn't the leader, and so can't do what it was asked: FAILED_PRECONDITION `etcdserver: not leader`.
+    /// The member isn't the leader, and so can't do what it was asked: FAILED_PRECONDITION `etcdserver: not leader`.
     NotLeader,
-    /// It tells of its state, and is the leader.
+    /// The member tells of its state, and is the leader.
     Leads,
-    /// It tells of its state, and another member is the leader.
+    /// The member tells of its state, and another member is the leader.
     Follows,
     /// Nothing of the kind.
     Nothing,

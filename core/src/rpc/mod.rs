@@ -108,7 +108,7 @@ impl Rpc {
         self.row().service
     }
 
-    /// Its name in the service, `Range`; `unknown` if it isn't known.
+    /// The name in the service, `Range`; `unknown` if the RPC isn't known.
     #[must_use]
     pub const fn name(self) -> &'static str {
         self.row().name
