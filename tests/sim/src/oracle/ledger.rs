@@ -1,6 +1,7 @@
 //! The cluster's log as the oracle has read it: what every key was at every revision, and who wrote it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use bytes::Bytes;
 use etcd_proxy_core::time::Instant;
@@ -28,8 +29,8 @@ pub(super) struct Ledger {
     deletes: BTreeMap<Bytes, BTreeSet<i64>>,
     /// Every change, in order, and when it was committed.
     changes: Vec<Logged>,
-    /// Up to here changes may have been compacted before anybody could look.
-    unseen_to: i64,
+    /// Revisions of which changes may have been compacted before anybody could look.
+    unseen: Vec<Range<i64>>,
     /// Every compaction.
     compactions: BTreeSet<i64>,
 }
@@ -57,7 +58,11 @@ impl Ledger {
         let changes = self.changes.iter().filter(|change| change.revision <= revision);
         Self {
             revision,
-            unseen_to: self.unseen_to.min(revision),
+            unseen: self
+                .unseen
+                .iter()
+                .map(|unseen| unseen.start..unseen.end.min(revision + 1))
+                .collect(),
             keys: keys.collect(),
             writes: writes.map(|(call, written)| (*call, *written)).collect(),
             deletes: deletes.collect(),
@@ -75,7 +80,7 @@ impl Ledger {
         if store.compacted() > self.compacted() {
             self.compactions.insert(store.compacted());
             if store.compacted() > self.revision + 1 {
-                self.unseen_to = store.compacted();
+                self.unseen.push(self.revision + 1..store.compacted());
             }
         }
         if store.revision() == self.revision {
@@ -171,7 +176,7 @@ impl Ledger {
 
     /// Whether what this revision changed is known, or else was committed and compacted at once.
     pub(super) fn is_seen(&self, revision: i64) -> bool {
-        revision > self.unseen_to
+        !self.unseen.iter().any(|unseen| unseen.contains(&revision))
     }
 
     /// Whether there was a compaction at this revision.
