@@ -31,7 +31,9 @@ use crate::server::{self, Handle, Orders, Seen, WorkerGone};
 use crate::settings::{Endpoint, Limits, OVERHEAD_BYTES};
 use crate::shown::Shown;
 use crate::shutdown::Phase;
-use crate::upstream::{CHECK_PATIENCE, Control, Lane, Reached, Report, Reports, Settings, Uplink};
+use crate::upstream::{
+    CHECK_PATIENCE, Control, Lane, Reached, Report, Reports, Settings, Uplink, UplinkTurns,
+};
 use crate::watch::WatchHub;
 
 /// Receive window of a client connection, in bytes.
@@ -312,6 +314,7 @@ fn start_workers<R: Runtime>(
                 endpoints: endpoints.clone(),
                 request_bytes_max: limits.request_bytes_max,
                 judge: reads.clone(),
+                turns: UplinkTurns::default(),
             }),
             watch: watch.clone(),
             lease: lease.clone(),

@@ -87,7 +87,7 @@ impl Multiplexer for Router {
 
     async fn prepare<R: Runtime>(_: &Streams<Self>, _: UpstreamId, _: &Arc<Connection>) {}
 
-    async fn ask<R: Runtime>(_: &Streams<Self>, _: &Uplink, question: NoQuestion) {
+    async fn ask<R: Runtime>(_: &Streams<Self>, _: &Arc<Uplink>, question: NoQuestion) {
         match question {}
     }
 }

@@ -260,7 +260,18 @@ impl Cluster {
         }
     }
 
-    /// Undoes [`isolate`](Self::isolate).
+    /// Cuts off what a member says to the others: it hears them, and clients still reach it. [`heal`](Self::heal) undoes it.
+    ///
+    /// A member sends to another one on a stream that the other one has opened.
+    ///
+    /// # Panics
+    /// In a cluster of one.
+    pub fn mute(&self, index: usize) {
+        let relay = self.members[index].peer_relay.as_ref();
+        relay.expect("a cluster of three").set(Mode::BlackHole);
+    }
+
+    /// Undoes [`isolate`](Self::isolate) and [`mute`](Self::mute).
     pub fn heal(&self, index: usize) {
         self.isolate(index, Mode::Forward);
     }

@@ -94,7 +94,7 @@ impl Policy {
     }
 }
 
-/// Tells from the address of a connection's other end where the connection comes from.
+/// Tells from the address of a connection's other end where the connection comes from. What it doesn't know is closed.
 pub type Identify = Arc<dyn Fn(SocketAddr) -> Option<usize> + Send + Sync>;
 
 /// A listener on 127.0.0.1 in front of one address. It stops when dropped.
@@ -195,7 +195,19 @@ async fn accept(
         tokio::select! {
             accepted = open.accept() => {
                 if let Ok((stream, from)) = accepted {
-                    let source = identify.as_ref().and_then(|identify| identify(from));
+                    let source = match &identify {
+                        None => None,
+                        Some(identify) => match identify(from) {
+                            Some(source) => Some(source),
+                            // It is gone, or its process isn't known yet. What nobody can cut off mustn't go through: who
+                            // dialled dials again.
+                            None => {
+                                drop(stream);
+                                listener = Some(open);
+                                continue;
+                            }
+                        },
+                    };
                     tokio::spawn(carry(stream, target, source, policy.clone(), lines.clone()));
                 }
             }

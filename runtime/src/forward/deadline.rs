@@ -38,6 +38,11 @@ impl Deadline {
         Some(self.at?.saturating_duration_since(Instant::now()))
     }
 
+    /// The time since then; `None` without deadline.
+    pub(super) fn elapsed(self) -> Option<Duration> {
+        Some(self.timeout.saturating_sub(self.left()?))
+    }
+
     /// When so much time has passed from now on, or the deadline if that comes first.
     pub(super) fn within(self, patience: Duration) -> Instant {
         let end = Instant::now() + patience;

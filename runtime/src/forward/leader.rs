@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use etcd_proxy_core::grpc::MESSAGE_PREFIX_LEN;
-use etcd_proxy_core::rpc::{Member, OTHER_ANSWER_TIMEOUT, Said};
+use etcd_proxy_core::rpc::{Member, OTHER_ANSWER_TIMEOUT, OTHER_CONNECT_TIMEOUT, Said};
 use etcd_proxy_proto::etcdserverpb::StatusResponse;
 use prost::Message as _;
 
 use super::Call;
-use super::elsewhere::reach;
 use super::exchange::{Answer, AnswerEnd, Client, Payload, Unanswered, attempt, trailers};
 use super::head::Head;
 use crate::grpc::{GRPC_MESSAGE, code_of};
@@ -89,9 +88,10 @@ async fn ask_others<R: Runtime>(
     payload: &Payload,
     client: &mut Client<'_, R>,
 ) -> Option<(Arc<Connection>, Answer)> {
-    let endpoints = call.client.worker.uplink.endpoints.iter();
-    for target in endpoints.filter(|target| *target != asked.target()) {
-        let Some(connection) = reach::<R>(call, target).await else {
+    let uplink = &call.client.worker.uplink;
+    for target in uplink.others(asked) {
+        let until = call.deadline.within(OTHER_CONNECT_TIMEOUT);
+        let Some(connection) = uplink.reach::<R>(target, until).await else {
             continue;
         };
         let request = head.again(&connection, call.deadline);

@@ -43,7 +43,7 @@ use crate::grpc::{
 };
 use crate::rt::Runtime;
 use crate::streams;
-use crate::upstream::{Connection, NoConnection, OpenCall, Refused, Report};
+use crate::upstream::{CHECK_PATIENCE, Connection, NoConnection, OpenCall, Refused, Report};
 
 /// Headers that a request may have: far more than any client sends, and few enough to add some to them.
 const HEADERS_MAX: usize = 16 * 1024;
@@ -241,14 +241,12 @@ impl Call {
         let _ = self.client.worker.uplink.reports.send(Report::Event(event)).await;
     }
 
-    /// A member answered UNAVAILABLE: worth a look at it. Lost when the control task is busy; there will be more.
-    fn doubt(&self, connection: &Connection) {
-        let _ = self
-            .client
-            .worker
-            .uplink
-            .reports
-            .try_send(Report::Event(Event::Doubt(connection.id())));
+    /// It has ended without an answer. If it has waited for longer than one takes, it may be the member's fault.
+    fn ended_unanswered<R: Runtime>(&self, connection: &Arc<Connection>) {
+        let waited = self.deadline.elapsed();
+        if self.class != Class::Blocking && waited.is_some_and(|waited| waited >= CHECK_PATIENCE) {
+            self.client.worker.uplink.suspect::<R>(connection);
+        }
     }
 }
 

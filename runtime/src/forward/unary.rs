@@ -96,7 +96,7 @@ async fn reply<R: Runtime>(mut call: Call, request: Request<RecvStream>, respond
                 if status(&answer).is_some_and(|code| attempts.is_failure(code))
                     && !call.must_do(&answer) =>
             {
-                call.doubt(&connection);
+                call.client.worker.uplink.doubt::<R>(&connection);
                 (Failure::Unavailable, Some(answer))
             }
             Ok(answer) => {
@@ -107,8 +107,14 @@ async fn reply<R: Runtime>(mut call: Call, request: Request<RecvStream>, respond
             Err(Unanswered::Failed(failure)) => (failure, None),
             Err(Unanswered::Reset(reason)) => return Reply::Reset(reason),
             Err(Unanswered::TooLarge(too_large)) => return refused(ticket, too_large.status()),
-            Err(Unanswered::Expired) => return Reply::Status(Status::deadline_exceeded()),
-            Err(Unanswered::ClientGone) => return Reply::Nothing,
+            Err(Unanswered::Expired) => {
+                call.ended_unanswered::<R>(&connection);
+                return Reply::Status(Status::deadline_exceeded());
+            }
+            Err(Unanswered::ClientGone) => {
+                call.ended_unanswered::<R>(&connection);
+                return Reply::Nothing;
+            }
         };
         let (pause, elsewhere) = match (
             attempts.rule(failure, call.deadline.left(), &mut call.rng),

@@ -87,7 +87,7 @@ pub(crate) trait Multiplexer: Debug + Send + Sized + 'static {
     /// Has a question answered.
     fn ask<R: Runtime>(
         streams: &Streams<Self>,
-        uplink: &Uplink,
+        uplink: &Arc<Uplink>,
         question: Self::Question,
     ) -> impl Future<Output = ()> + Send;
 }

@@ -60,7 +60,7 @@ pub(super) async fn run<R: Runtime, M: Multiplexer>(
 /// # Errors
 /// How the call ended, if it wasn't the machine that ended it.
 async fn call<R: Runtime, M: Multiplexer>(
-    uplink: &Uplink,
+    uplink: &Arc<Uplink>,
     streams: &Streams<M>,
     open: Open<M>,
 ) -> Result<(), Status> {
@@ -106,9 +106,7 @@ async fn call<R: Runtime, M: Multiplexer>(
     })
     .await;
     if matches!(&ended, Err(status) if status.is(Code::Unavailable)) {
-        // Worth a look at it.
-        let doubt = endpoints::Event::Doubt(connection.id());
-        let _ = uplink.reports.try_send(Report::Event(doubt));
+        uplink.doubt::<R>(&connection);
     }
     ended
 }

@@ -19,9 +19,6 @@ use crate::settings::Endpoint;
 /// How often a call that waits for a further connection looks whether it may ask for one again.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
-/// How often, at most, a call is asked of another member in vain.
-const OTHER_MEMBER_EVERY: Duration = Duration::from_millis(250);
-
 /// A worker's place to find its connections. Set by the control task, read by every call; what is where is the
 /// [`Pool`]'s to say.
 #[derive(Debug)]
@@ -35,41 +32,6 @@ pub(crate) struct Lane {
     /// The worker's number, and who is asked for further connections.
     control: OnceLock<(u32, Reports)>,
     started: Instant,
-    /// When a call may be asked of another member than the one in use.
-    other_member: Mutex<OtherMember>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum OtherMember {
-    /// From then on.
-    From(Instant),
-    /// When the one that is has been answered.
-    Asked,
-}
-
-/// The turn of a call that is asked of another member than the one in use. Ends when it is dropped.
-#[derive(Debug)]
-pub(crate) struct OtherTurn {
-    lane: Arc<Lane>,
-    was_worth_it: bool,
-}
-
-impl OtherTurn {
-    /// There was an answer, so that the next one needs no wait.
-    pub(crate) fn was_worth_it(&mut self) {
-        self.was_worth_it = true;
-    }
-}
-
-impl Drop for OtherTurn {
-    fn drop(&mut self) {
-        let wait = if self.was_worth_it {
-            Duration::ZERO
-        } else {
-            OTHER_MEMBER_EVERY
-        };
-        *self.lane.other_member.lock() = OtherMember::From(Instant::now() + wait);
-    }
 }
 
 impl Default for Lane {
@@ -81,7 +43,6 @@ impl Default for Lane {
             alone: AtomicBool::new(false),
             control: OnceLock::new(),
             started: Instant::now(),
-            other_member: Mutex::new(OtherMember::From(Instant::now())),
         }
     }
 }
@@ -158,19 +119,6 @@ enum Look<'a> {
 }
 
 impl Lane {
-    /// The turn to ask another member than the one in use; none if another call has it, or it was in vain a moment ago.
-    pub(crate) fn other_member(self: &Arc<Self>) -> Option<OtherTurn> {
-        let mut state = self.other_member.lock();
-        if !matches!(*state, OtherMember::From(from) if from <= Instant::now()) {
-            return None;
-        }
-        *state = OtherMember::Asked;
-        Some(OtherTurn {
-            lane: self.clone(),
-            was_worth_it: false,
-        })
-    }
-
     /// Tells the lane its worker's number, and who is asked for further connections.
     pub(super) fn set_control(&self, number: u32, reports: Reports) {
         // There is one control task.

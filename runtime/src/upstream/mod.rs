@@ -6,6 +6,8 @@ mod control;
 mod lane;
 mod news;
 mod question;
+mod suspicion;
+mod turn;
 mod uplink;
 
 use core::time::Duration;
@@ -15,8 +17,8 @@ pub(crate) use connection::{Connection, OpenCall, Refused, UNPROBED_KEEPALIVE};
 pub(crate) use control::{Connect, Control, Report, Reports};
 pub(crate) use lane::{Counted, Lane, NoConnection, Wish};
 pub(crate) use news::Reached;
-pub(crate) use question::{CHECK_PATIENCE, Question, is_unavailable};
-pub(crate) use uplink::{Judge, Uplink};
+pub(crate) use question::{CHECK_PATIENCE, Question};
+pub(crate) use uplink::{Judge, Uplink, UplinkTurns};
 
 use crate::settings::Keepalive;
 

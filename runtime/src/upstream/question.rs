@@ -104,7 +104,7 @@ impl Question {
     /// # Errors
     /// The member's status, or UNAVAILABLE when there is no answer in time, or when the store has got another history meanwhile
     /// and the answer may be of the former one.
-    pub(crate) async fn ask<R: Runtime>(self, uplink: &Uplink) -> Result<Header, Status> {
+    pub(crate) async fn ask<R: Runtime>(self, uplink: &Arc<Uplink>) -> Result<Header, Status> {
         let (again, needs_leader) = (self.newest(), self.require_leader);
         let (header, verdict) = self.ask_once::<R>(uplink).await?;
         match (verdict, again) {
@@ -130,7 +130,7 @@ impl Question {
         }
     }
 
-    async fn ask_once<R: Runtime>(self, uplink: &Uplink) -> Result<(Header, Verdict), Status> {
+    async fn ask_once<R: Runtime>(self, uplink: &Arc<Uplink>) -> Result<(Header, Verdict), Status> {
         let asked = uplink.judge.known();
         let is_newest = matches!(&self.asked, Asked::Range(range) if !range.serializable);
         let header = self.answer::<R>(uplink).await?;
@@ -142,15 +142,23 @@ impl Question {
         Ok((header, uplink.judge.judge(asked, shows)))
     }
 
-    async fn answer<R: Runtime>(self, uplink: &Uplink) -> Result<Header, Status> {
+    async fn answer<R: Runtime>(self, uplink: &Arc<Uplink>) -> Result<Header, Status> {
         let until = Instant::now() + CHECK_PATIENCE;
+        let mut asked = None;
         let answer = rt::timeout_at::<R, _>(until, async {
             let taken = uplink.lane.connection::<R>(Wish::of_proxy(), until).await;
             let taken = taken.map_err(|_| Status::of(Code::Unavailable, "no endpoint can be reached"))?;
-            let channel = Channel::for_keys(taken.connection, uplink.request_bytes_max);
+            let member = asked.insert(taken.connection);
+            let channel = Channel::for_keys(member.clone(), uplink.request_bytes_max);
             self.ask_on(channel).await
         });
-        answer.await.unwrap_or(Err(LATE))
+        let answer = answer.await;
+        match (&answer, &asked) {
+            (Err(rt::Elapsed), Some(member)) => uplink.is_silent::<R>(member),
+            (Ok(Err(status)), Some(member)) if status.is(Code::Unavailable) => uplink.doubt::<R>(member),
+            _ => {}
+        }
+        answer.unwrap_or(Err(LATE))
     }
 
     async fn ask_on(self, channel: Channel) -> Result<Header, Status> {
@@ -184,7 +192,7 @@ impl Question {
 
 /// Whether a member answers UNAVAILABLE, or nothing in time, to a read that is nobody's and that any member of a cluster with a
 /// quorum answers. Where it would have to ask who reads, it has heard from the others before.
-pub(crate) async fn is_unavailable<R: Runtime>(connection: &Arc<Connection>) -> bool {
+pub(super) async fn is_unavailable<R: Runtime>(connection: &Arc<Connection>) -> bool {
     let question = Question::revision(None, Bytes::from_static(NOBODYS_KEY), true);
     let answer = question.ask_on(Channel::new(connection.clone()));
     match rt::timeout_at::<R, _>(Instant::now() + CHECK_PATIENCE, answer).await {

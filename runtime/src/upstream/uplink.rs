@@ -1,12 +1,18 @@
 //! The way to the cluster, as those see it who call it.
 
 use core::fmt::Debug;
+use core::time::Duration;
 use std::sync::Arc;
 
 use etcd_proxy_core::history::{Known, Shows, Verdict};
 
+use super::suspicion::SETTLED_FOR;
+use super::turn::Turns;
 use super::{Lane, Reports, Settings};
 use crate::settings::Endpoint;
+
+/// How often, at most, a call is asked of another member in vain.
+const OTHER_MEMBER_EVERY: Duration = Duration::from_millis(250);
 
 /// All that it takes to call the cluster from one worker thread, for clients' calls and for the proxy's own.
 #[derive(Debug)]
@@ -18,6 +24,25 @@ pub(crate) struct Uplink {
     /// Largest message of a client, in bytes: the proxy's own requests may hold keys of clients.
     pub(crate) request_bytes_max: u64,
     pub(crate) judge: Arc<dyn Judge>,
+    pub(crate) turns: UplinkTurns,
+}
+
+/// What one call of a worker does at a time.
+#[derive(Debug)]
+pub(crate) struct UplinkTurns {
+    /// A call is asked of another member than the one in use.
+    pub(crate) other_member: Turns,
+    /// It is found out whether the member in use serves.
+    pub(super) suspicion: Turns,
+}
+
+impl Default for UplinkTurns {
+    fn default() -> Self {
+        Self {
+            other_member: Turns::new(OTHER_MEMBER_EVERY),
+            suspicion: Turns::new(SETTLED_FOR),
+        }
+    }
 }
 
 /// Who knows which history the store has, and is told what answers show of it.

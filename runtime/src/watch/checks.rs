@@ -1,5 +1,7 @@
 //! Questions of the hub's to the cluster: a revision, or whether somebody may read a range.
 
+use std::sync::Arc;
+
 use etcd_proxy_core::watch::{CheckId, Event};
 
 use super::WatchHub;
@@ -15,7 +17,7 @@ pub(crate) struct Check {
 
 impl Check {
     /// Asks, and tells the hub the answer.
-    pub(super) async fn run<R: Runtime>(self, hub: &WatchHub, uplink: &Uplink) {
+    pub(super) async fn run<R: Runtime>(self, hub: &WatchHub, uplink: &Arc<Uplink>) {
         let answer = self.question.ask::<R>(uplink).await;
         let history = uplink.judge.known().history;
         hub.tell(|hub, now, actions| {

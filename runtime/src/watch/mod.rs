@@ -124,7 +124,7 @@ impl Multiplexer for Hub {
 
     fn ask<R: Runtime>(
         streams: &Streams<Self>,
-        uplink: &Uplink,
+        uplink: &Arc<Uplink>,
         question: Check,
     ) -> impl Future<Output = ()> + Send {
         question.run::<R>(streams, uplink)

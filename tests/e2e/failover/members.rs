@@ -23,6 +23,8 @@ enum Fault {
     Frozen,
     /// Cut off from the other members; clients still reach it.
     Isolated,
+    /// It hears the other members, and so knows of a leader; they don't hear it. Clients still reach it.
+    Unheard,
     /// Clients reach it no more, and nothing tells them.
     BlackHoled,
     /// Its client port refuses, open connections are closed; it goes on as a member.
@@ -45,6 +47,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("follower_frozen", Fault::Frozen, Role::Follower),
         ("leader_isolated", Fault::Isolated, Role::Leader),
         ("follower_isolated", Fault::Isolated, Role::Follower),
+        ("leader_unheard", Fault::Unheard, Role::Leader),
+        ("follower_unheard", Fault::Unheard, Role::Follower),
         ("leader_black_holed", Fault::BlackHoled, Role::Leader),
         ("follower_black_holed", Fault::BlackHoled, Role::Follower),
         ("follower_refusing", Fault::Refusing, Role::Follower),
@@ -119,6 +123,7 @@ async fn survives(fault: Fault, role: Role) {
         Fault::Killed => cluster.kill(member),
         Fault::Frozen => cluster.freeze(member),
         Fault::Isolated => cluster.isolate(member, Mode::BlackHole),
+        Fault::Unheard => cluster.mute(member),
         Fault::BlackHoled => cluster.client_relay(member).set(Mode::BlackHole),
         Fault::Refusing => cluster.client_relay(member).set(Mode::Refuse),
     }
@@ -129,7 +134,7 @@ async fn survives(fault: Fault, role: Role) {
     match fault {
         Fault::Killed => cluster.restart(member),
         Fault::Frozen => cluster.thaw(member),
-        Fault::Isolated => cluster.heal(member),
+        Fault::Isolated | Fault::Unheard => cluster.heal(member),
         Fault::BlackHoled | Fault::Refusing => cluster.client_relay(member).set(Mode::Forward),
     }
     cluster.all_serve().await;
