@@ -17,7 +17,7 @@ use etcd_proxy_core::read::{Cache, Config as ReadConfig, Scope};
 use etcd_proxy_core::watch::{Config as WatchConfig, Hub};
 use tokio::sync::{mpsc, watch as latest};
 
-use crate::cli::{self, CacheMode, Command, StartOptions, Upstream};
+use crate::cli::{self, CacheMode, ClusterTls, Command, StartOptions, Upstream};
 use crate::embedded::{self, Embedded};
 use crate::forward::Worker;
 use crate::lease::LeaseRouter;
@@ -31,6 +31,7 @@ use crate::server::{self, Handle, Orders, Seen, WorkerGone};
 use crate::settings::{Endpoint, Limits, OVERHEAD_BYTES};
 use crate::shown::Shown;
 use crate::shutdown::Phase;
+use crate::tls::{self, Acceptance, Expiries, Live, Outgoing};
 use crate::upstream::{
     CHECK_PATIENCE, Control, Lane, Reached, Report, Reports, Settings, Uplink, UplinkTurns,
 };
@@ -97,6 +98,8 @@ enum Failure {
     Signals(io::Error),
     #[error("cannot start a worker thread: {0}")]
     Thread(io::Error),
+    #[error("{0}")]
+    Tls(String),
     #[error("the watch hub has failed; this is a bug")]
     Watch,
     #[error(transparent)]
@@ -105,20 +108,51 @@ enum Failure {
 
 fn run<R: Runtime>(options: StartOptions, format: logging::Format) -> Result<ExitCode, Failure> {
     process::warn_of(&options.notes, &options.unknown_environment);
+    let tls = Tls::new(&options).map_err(Failure::Tls)?;
     let (listener, address) = listen::listen(&options.listen_address)?;
     tracing::info!(address = %address, "listening for gRPC proxy client requests");
     let embedded = match options.upstream {
         Upstream::Embedded => Some(Embedded::start::<R>(address)?),
         Upstream::Endpoints(_) => None,
     };
-    R::block_on(serve::<R>(options, format, listener, address, embedded)).map_err(Failure::Runtime)?
+    R::block_on(serve::<R>(options, format, (listener, address), tls, embedded)).map_err(Failure::Runtime)?
+}
+
+/// TLS on both sides, as far as there is any.
+struct Tls {
+    clients: Option<Live<Acceptance>>,
+    cluster: Option<Live<Outgoing>>,
+    expiries: Arc<Expiries>,
+}
+
+impl Tls {
+    /// Reads all files that were named.
+    ///
+    /// # Errors
+    /// What is wrong with which.
+    fn new(options: &StartOptions) -> Result<Self, String> {
+        let expiries = Arc::<Expiries>::default();
+        let serve = |tls| tls::serve(tls, &options.listen_address.host, &expiries);
+        Ok(Self {
+            clients: options.server_tls.clone().map(serve).transpose()?,
+            cluster: match options.cluster_tls.clone() {
+                ClusterTls::Off => None,
+                ClusterTls::Idle(tls) => {
+                    tls::check(&tls)?;
+                    None
+                }
+                ClusterTls::On(tls) => Some(tls::dial(tls, &expiries)?),
+            },
+            expiries,
+        })
+    }
 }
 
 async fn serve<R: Runtime>(
     options: StartOptions,
     format: logging::Format,
-    listener: TcpListener,
-    address: SocketAddr,
+    (listener, address): (TcpListener, SocketAddr),
+    tls: Tls,
     mut embedded: Option<Embedded>,
 ) -> Result<ExitCode, Failure> {
     let mut asked = Asked::new(R::signals().map_err(Failure::Signals)?);
@@ -137,7 +171,7 @@ async fn serve<R: Runtime>(
         lease,
         reads,
         reached,
-    } = start_workers::<R>(&options, endpoints.into(), &shutdown, &alive)?;
+    } = start_workers::<R>(&options, endpoints.into(), tls, &shutdown, &alive)?;
     drop(alive);
 
     let is_embedded = embedded.is_some();
@@ -228,6 +262,7 @@ struct Started {
 fn start_workers<R: Runtime>(
     options: &StartOptions,
     endpoints: Arc<[Endpoint]>,
+    tls: Tls,
     shutdown: &latest::Receiver<Phase>,
     alive: &mpsc::Sender<()>,
 ) -> Result<Started, Failure> {
@@ -237,6 +272,7 @@ fn start_workers<R: Runtime>(
         dial_timeout: options.dial_timeout,
         keepalive: options.dial_keepalive,
         keepalive_without_calls: options.dial_keepalive_without_stream,
+        tls: tls.cluster,
     });
     let limits = Limits {
         request_bytes_max: options.max_send_bytes.saturating_add(OVERHEAD_BYTES),
@@ -290,6 +326,7 @@ fn start_workers<R: Runtime>(
         lease.clone(),
         reads.clone(),
         foreign,
+        tls.expiries,
         options.cache.staleness_max,
     ));
     let connections_open: Arc<[Arc<AtomicUsize>]> = (0..count).map(|_| Arc::default()).collect();
@@ -326,6 +363,7 @@ fn start_workers<R: Runtime>(
         let seen = Seen {
             metrics: metrics.clone(),
             connections_open: connections_open.clone(),
+            tls: tls.clients.clone(),
         };
         workers
             .push(server::start::<R>(number, worker, seen, orders, alive.clone()).map_err(Failure::Thread)?);

@@ -40,10 +40,13 @@ mod settings;
 mod shown;
 mod shutdown;
 mod streams;
+mod tls;
 mod transport;
 mod upstream;
 mod watch;
 
 pub use app::main;
 pub use rt::{Runtime, Signal, Signals, prepare_connected};
-pub use settings::{Endpoint, Keepalive, ListenAddress};
+pub use settings::{
+    ClientTls, Endpoint, Keepalive, KeyPair, ListenAddress, ServerCertificate, ServerTls, TlsVersion,
+};

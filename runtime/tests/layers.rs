@@ -16,7 +16,7 @@ const FLOORS: &[&[&str]] = &[
     &["streams"],
     &["upstream"],
     &["grpc", "keepalive"],
-    &["transport"],
+    &["transport", "tls"],
     &["process"],
     &["cli"],
     &["listen", "machine", "conformance"],

@@ -33,6 +33,16 @@ impl Client {
         })
     }
 
+    /// Connects to `host:port` with TLS.
+    ///
+    /// # Errors
+    /// When no connection comes about.
+    pub async fn connect_tls(address: &str, tls: std::sync::Arc<rustls::ClientConfig>) -> io::Result<Self> {
+        Ok(Self {
+            wire: Wire::connect_tls(address, tls).await?,
+        })
+    }
+
     async fn unary<Q, R>(&self, path: &str, request: &Q) -> Answer<R>
     where
         Q: prost::Message,

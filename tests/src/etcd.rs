@@ -12,6 +12,7 @@ use std::{
 
 use crate::{
     client::Client,
+    pki::Pair,
     process::{Process, Signal},
     relay::{Identify, Link, Mode, Relay},
     sockets::owner_of_local_port,
@@ -62,6 +63,35 @@ pub struct Options {
     pub peer_url: Option<String>,
     /// How long a byte takes from one member to another.
     pub peer_delay: Duration,
+    /// Files for one more client port of every member, with TLS.
+    pub tls: Option<MemberTls>,
+}
+
+/// What a member has for clients with TLS.
+#[derive(Clone, Debug)]
+pub struct MemberTls {
+    /// Its certificate; `None` for one that it makes itself (`--auto-tls`).
+    pub pair: Option<Pair>,
+    /// Who signs the certificates that clients must show; `None` if they needn't.
+    pub client_ca: Option<PathBuf>,
+}
+
+impl MemberTls {
+    fn flags(&self) -> Vec<String> {
+        let mut flags = Vec::new();
+        match &self.pair {
+            Some(pair) => {
+                flags.push(format!("--cert-file={}", pair.cert.display()));
+                flags.push(format!("--key-file={}", pair.key.display()));
+            }
+            None => flags.push("--auto-tls".to_owned()),
+        }
+        if let Some(ca) = &self.client_ca {
+            flags.push(format!("--trusted-ca-file={}", ca.display()));
+            flags.push("--client-cert-auth".to_owned());
+        }
+        flags
+    }
 }
 
 impl Default for Options {
@@ -72,6 +102,7 @@ impl Default for Options {
             client_relays: false,
             peer_url: None,
             peer_delay: Duration::ZERO,
+            tls: None,
         }
     }
 }
@@ -100,6 +131,7 @@ struct Member {
     args: Vec<String>,
     log: PathBuf,
     client_port: u16,
+    tls_port: Option<u16>,
     client_relay: Option<Relay>,
     peer_relay: Option<Relay>,
     process: Option<Process>,
@@ -137,10 +169,18 @@ impl Cluster {
         let mut members = Vec::with_capacity(count);
         for index in 0..count {
             let client_port = free_port();
+            let tls_port = options.tls.as_ref().map(|_| free_port());
+            let client_urls: Vec<String> = [
+                Some(format!("http://127.0.0.1:{client_port}")),
+                tls_port.map(|port| format!("https://127.0.0.1:{port}")),
+            ]
+            .into_iter()
+            .flatten()
+            .collect();
             let mut args = vec![
                 format!("--name=m{index}"),
                 format!("--data-dir={}", dir.path().join(format!("m{index}")).display()),
-                format!("--listen-client-urls=http://127.0.0.1:{client_port}"),
+                format!("--listen-client-urls={}", client_urls.join(",")),
                 format!("--advertise-client-urls=http://127.0.0.1:{client_port}"),
                 format!("--listen-peer-urls=http://127.0.0.1:{}", peer_ports[index]),
                 format!("--initial-advertise-peer-urls={}", peer_url(index)),
@@ -152,6 +192,7 @@ impl Cluster {
                 "--log-level=info".to_owned(),
             ];
             args.extend(options.flags.iter().cloned());
+            args.extend(options.tls.iter().flat_map(MemberTls::flags));
             let peer_relay = if count > 1 {
                 let watched = Arc::clone(&pids);
                 let identify: Identify = Arc::new(move |from: SocketAddr| {
@@ -177,6 +218,7 @@ impl Cluster {
                 args,
                 log: dir.path().join(format!("m{index}.log")),
                 client_port,
+                tls_port,
                 client_relay,
                 peer_relay,
                 process: None,
@@ -217,6 +259,19 @@ impl Cluster {
                 None => self.address(index),
             })
             .collect()
+    }
+
+    /// What a proxy is given for TLS: every member's port of its own for that, as a URL.
+    ///
+    /// # Panics
+    /// If the cluster was started without.
+    #[must_use]
+    pub fn tls_endpoints(&self) -> Vec<String> {
+        let ports = self
+            .members
+            .iter()
+            .map(|member| member.tls_port.expect("started with TLS"));
+        ports.map(|port| format!("https://127.0.0.1:{port}")).collect()
     }
 
     /// Starts a member that is down. Does not wait until it serves.

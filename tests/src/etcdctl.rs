@@ -14,6 +14,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct Etcdctl {
     address: String,
+    flags: Vec<String>,
     user: Option<String>,
 }
 
@@ -23,7 +24,17 @@ impl Etcdctl {
     pub fn new(address: &str) -> Self {
         Self {
             address: address.to_owned(),
+            flags: Vec::new(),
             user: None,
+        }
+    }
+
+    /// The same with more flags of its own.
+    #[must_use]
+    pub fn flags(&self, flags: &[String]) -> Self {
+        Self {
+            flags: flags.to_vec(),
+            ..self.clone()
         }
     }
 
@@ -38,6 +49,7 @@ impl Etcdctl {
 
     fn args(&self, args: &[&str]) -> Vec<String> {
         let mut all = vec![format!("--endpoints={}", self.address)];
+        all.extend(self.flags.iter().cloned());
         all.extend(self.user.iter().map(|user| format!("--user={user}")));
         all.extend(args.iter().map(|arg| (*arg).to_owned()));
         all

@@ -9,6 +9,7 @@ pub mod frames;
 pub mod leaderless;
 pub mod linearizable;
 pub mod metrics;
+pub mod pki;
 pub mod process;
 pub mod procstat;
 pub mod proxy;

@@ -22,7 +22,12 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Uri,
     header::{CONTENT_TYPE, TE},
 };
-use tokio::{net::TcpStream, sync::watch, task::AbortHandle};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::watch,
+    task::AbortHandle,
+};
 
 pub(crate) use self::framing::Unframer;
 pub use self::{
@@ -32,7 +37,7 @@ pub use self::{
     reply::Reply,
 };
 
-/// One HTTP/2 connection, without TLS, to an etcd endpoint or a proxy.
+/// One HTTP/2 connection to an etcd endpoint or a proxy.
 ///
 /// Cheap to clone. The connection closes (GOAWAY, then FIN) when the last clone is dropped and
 /// the last [`Call`] has ended.
@@ -60,12 +65,38 @@ impl Wire {
     pub async fn connect_with(address: &str, options: &WireOptions) -> io::Result<Self> {
         let socket = TcpStream::connect(address).await?;
         socket.set_nodelay(true)?;
+        Self::over(address, socket, options).await
+    }
+
+    /// Connects to `address` (`host:port`) with TLS.
+    ///
+    /// # Errors
+    /// As [`Wire::connect`], and when the handshake fails. With TLS 1.3 a server's refusal may come with the first answer.
+    pub async fn connect_tls(address: &str, tls: Arc<rustls::ClientConfig>) -> io::Result<Self> {
+        let socket = TcpStream::connect(address).await?;
+        socket.set_nodelay(true)?;
+        let host = address
+            .rsplit_once(':')
+            .map_or(address, |(host, _)| host)
+            .to_owned();
+        let name = rustls::pki_types::ServerName::try_from(host).map_err(invalid)?;
+        let stream = tokio_rustls::TlsConnector::from(tls)
+            .connect(name, socket)
+            .await?;
+        Self::over(address, stream, &WireOptions::default()).await
+    }
+
+    async fn over(
+        address: &str,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        options: &WireOptions,
+    ) -> io::Result<Self> {
         let (send, connection) = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(options.stream_window_bytes)
             .initial_connection_window_size(options.connection_window_bytes)
             .max_header_list_size(HEADER_LIST_BYTES_MAX)
-            .handshake(socket)
+            .handshake(stream)
             .await
             .map_err(io::Error::other)?;
         let (sender, end) = watch::channel(None);

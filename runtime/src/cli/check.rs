@@ -5,10 +5,11 @@ use core::time::Duration;
 
 use super::duration;
 use super::flags::{FLAGS, Support, Value};
-use super::options::{CacheMode, CacheOptions, InMemoryEtcdOptions, StartOptions, Upstream};
+use super::options::{CacheMode, CacheOptions, ClusterTls, InMemoryEtcdOptions, StartOptions, Upstream};
 use super::syntax::{Source, Values};
+use super::tls;
 use crate::logging::{Format, Level};
-use crate::settings::{self, Endpoint, Keepalive, ListenAddress};
+use crate::settings::{self, Endpoint, Keepalive, ListenAddress, Security};
 
 /// Checks everything that `start` was given and resolves it.
 ///
@@ -50,16 +51,20 @@ pub(super) fn check(values: &Values, unknown_environment: Vec<String>) -> Result
     let workers = values.uint("workers").try_into().ok().and_then(NonZeroUsize::new);
 
     let listen_address = ListenAddress::parse(values.text("listen-addr"))?;
-    let upstream = if values.bool("embedded") {
-        Upstream::Embedded
+    let server_tls = tls::to_clients(values, &listen_address)?;
+    let (upstream, cluster_tls) = if values.bool("embedded") {
+        (Upstream::Embedded, ClusterTls::Off)
     } else {
-        Upstream::Endpoints(endpoints(values.list("endpoints"))?)
+        let (endpoints, first) = endpoints(values.list("endpoints"))?;
+        (Upstream::Endpoints(endpoints), tls::to_cluster(values, first)?)
     };
     let (max_send_bytes, max_recv_bytes) = message_limits(values)?;
 
     Ok(StartOptions {
         listen_address,
         upstream,
+        server_tls,
+        cluster_tls,
         max_send_bytes,
         max_recv_bytes,
         max_concurrent_streams: match u32::try_from(values.uint("max-concurrent-streams")) {
@@ -130,6 +135,7 @@ fn notes(values: Typed<'_>) -> Vec<String> {
             notes.push(format!("--{name} changes nothing as {because}"));
         }
     }
+    notes.extend(tls::mixed(values));
     for flag in FLAGS {
         if *values.0.of(flag.name).0 != flag.default_value()
             && let Some(because) = idle(values, flag.name)
@@ -271,36 +277,12 @@ fn check_upstream(values: Typed<'_>) -> Result<(), String> {
 /// Why a flag of a feature that this version does not have asks for nothing: in etcd it would have no effect either. Scripts
 /// pass such flags all the time.
 fn idle(values: Typed<'_>, name: &str) -> Option<&'static str> {
-    let is_given = |flag| values.0.of(flag).1 != Source::Default;
-    let serves_tls = values.bool("auto-tls")
-        || ["cert-file", "key-file", "trusted-ca-file"]
-            .iter()
-            .any(|flag| !values.text(flag).is_empty());
     match name {
-        "data-dir" | "self-signed-cert-validity" if !values.bool("auto-tls") => {
-            Some("there is no --auto-tls")
-        }
-        "client-crl-file" | "listen-cipher-suites" | "tls-min-version" | "tls-max-version" if !serves_tls => {
-            Some("clients connect without TLS")
-        }
         "discovery-srv-name" | "insecure-discovery" if values.text("discovery-srv").is_empty() => {
             Some("there is no --discovery-srv")
         }
-        // Without a scheme, a certificate is what makes clientv3 use TLS.
-        "cert" | "key" | "cacert" | "insecure-skip-tls-verify"
-            if is_given("endpoints")
-                && values.list("endpoints").iter().all(|endpoint| is_plain(endpoint)) =>
-        {
-            Some("all endpoints are without TLS")
-        }
-        _ => None,
+        _ => tls::idle(values, name),
     }
-}
-
-/// Whether an endpoint says itself that there is no TLS.
-fn is_plain(endpoint: &str) -> bool {
-    let endpoint = endpoint.trim().to_ascii_lowercase();
-    endpoint.starts_with("http://") || endpoint.starts_with("unix:")
 }
 
 /// Refuses every flag that asks for what this version does not do, all in one go.
@@ -325,20 +307,21 @@ fn check_support(values: Typed<'_>) -> Result<(), String> {
     }
 }
 
-fn endpoints(list: &[String]) -> Result<Vec<Endpoint>, String> {
+/// The endpoints, and what the first of them says of TLS.
+fn endpoints(list: &[String]) -> Result<(Vec<Endpoint>, Security), String> {
     let mut endpoints = Vec::with_capacity(list.len());
+    let mut first = None;
     for text in list {
-        let endpoint = Endpoint::parse(text)
+        let (endpoint, security) = Endpoint::parse(text)
             .map_err(|problem| format!("--endpoints: cannot use {}: {problem}", settings::quote(text)))?;
+        first.get_or_insert(security);
         // Failing over from a member to itself would only lose time.
         if !endpoints.contains(&endpoint) {
             endpoints.push(endpoint);
         }
     }
-    if endpoints.is_empty() {
-        return Err("etcdclient: no available endpoints".into());
-    }
-    Ok(endpoints)
+    let first = first.ok_or("etcdclient: no available endpoints")?;
+    Ok((endpoints, first))
 }
 
 /// `--max-send-bytes` and `--max-recv-bytes` with the defaults and the check of etcd's clientv3.
@@ -382,45 +365,45 @@ fn not_negative(values: Typed<'_>, name: &str) -> Result<Duration, String> {
 
 /// Values by type. Asking for another type than the table gives is a bug, and panics; a test asks for all.
 #[derive(Clone, Copy)]
-struct Typed<'a>(&'a Values);
+pub(super) struct Typed<'a>(&'a Values);
 
 impl<'a> Typed<'a> {
-    fn bool(self, name: &str) -> bool {
+    pub(super) fn bool(self, name: &str) -> bool {
         let Value::Bool(value) = self.0.of(name).0 else {
             panic!("--{name} is not a boolean")
         };
         *value
     }
 
-    fn int(self, name: &str) -> i64 {
+    pub(super) fn int(self, name: &str) -> i64 {
         let Value::Int(value) = self.0.of(name).0 else {
             panic!("--{name} is not an integer")
         };
         *value
     }
 
-    fn uint(self, name: &str) -> u64 {
+    pub(super) fn uint(self, name: &str) -> u64 {
         let Value::Uint(value) = self.0.of(name).0 else {
             panic!("--{name} is not an unsigned integer")
         };
         *value
     }
 
-    fn text(self, name: &str) -> &'a str {
+    pub(super) fn text(self, name: &str) -> &'a str {
         let Value::Text(value) = self.0.of(name).0 else {
             panic!("--{name} is not a text")
         };
         value
     }
 
-    fn list(self, name: &str) -> &'a [String] {
+    pub(super) fn list(self, name: &str) -> &'a [String] {
         let Value::List(value) = self.0.of(name).0 else {
             panic!("--{name} is not a list")
         };
         value
     }
 
-    fn duration_ns(self, name: &str) -> i64 {
+    pub(super) fn duration_ns(self, name: &str) -> i64 {
         let Value::Duration(value) = self.0.of(name).0 else {
             panic!("--{name} is not a duration")
         };
@@ -428,7 +411,7 @@ impl<'a> Typed<'a> {
     }
 
     /// `None` for zero and less.
-    fn duration(self, name: &str) -> Option<Duration> {
+    pub(super) fn duration(self, name: &str) -> Option<Duration> {
         u64::try_from(self.duration_ns(name))
             .ok()
             .filter(|ns| *ns > 0)
@@ -437,7 +420,8 @@ impl<'a> Typed<'a> {
 }
 
 /// Where a cluster is, and how to connect to it.
-const CLUSTER_FLAGS: [&str; 9] = [
+const CLUSTER_FLAGS: [&str; 10] = [
+    "allow-client-cert-common-name",
     "endpoints",
     "endpoints-auto-sync-interval",
     "discovery-srv",

@@ -25,11 +25,12 @@ mod suggest;
 mod syntax;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-pub use options::{CacheMode, CacheOptions, InMemoryEtcdOptions, StartOptions, Upstream};
+pub use options::{CacheMode, CacheOptions, ClusterTls, InMemoryEtcdOptions, StartOptions, Upstream};
 
 use crate::settings::quote;
 

@@ -4,7 +4,7 @@ use core::num::NonZeroUsize;
 use core::time::Duration;
 
 use crate::logging::{Format, Level};
-use crate::settings::{Endpoint, Keepalive, ListenAddress};
+use crate::settings::{ClientTls, Endpoint, Keepalive, ListenAddress, ServerTls};
 
 /// Everything `start` needs, with every limit resolved to the value that applies.
 ///
@@ -15,6 +15,11 @@ pub struct StartOptions {
     pub listen_address: ListenAddress,
     /// `--endpoints` or `--embedded`: what the proxy runs in front of.
     pub upstream: Upstream,
+
+    /// `--cert-file`, `--auto-tls` and their kin; `None` for clients without TLS.
+    pub server_tls: Option<ServerTls>,
+    /// `--cert`, `--cacert` and their kin.
+    pub cluster_tls: ClusterTls,
 
     /// `--max-send-bytes`: the largest message a client may send through the proxy to a member, in bytes.
     ///
@@ -71,6 +76,18 @@ pub struct StartOptions {
     /// Names of `ETCD_PROXY_*` environment variables that no flag has, sorted. They change nothing; whoever starts the
     /// proxy logs them, because each is probably a misspelt setting.
     pub unknown_environment: Vec<String>,
+}
+
+/// TLS towards the cluster. As in clientv3 the first endpoint decides for all: by its scheme, or if it has none by whether any
+/// flag is for TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClusterTls {
+    /// There is none, and no flag is for it.
+    Off,
+    /// There is none. Files that were named must be right all the same.
+    Idle(ClientTls),
+    /// There is.
+    On(ClientTls),
 }
 
 /// How reads are cached.

@@ -23,6 +23,8 @@ fn defaults() {
                 port: 23790
             },
             upstream: Upstream::Endpoints(vec![tcp("127.0.0.1", 2379)]),
+            server_tls: None,
+            cluster_tls: ClusterTls::Off,
             max_send_bytes: 1_572_864,
             max_recv_bytes: 2_147_483_647,
             max_concurrent_streams: u32::MAX,
@@ -105,6 +107,8 @@ fn every_option_reaches_its_field() {
                 tcp("::1", 2),
                 Endpoint::Unix { path: "/s".into() }
             ]),
+            server_tls: None,
+            cluster_tls: ClusterTls::Off,
             max_send_bytes: 16,
             max_recv_bytes: 1000,
             max_concurrent_streams: 9,

@@ -16,6 +16,7 @@ use crate::rt::{self, Runtime};
 use crate::server::connection;
 use crate::settings::{Keepalive, Limits, OVERHEAD_BYTES};
 use crate::shutdown::Phase;
+use crate::tls::Wire;
 
 /// What an etcd server that is started without flags allows its clients and asks of them (3.5).
 fn limits(config: &Config) -> Limits {
@@ -78,7 +79,7 @@ pub(super) async fn run<R: Runtime>(
                     let (hub, phase) = (hub.clone(), calls_phase.clone());
                     call::serve::<R>(hub, limits.request_bytes_max, phase, request, respond)
                 };
-                connection::serve::<R, _>(stream, peer, limits, None, phase, call).await;
+                connection::serve::<R, _>(Wire::Plain(stream), peer, limits, None, phase, call).await;
                 drop(open);
             });
         }

@@ -2,6 +2,7 @@
 
 mod lease;
 mod read;
+mod tls;
 mod watch;
 
 use core::time::Duration;
@@ -17,6 +18,7 @@ use prometheus::{Encoder as _, TextEncoder};
 
 use crate::lease::LeaseRouter;
 use crate::read::ReadCache;
+use crate::tls::Expiries;
 use crate::watch::WatchHub;
 
 /// The metrics of the process.
@@ -27,6 +29,8 @@ pub(crate) struct Metrics {
     reads: Arc<ReadCache>,
     /// Endpoints of another cluster.
     foreign: Arc<AtomicUsize>,
+    /// Of certificates.
+    expiries: Arc<Expiries>,
     /// `--cache-staleness`.
     staleness_max: Duration,
 }
@@ -37,6 +41,7 @@ impl Metrics {
         lease: Arc<LeaseRouter>,
         reads: Arc<ReadCache>,
         foreign: Arc<AtomicUsize>,
+        expiries: Arc<Expiries>,
         staleness_max: Duration,
     ) -> Self {
         Self {
@@ -44,6 +49,7 @@ impl Metrics {
             lease,
             reads,
             foreign,
+            expiries,
             staleness_max,
         }
     }
@@ -65,6 +71,7 @@ impl Metrics {
             "Endpoints left unused as members of another cluster than the one in use.",
             self.foreign.load(Ordering::Relaxed) as f64,
         ));
+        families.extend(tls::families(&self.expiries.all()));
         let mut text = Vec::new();
         TextEncoder::new().encode(&families, &mut text)?;
         let mut text = String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))?;
@@ -192,6 +199,7 @@ mod tests {
             watch,
             lease,
             Arc::new(reads),
+            Arc::default(),
             Arc::default(),
             Duration::from_secs(1),
         );

@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::rt::{self, Runtime};
 use crate::settings::Limits;
 use crate::shutdown::Phase;
+use crate::tls::Wire;
 use crate::transport::{PingGuard, Transport};
 
 /// How long a client may take from connecting to the end of the HTTP/2 preface or the first line of HTTP/1.
@@ -52,7 +53,7 @@ enum Protocol {
 /// Serves a connection to its end. `peer` is for the log, `metrics` are there for HTTP/1 clients. Each gRPC call becomes a
 /// task of the future that `call` makes.
 pub(crate) async fn serve<R, F>(
-    mut stream: R::Stream,
+    mut stream: Wire<R::Stream>,
     peer: Option<SocketAddr>,
     limits: Limits,
     metrics: Option<Arc<Metrics>>,
@@ -116,7 +117,7 @@ async fn sniff(
 }
 
 async fn http2<R, F>(
-    stream: R::Stream,
+    stream: Wire<R::Stream>,
     peer: Option<SocketAddr>,
     replay: Bytes,
     limits: Limits,

@@ -24,6 +24,7 @@ use super::stranger;
 use crate::metrics::Metrics;
 use crate::rt::Runtime;
 use crate::shutdown::Phase;
+use crate::tls::Wire;
 use crate::transport::Transport;
 
 /// How long a client may take for the head of a request, and how long it may keep an idle connection.
@@ -31,7 +32,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves a connection to its end.
 pub(super) async fn serve<R: Runtime>(
-    stream: R::Stream,
+    stream: Wire<R::Stream>,
     peer: Option<SocketAddr>,
     replay: Bytes,
     metrics: Option<Arc<Metrics>>,

@@ -1,6 +1,7 @@
 //! The side that clients see.
 
 pub(crate) mod connection;
+mod entrance;
 mod http1;
 mod stranger;
 mod worker;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::logging::Seldom;
+use crate::tls::Refusal;
 
 /// Of what was read instead of a protocol, so many bytes are shown.
 const SHOWN_BYTES: usize = 16;
@@ -16,9 +17,32 @@ pub(super) fn speaks_tls(peer: Option<SocketAddr>) {
         tracing::warn!(
             peer = shown(peer),
             left_out = some(left_out),
-            "a client speaks TLS, which this version of etcd-proxy doesn't yet; it must connect without"
+            "a client speaks TLS, and there is none here: it must connect without, or the proxy be given --cert-file and --key-file"
         );
     }
+}
+
+/// A client whose TLS handshake failed.
+pub(super) fn is_refused(peer: Option<SocketAddr>, refusal: &Refusal) {
+    static SELDOM: Seldom = Seldom::new();
+    if let Some(left_out) = SELDOM.admit(Instant::now()) {
+        tracing::warn!(
+            peer = shown(peer),
+            error = refusal.why,
+            subject = refusal.subject,
+            left_out = some(left_out),
+            "a client's TLS handshake has failed"
+        );
+    }
+}
+
+/// A client whose certificate was revoked while it was connected.
+pub(super) fn is_revoked(peer: Option<SocketAddr>, subject: Option<String>) {
+    tracing::warn!(
+        peer = shown(peer),
+        subject,
+        "a client's certificate has been revoked; its connection is closed"
+    );
 }
 
 /// A client whose first bytes are no protocol that is known here.

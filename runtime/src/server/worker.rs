@@ -11,12 +11,14 @@ use etcd_proxy_core::lease::Router;
 use etcd_proxy_core::watch::Hub;
 use tokio::sync::mpsc;
 
+use super::entrance::Entrance;
 use super::{Open, connection};
 use crate::forward::{self, ClientConnection, Worker};
 use crate::metrics::Metrics;
 use crate::read;
 use crate::rt::{self, Runtime};
 use crate::streams::{Multiplexer, Order, Streams};
+use crate::tls::{Acceptance, Live, Wire};
 use crate::upstream::{Connect, Uplink};
 
 /// Accepted sockets that may wait for a worker; the acceptor waits when there are more.
@@ -86,6 +88,8 @@ pub(crate) struct Seen {
     pub(crate) metrics: Arc<Metrics>,
     /// Client connections that are open, of every worker.
     pub(crate) connections_open: Arc<[Arc<AtomicUsize>]>,
+    /// TLS towards clients, if there is any.
+    pub(crate) tls: Option<Live<Acceptance>>,
 }
 
 /// Starts worker number `number`. It holds `alive` until it ends. The first one has the timers of the core's machines.
@@ -147,6 +151,7 @@ async fn run<R: Runtime>(
         let cache = worker.reads.clone();
         rt::spawn::<R>(async move { cache.run_timer::<R>().await });
     }
+    let entrance = seen.tls.map(Entrance::new);
     while let Some((socket, open)) = sockets.recv().await {
         let peer = socket.peer_addr().ok();
         match R::adopt(socket) {
@@ -155,10 +160,13 @@ async fn run<R: Runtime>(
                 let call = move |request, respond| forward::forward::<R>(client.clone(), request, respond);
                 let metrics = Some(seen.metrics.clone());
                 let shutdown = worker.shutdown.clone();
-                let connection =
-                    connection::serve::<R, _>(stream, peer, worker.limits, metrics, shutdown, call);
+                let (limits, entrance, phase) = (worker.limits, entrance.clone(), shutdown.clone());
+                let serve = move |wire| connection::serve::<R, _>(wire, peer, limits, metrics, phase, call);
                 rt::spawn::<R>(async move {
-                    connection.await;
+                    match entrance {
+                        Some(entrance) => entrance.serve::<R, _>(stream, peer, shutdown, serve).await,
+                        None => serve(Wire::Plain(stream)).await,
+                    }
                     drop(open);
                 });
             }

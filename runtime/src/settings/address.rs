@@ -10,7 +10,18 @@ mod tests;
 /// Longest path of a Unix socket in bytes: Linux has 108 in `sockaddr_un`, and the last is a NUL.
 const UNIX_PATH_BYTES_MAX: usize = 107;
 
-/// One upstream member, without TLS.
+/// Whether an endpoint says that there is TLS, in clientv3's ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Security {
+    /// `http://` and `unix:`: there is none.
+    Plain,
+    /// `https://` and `unixs:`: there is.
+    Tls,
+    /// Without a scheme: certificates on the command line say so.
+    Unsaid,
+}
+
+/// One upstream member.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Endpoint {
@@ -30,22 +41,31 @@ pub enum Endpoint {
 
 impl Endpoint {
     /// Reads one element of `--endpoints`, in the forms etcd's clientv3 takes: `host:port`, `http://host:port`, `unix:path`
-    /// and `unix://path`. Blanks around it are ignored. What clientv3 ignores behind `http://host:port`, but for a slash, is
-    /// refused: whoever writes a path expects it to be used.
+    /// and `unix://path`, and those with TLS: `https://host:port`, `unixs:path` and `unixs://path`. Blanks around it are
+    /// ignored. What clientv3 ignores behind `http://host:port`, but for a slash, is refused: whoever writes a path expects it
+    /// to be used.
     ///
     /// # Errors
     ///
     /// What is wrong with the text, as words to follow it.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<(Self, Security), String> {
         let text = text.trim();
-        if let Some(rest) = text.strip_prefix("unix:") {
-            return Self::parse_unix(rest.strip_prefix("//").unwrap_or(rest));
+        for (scheme, security) in [("unix:", Security::Plain), ("unixs:", Security::Tls)] {
+            if let Some(rest) = text.strip_prefix(scheme) {
+                let endpoint = Self::parse_unix(rest.strip_prefix("//").unwrap_or(rest))?;
+                return Ok((endpoint, security));
+            }
         }
+        let mut security = Security::Unsaid;
         let address = match text.split_once("://") {
-            None if text.starts_with("unixs:") => return Err(NO_TLS.into()),
             None => text,
             Some((scheme, rest)) => match scheme.to_ascii_lowercase().as_str() {
-                "http" => {
+                scheme @ ("http" | "https") => {
+                    security = if scheme == "http" {
+                        Security::Plain
+                    } else {
+                        Security::Tls
+                    };
                     let (address, more) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
                     if !["", "/"].contains(&more) {
                         return Err(format!(
@@ -55,10 +75,9 @@ impl Endpoint {
                     }
                     address
                 }
-                "https" | "unixs" => return Err(NO_TLS.into()),
                 other => {
                     return Err(format!(
-                        "unknown scheme {}; use http:// or unix://",
+                        "unknown scheme {}; use http://, https://, unix:// or unixs://",
                         number::quote(other)
                     ));
                 }
@@ -87,10 +106,8 @@ impl Endpoint {
         {
             return Err("the host must be a DNS name, an IPv4 address or an IPv6 address in brackets".into());
         }
-        Ok(Self::Tcp {
-            host: host.into(),
-            port,
-        })
+        let host = host.into();
+        Ok((Self::Tcp { host, port }, security))
     }
 
     fn parse_unix(path: &str) -> Result<Self, String> {
@@ -236,5 +253,3 @@ fn split_host_port(text: &str) -> Result<(&str, &str), &'static str> {
     }
     Ok((host, port))
 }
-
-const NO_TLS: &str = "TLS is not supported by this version of etcd-proxy yet";

@@ -3,12 +3,15 @@
 mod address;
 mod limits;
 mod number;
+mod tls;
 
 use core::time::Duration;
 
+pub(crate) use address::Security;
 pub use address::{Endpoint, ListenAddress};
 pub(crate) use limits::{Limits, OVERHEAD_BYTES};
 pub(crate) use number::{from_to, parse_bool, parse_int, parse_uint, plain, quote, shorten};
+pub use tls::{ClientTls, KeyPair, ServerCertificate, ServerTls, TlsVersion};
 
 /// A question asked again and again, and how long its answer may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,6 +25,7 @@ use super::lane::Counted;
 use crate::keepalive::Keepalive;
 use crate::rt::Runtime;
 use crate::settings::{self, Endpoint};
+use crate::tls::{self, Wire};
 use crate::transport::{Inbound, ReadCount, Transport};
 
 /// Receive window of a connection: the largest there is, so that calls whose clients don't read never stop
@@ -124,7 +125,12 @@ impl Connection {
     ) -> io::Result<(Arc<Self>, Driver<R>)> {
         let authority = Authority::try_from(target.authority())
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "endpoint makes no valid :authority"))?;
-        let (transport, inbound) = Transport::new(R::connect(&target).await?, Bytes::new()).watched();
+        let stream = R::connect(&target).await?;
+        let wire = match &settings.tls {
+            Some(tls) => tls::connect::<R, _>(&tls.get(), &target, stream).await?,
+            None => Wire::Plain(stream),
+        };
+        let (transport, inbound) = Transport::new(wire, Bytes::new()).watched();
         let reads = transport.reads();
         let (sender, mut connection) = h2::client::Builder::new()
             .initial_window_size(CALL_WINDOW_MIN)
@@ -326,7 +332,7 @@ pub(crate) struct End {
 
 /// Reads and writes the socket of a [`Connection`].
 pub(crate) struct Driver<R: Runtime> {
-    connection: h2::client::Connection<Transport<R::Stream>, Bytes>,
+    connection: h2::client::Connection<Transport<Wire<R::Stream>>, Bytes>,
     keepalive: Option<Keepalive<R>>,
     /// Whether it is pinged from the beginning, and not only when it can't be probed any more.
     is_pinged: bool,

@@ -21,6 +21,7 @@ pub(crate) use question::{CHECK_PATIENCE, Question};
 pub(crate) use uplink::{Judge, Uplink, UplinkTurns};
 
 use crate::settings::Keepalive;
+use crate::tls::{Live, Outgoing};
 
 /// Settings of upstream connections.
 #[derive(Clone, Debug)]
@@ -31,4 +32,6 @@ pub(crate) struct Settings {
     pub(crate) keepalive: Option<Keepalive>,
     /// Whether members are pinged while no call is open.
     pub(crate) keepalive_without_calls: bool,
+    /// TLS, if members are connected to with it.
+    pub(crate) tls: Option<Live<Outgoing>>,
 }

@@ -45,7 +45,8 @@ tls-min-version string TLS1.2
 trusted-ca-file string
 ";
 
-const OURS: [&str; 15] = [
+const OURS: [&str; 16] = [
+    "allow-client-cert-common-name",
     "cache",
     "cache-linearizable",
     "cache-prefixes",

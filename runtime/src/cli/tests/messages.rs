@@ -4,7 +4,8 @@ use std::ffi::OsString;
 
 use super::{run, started, stopped};
 use crate::cli::flags::{FLAGS, IN_MEMORY_ETCD_FLAGS, Kind, Support};
-use crate::cli::parse;
+use crate::cli::{ClusterTls, parse};
+use crate::settings::{KeyPair, ServerCertificate, TlsVersion};
 
 /// First line on standard error, next to what `etcd grpc-proxy start` 3.5.30 prints first for the same arguments.
 #[test]
@@ -224,8 +225,25 @@ fn our_own_checks_name_the_flag() {
             "listen tcp: address a:1,b:2: too many colons in address; listening on several addresses is not supported by this version of etcd-proxy yet\n",
         ),
         (
-            &["--endpoints=https://a:1"],
-            "--endpoints: cannot use \"https://a:1\": TLS is not supported by this version of etcd-proxy yet\n",
+            &["--cert-file=a"],
+            "KeyFile and CertFile must both be present[key: , cert: a]\n",
+        ),
+        (
+            &["--key-file=a", "--auto-tls"],
+            "KeyFile and CertFile must both be present[key: a, cert: ]\n",
+        ),
+        (
+            &["--cert=a"],
+            "KeyFile and CertFile must both be present[key: , cert: a]\n",
+        ),
+        // Where there is no TLS too.
+        (
+            &["--endpoints=http://a:1", "--key=b"],
+            "KeyFile and CertFile must both be present[key: b, cert: ]\n",
+        ),
+        (
+            &["--trusted-ca-file=a"],
+            "cannot listen on TLS for 127.0.0.1:23790: KeyFile and CertFile are not presented\n",
         ),
     ];
     for (arguments, expected) in CASES {
@@ -410,10 +428,6 @@ fn what_is_not_built_is_refused_and_never_ignored() {
         let arguments: &[&str] = match flag.name {
             name if name.starts_with("resolver-") => &["--resolver-prefix=a", "--resolver-ttl=7"],
             "discovery-srv-name" | "insecure-discovery" => &[&setting, "--discovery-srv=example.org"],
-            "client-crl-file" | "listen-cipher-suites" | "tls-min-version" | "tls-max-version" => {
-                &[&setting, "--cert-file=x"]
-            }
-            "data-dir" | "self-signed-cert-validity" => &[&setting, "--auto-tls"],
             _ => &[&setting],
         };
         let exit = stopped(&[&["start"], arguments].concat(), &[]);
@@ -431,7 +445,7 @@ fn what_is_not_built_is_refused_and_never_ignored() {
             "{default}"
         );
     }
-    assert_eq!(refused, 27);
+    assert_eq!(refused, 13);
     // etcd's own default asks for something that this version does not do.
     let exit = stopped(&["start", "--advertise-client-url=127.0.0.1:23790"], &[]);
     assert!(
@@ -441,11 +455,19 @@ fn what_is_not_built_is_refused_and_never_ignored() {
     );
     // All at once.
     assert_eq!(
-        stopped(&["start", "--cert=a", "--namespace=b"], &[])
-            .stderr
-            .lines()
-            .count(),
-        2
+        stopped(
+            &[
+                "start",
+                "--resolver-prefix=a",
+                "--resolver-ttl=1",
+                "--namespace=b"
+            ],
+            &[]
+        )
+        .stderr
+        .lines()
+        .count(),
+        3
     );
 }
 
@@ -465,10 +487,34 @@ fn what_asks_for_nothing_is_noted() {
                 "--cacert=ca",
             ],
             &[
-                "--cert changes nothing as all endpoints are without TLS",
-                "--key changes nothing as all endpoints are without TLS",
-                "--cacert changes nothing as all endpoints are without TLS",
+                "--cert changes nothing as the first endpoint is without TLS",
+                "--key changes nothing as the first endpoint is without TLS",
+                "--cacert changes nothing as the first endpoint is without TLS",
             ],
+        ),
+        (
+            &["--endpoints=https://a:1,http://b:2"],
+            &[
+                "--endpoints have different schemes: as in etcd the first one decides, so all are connected to with TLS",
+            ],
+        ),
+        (
+            &["--client-crl-file=c", "--cert-file=a", "--key-file=b"],
+            &[
+                "--client-crl-file changes nothing as clients are asked for no certificate without --trusted-ca-file",
+            ],
+        ),
+        (
+            &["--auto-tls", "--cert-file=a", "--key-file=b"],
+            &["--auto-tls changes nothing as there is a certificate of --cert-file"],
+        ),
+        (
+            &[
+                "--endpoints=https://a:1",
+                "--insecure-skip-tls-verify",
+                "--cacert=c",
+            ],
+            &["--cacert changes nothing as --insecure-skip-tls-verify was given"],
         ),
         (
             &["--tls-min-version=TLS1.3"],
@@ -485,22 +531,68 @@ fn what_asks_for_nothing_is_noted() {
             "{flags:?}"
         );
     }
-    for flags in [
-        // Without a scheme it is the certificate that asks for TLS.
-        &["--endpoints=a:1", "--cacert=ca"][..],
-        &["--cacert=ca"],
-        &["--endpoints=http://a:1,b:2", "--cacert=ca"],
-        &["--endpoints=http://a:1,https://b:2", "--cacert=ca"],
-        &["--data-dir=x", "--auto-tls"],
-        &["--tls-min-version=TLS1.3", "--trusted-ca-file=x"],
+}
+
+/// As in clientv3: the first endpoint decides.
+#[test]
+fn whether_the_cluster_is_connected_to_with_tls() {
+    let of = |flags: &[&str]| started(&[&["start"], flags].concat(), &[]).cluster_tls;
+    let on = |flags: &[&str]| matches!(of(flags), ClusterTls::On(_));
+    assert!(on(&["--endpoints=https://a:1"]));
+    assert!(on(&["--endpoints=unixs:a,http://b:1"]));
+    // Without a scheme it is a flag that asks for TLS.
+    assert!(on(&["--endpoints=a:1", "--cacert=ca"]));
+    assert!(on(&["--cert=c", "--key=k"]));
+    assert!(on(&["--insecure-skip-tls-verify"]));
+    assert_eq!(of(&["--endpoints=a:1"]), ClusterTls::Off);
+    assert_eq!(of(&["--endpoints=http://a:1"]), ClusterTls::Off);
+    for plain in [
+        "--endpoints=http://a:1,b:2",
+        "--endpoints=http://a:1,https://b:2",
+        "--endpoints=unix:a",
     ] {
-        let exit = stopped(&[&["start"], flags].concat(), &[]);
         assert!(
-            exit.stderr.contains("not supported by this version"),
-            "{flags:?}: {}",
-            exit.stderr
+            matches!(of(&[plain, "--cacert=ca"]), ClusterTls::Idle(_)),
+            "{plain}"
         );
     }
+}
+
+#[test]
+fn tls_towards_clients() {
+    let of = |flags: &[&str]| started(&[&["start"], flags].concat(), &[]).server_tls;
+    assert_eq!(of(&["--data-dir=d"]), None);
+    let tls = of(&[
+        "--cert-file=a",
+        "--key-file=b",
+        "--trusted-ca-file=c",
+        "--client-crl-file=d",
+    ]);
+    let tls = tls.expect("there is a certificate");
+    let pair = KeyPair {
+        cert: "a".into(),
+        key: "b".into(),
+    };
+    assert_eq!(tls.certificate, ServerCertificate::Files(pair));
+    assert_eq!(tls.client_ca, Some("c".into()));
+    assert_eq!(tls.client_crl, Some("d".into()));
+    assert_eq!(
+        (tls.version_min, tls.version_max),
+        (TlsVersion::Tls12, TlsVersion::Tls13)
+    );
+    let own = of(&[
+        "--auto-tls",
+        "--data-dir=d",
+        "--self-signed-cert-validity=3",
+        "--tls-max-version=TLS1.2",
+    ]);
+    let own = own.expect("there is one of its own");
+    let expected = ServerCertificate::SelfSigned {
+        data_dir: "d".into(),
+        years: 3,
+    };
+    assert_eq!(own.certificate, expected);
+    assert_eq!(own.version_max, TlsVersion::Tls12);
 }
 
 #[test]

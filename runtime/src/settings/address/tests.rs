@@ -16,15 +16,35 @@ fn endpoints() {
         ("http://a:1", "a:1", "a:1"),
         ("HTTP://a:1/", "a:1", "a:1"),
         ("http://[::1]:1/", "[::1]:1", "[::1]:1"),
+        ("https://a:1", "a:1", "a:1"),
+        ("unixs:/a/b", "unix:/a/b", "localhost"),
         ("unix:a/b", "unix:a/b", "localhost"),
         ("unix:/a/b", "unix:/a/b", "localhost"),
         ("unix:///a/b", "unix:/a/b", "localhost"),
         ("unix://a:1", "unix:a:1", "localhost"),
     ] {
-        let endpoint = Endpoint::parse(text).unwrap_or_else(|problem| panic!("{text}: {problem}"));
+        let (endpoint, _) = Endpoint::parse(text).unwrap_or_else(|problem| panic!("{text}: {problem}"));
         assert_eq!(endpoint.to_string(), shown, "{text}");
         assert_eq!(endpoint.authority(), authority, "{text}");
-        assert_eq!(Endpoint::parse(shown).as_ref(), Ok(&endpoint), "{text}");
+        let again = Endpoint::parse(shown).map(|(endpoint, _)| endpoint);
+        assert_eq!(again, Ok(endpoint), "{text}");
+    }
+}
+
+#[test]
+fn schemes_tell_whether_there_is_tls() {
+    for (text, expected) in [
+        ("a:1", Security::Unsaid),
+        ("http://a:1", Security::Plain),
+        ("unix:a", Security::Plain),
+        ("unix:///a", Security::Plain),
+        ("https://a:1", Security::Tls),
+        ("HTTPS://a:1/", Security::Tls),
+        ("unixs:a", Security::Tls),
+        ("unixs:///a", Security::Tls),
+    ] {
+        let security = Endpoint::parse(text).map(|(_, security)| security);
+        assert_eq!(security, Ok(expected), "{text}");
     }
 }
 
@@ -53,10 +73,8 @@ fn endpoints_that_cannot_be_used() {
         ("[::1%e/]:1", HOST),
         ("a%b:1", HOST),
         ("é:1", HOST),
-        ("https://a:1", NO_TLS),
-        ("HTTPS://a:1", NO_TLS),
-        ("unixs:a", NO_TLS),
-        ("unixs:///a", NO_TLS),
+        ("https://a:1/b", "etcd's gRPC API has no path; leave out \"/b\""),
+        ("unixs:", "the path of the socket is missing"),
         (
             "http://[::1]:1/path?query#x",
             "etcd's gRPC API has no path; leave out \"/path?query#x\"",
@@ -68,7 +86,10 @@ fn endpoints_that_cannot_be_used() {
         ("http://a:1//", "etcd's gRPC API has no path; leave out \"//\""),
         ("http://a:1#x", "etcd's gRPC API has no path; leave out \"#x\""),
         ("http://user@a:1", HOST),
-        ("tcp://a:1", "unknown scheme \"tcp\"; use http:// or unix://"),
+        (
+            "tcp://a:1",
+            "unknown scheme \"tcp\"; use http://, https://, unix:// or unixs://",
+        ),
         ("unix:", "the path of the socket is missing"),
         ("unix://", "the path of the socket is missing"),
         ("unix:@a", "abstract sockets are not supported"),
