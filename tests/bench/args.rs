@@ -56,6 +56,9 @@ pub(crate) struct CompareArgs {
     /// What the proxies run in front of
     #[arg(long, default_value_t = Upstream::Etcd)]
     pub(crate) upstream: Upstream,
+    /// TLS with client certificates on both sides of every proxy, and towards etcd
+    #[arg(long)]
+    pub(crate) tls: bool,
     /// Rounds per workload and number of connections; the table shows medians over them
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) rounds: u32,
@@ -96,6 +99,7 @@ impl std::fmt::Display for Upstream {
 /// What the load generator does; `README.md` beside this file describes each.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Workload {
+    Connect,
     LeaseKeepalive,
     #[value(name = "mixed-5")]
     Mixed5,

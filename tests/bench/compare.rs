@@ -1,5 +1,6 @@
 //! The same load against etcd, real or in memory, directly and through each proxy, in turns.
 
+use etcd_proxy_tests::everywhere::enable;
 use serde_json::{Value, json};
 
 use crate::{
@@ -13,6 +14,9 @@ use crate::{
 /// Tells whether nothing went wrong in any round of any target but the existing proxy, whose
 /// defects are known and shown.
 pub(crate) async fn run(args: &CompareArgs) -> Result<bool, Failure> {
+    if args.tls {
+        enable();
+    }
     let proxies: Vec<_> = args.proxies.iter().map(|text| ProxyBinary::parse(text)).collect();
     let mut names: Vec<_> = proxies.iter().map(|proxy| &proxy.name).collect();
     names.sort_unstable();

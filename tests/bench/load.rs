@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     args::{LoadArgs, Workload},
-    create, fanout, keepalive,
+    connect, create, fanout, keepalive,
     measure::{Recorder, Usage},
     mixed,
     report::Report,
@@ -56,6 +56,7 @@ pub(crate) async fn run(args: &LoadArgs) -> Result<Report, Failure> {
     let idle = Usage::start(&args.pids)?;
     let run = async {
         match args.workload {
+            Workload::Connect => connect::run(args).await,
             Workload::LeaseKeepalive => keepalive::run(args).await,
             Workload::Put | Workload::RangeLinearizable | Workload::RangeSerializable | Workload::Txn => {
                 unary::run(args).await

@@ -3,6 +3,7 @@
 
 mod args;
 mod compare;
+mod connect;
 mod create;
 mod fanout;
 mod keepalive;

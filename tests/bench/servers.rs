@@ -7,6 +7,7 @@ use std::{
 
 use etcd_proxy_proto::etcdserverpb::{CompactionRequest, CompactionResponse, RangeRequest, RangeResponse};
 use etcd_proxy_tests::{
+    everywhere::everywhere,
     process::Process,
     suite::{TempDir, free_port},
     wire::Wire,
@@ -68,8 +69,33 @@ impl Servers {
         let etcd_path = etcd_bin.join("etcd");
         let address = || format!("127.0.0.1:{}", free_port());
         let client = address();
+        let (from_etcd, url) = match (everywhere(), upstream) {
+            (None, _) => (Vec::new(), client.clone()),
+            (Some(_), Upstream::InMemory) => {
+                return Err(Failure::new(
+                    "the in-memory etcd has no TLS; leave out --tls or --upstream",
+                ));
+            }
+            (Some(everywhere), Upstream::Etcd) => {
+                everywhere.serves(&client);
+                let mut flags = everywhere.to_clients();
+                flags.push("--client-cert-auth".to_owned());
+                (flags, format!("https://{client}"))
+            }
+        };
+        // As for `listen`, so for all proxies.
+        let proxied = |listen: &str| match everywhere() {
+            Some(everywhere) => {
+                everywhere.serves(listen);
+                [everywhere.to_members(), everywhere.to_clients()].concat()
+            }
+            None => Vec::new(),
+        };
         let (name, mut etcd) = match upstream {
-            Upstream::Etcd => ("etcd", start_etcd(&etcd_path, &client, &address(), dir.path())?),
+            Upstream::Etcd => (
+                "etcd",
+                start_etcd(&etcd_path, &client, &address(), from_etcd, dir.path())?,
+            ),
             Upstream::InMemory => {
                 let proxy = proxies.first().ok_or_else(|| {
                     Failure::new("--upstream in-memory needs a --proxy: it is that one's in-memory etcd")
@@ -87,14 +113,18 @@ impl Servers {
         }];
 
         let listen = address();
-        let existing = [
+        let mut existing = vec![
             "grpc-proxy".into(),
             "start".into(),
-            format!("--endpoints={client}"),
+            format!("--endpoints={url}"),
             format!("--listen-addr={listen}"),
             // It dials this address at start and exits when nobody answers.
-            format!("--advertise-client-url={listen}"),
+            match everywhere() {
+                Some(_) => format!("--advertise-client-url=https://{listen}"),
+                None => format!("--advertise-client-url={listen}"),
+            },
         ];
+        existing.extend(proxied(&listen));
         let process = start(GRPC_PROXY, &etcd_path, &existing, dir.path())?;
         targets.push(Target {
             name: GRPC_PROXY.into(),
@@ -103,11 +133,12 @@ impl Servers {
         });
         for proxy in proxies {
             let listen = address();
-            let args = [
+            let mut args = vec![
                 "start".into(),
                 format!("--listen-addr={listen}"),
-                format!("--endpoints={client}"),
+                format!("--endpoints={url}"),
             ];
+            args.extend(proxied(&listen));
             let process = start(&proxy.name, &proxy.path, &args, dir.path())?;
             let name = proxy.name.clone();
             targets.push(Target {
@@ -156,25 +187,30 @@ impl Servers {
     }
 }
 
-fn start_etcd(program: &Path, client: &str, peer: &str, dir: &Path) -> Result<Process, Failure> {
-    start(
-        "etcd",
-        program,
-        &[
-            format!("--data-dir={}", dir.join("data").display()),
-            format!("--listen-client-urls=http://{client}"),
-            format!("--advertise-client-urls=http://{client}"),
-            format!("--listen-peer-urls=http://{peer}"),
-            format!("--initial-advertise-peer-urls=http://{peer}"),
-            format!("--initial-cluster=default=http://{peer}"),
-            // Proxies are compared, not disks.
-            "--unsafe-no-fsync".into(),
-            // No stop in the middle of a round, however long rounds are.
-            format!("--quota-backend-bytes={}", 8u64 << 30),
-            "--log-level=error".into(),
-        ],
-        dir,
-    )
+/// With these flags for TLS, if there are any.
+fn start_etcd(
+    program: &Path,
+    client: &str,
+    peer: &str,
+    tls: Vec<String>,
+    dir: &Path,
+) -> Result<Process, Failure> {
+    let scheme = if tls.is_empty() { "http" } else { "https" };
+    let mut args = vec![
+        format!("--data-dir={}", dir.join("data").display()),
+        format!("--listen-client-urls={scheme}://{client}"),
+        format!("--advertise-client-urls={scheme}://{client}"),
+        format!("--listen-peer-urls=http://{peer}"),
+        format!("--initial-advertise-peer-urls=http://{peer}"),
+        format!("--initial-cluster=default=http://{peer}"),
+        // Proxies are compared, not disks.
+        "--unsafe-no-fsync".into(),
+        // No stop in the middle of a round, however long rounds are.
+        format!("--quota-backend-bytes={}", 8u64 << 30),
+        "--log-level=error".into(),
+    ];
+    args.extend(tls);
+    start("etcd", program, &args, dir)
 }
 
 fn start(name: &str, program: &Path, args: &[String], dir: &Path) -> Result<Process, Failure> {

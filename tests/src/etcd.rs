@@ -12,6 +12,7 @@ use std::{
 
 use crate::{
     client::Client,
+    everywhere::everywhere,
     pki::Pair,
     process::{Process, Signal},
     relay::{Identify, Link, Mode, Relay},
@@ -151,7 +152,13 @@ impl Cluster {
     ///
     /// # Panics
     /// If it does not come up within [`START_LIMIT`].
-    pub async fn start(options: Options) -> Self {
+    pub async fn start(mut options: Options) -> Self {
+        if options.tls.is_none() {
+            options.tls = everywhere().map(|everywhere| MemberTls {
+                pair: Some(everywhere.server().clone()),
+                client_ca: Some(everywhere.ca()),
+            });
+        }
         assert!(matches!(options.members, 1 | 3), "1 or 3 members");
         let dir = TempDir::new("etcd");
         let count = options.members;
@@ -209,11 +216,21 @@ impl Cluster {
                 None
             };
             let client_relay = if options.client_relays {
-                let target = SocketAddr::from(([127, 0, 0, 1], client_port));
+                let behind = everywhere().and(tls_port).unwrap_or(client_port);
+                let target = SocketAddr::from(([127, 0, 0, 1], behind));
                 Some(Relay::start(free_port(), target, None).await)
             } else {
                 None
             };
+            if let (Some(everywhere), Some(port)) = (everywhere(), tls_port) {
+                everywhere.is_member(
+                    &format!("127.0.0.1:{client_port}"),
+                    &format!("https://127.0.0.1:{port}"),
+                );
+                if let Some(relay) = &client_relay {
+                    everywhere.is_member(&relay.address(), &format!("https://{}", relay.address()));
+                }
+            }
             members.push(Member {
                 args,
                 log: dir.path().join(format!("m{index}.log")),

@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use crate::{
     etcd::bin_dir,
+    everywhere::everywhere,
     process::{Output, Process, run},
 };
 
@@ -48,7 +49,12 @@ impl Etcdctl {
     }
 
     fn args(&self, args: &[&str]) -> Vec<String> {
-        let mut all = vec![format!("--endpoints={}", self.address)];
+        let mut all = match everywhere() {
+            Some(everywhere) => everywhere.etcdctl(&self.address),
+            None => Vec::new(),
+        };
+        let scheme = if all.is_empty() { "" } else { "https://" };
+        all.push(format!("--endpoints={scheme}{}", self.address));
         all.extend(self.flags.iter().cloned());
         all.extend(self.user.iter().map(|user| format!("--user={user}")));
         all.extend(args.iter().map(|arg| (*arg).to_owned()));

@@ -4,6 +4,7 @@
 pub mod client;
 pub mod etcd;
 pub mod etcdctl;
+pub mod everywhere;
 pub mod fake;
 pub mod frames;
 pub mod leaderless;

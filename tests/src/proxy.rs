@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    everywhere::everywhere,
     process::{Output, Process, run},
     relay::Relay,
     suite::{TempDir, eventually, free_port},
@@ -116,6 +117,17 @@ impl Proxy {
             endpoints.join(","),
         ];
         args.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        let speaks_of_tls = flags
+            .iter()
+            .any(|flag| flag.starts_with("--c") && !flag.starts_with("--cache"));
+        if let Some(everywhere) = everywhere().filter(|_| !speaks_of_tls) {
+            if let Some(members) = everywhere.members(endpoints) {
+                args[4] = members.join(",");
+                args.extend(everywhere.to_members());
+            }
+            args.extend(everywhere.to_clients());
+            everywhere.serves(&address);
+        }
         let log = dir.path().join("proxy.log");
         let process = Process::start("etcd-proxy", &binary(), &args, &log);
         Self {

@@ -29,6 +29,8 @@ use tokio::{
     task::AbortHandle,
 };
 
+use crate::everywhere;
+
 pub(crate) use self::framing::Unframer;
 pub use self::{
     call::Call,
@@ -63,6 +65,9 @@ impl Wire {
     /// # Errors
     /// As [`Wire::connect`].
     pub async fn connect_with(address: &str, options: &WireOptions) -> io::Result<Self> {
+        if let Some(tls) = everywhere::client_of(address) {
+            return Self::connect_tls_with(address, tls, options).await;
+        }
         let socket = TcpStream::connect(address).await?;
         socket.set_nodelay(true)?;
         Self::over(address, socket, options).await
@@ -73,6 +78,14 @@ impl Wire {
     /// # Errors
     /// As [`Wire::connect`], and when the handshake fails. With TLS 1.3 a server's refusal may come with the first answer.
     pub async fn connect_tls(address: &str, tls: Arc<rustls::ClientConfig>) -> io::Result<Self> {
+        Self::connect_tls_with(address, tls, &WireOptions::default()).await
+    }
+
+    async fn connect_tls_with(
+        address: &str,
+        tls: Arc<rustls::ClientConfig>,
+        options: &WireOptions,
+    ) -> io::Result<Self> {
         let socket = TcpStream::connect(address).await?;
         socket.set_nodelay(true)?;
         let host = address
@@ -83,7 +96,7 @@ impl Wire {
         let stream = tokio_rustls::TlsConnector::from(tls)
             .connect(name, socket)
             .await?;
-        Self::over(address, stream, &WireOptions::default()).await
+        Self::over(address, stream, options).await
     }
 
     async fn over(
