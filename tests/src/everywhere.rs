@@ -1,4 +1,4 @@
-//! TLS on both sides of every proxy, for suites that say nothing of TLS: with `ETCD_PROXY_E2E_TLS=1`, or once it is
+//! TLS on both sides of every proxy, for suites that say nothing of TLS: with `E2E_TLS=1`, or once it is
 //! [switched on](enable).
 //!
 //! Members get one more client port, with TLS and mandatory client certificates, and proxies are sent there; proxies ask clients for
@@ -32,7 +32,7 @@ static EVERYWHERE: OnceLock<Option<Everywhere>> = OnceLock::new();
 
 /// All that it takes, if TLS is to be everywhere.
 pub fn everywhere() -> Option<&'static Everywhere> {
-    let wanted = || std::env::var_os("ETCD_PROXY_E2E_TLS").is_some_and(|value| value == "1");
+    let wanted = || std::env::var_os("E2E_TLS").is_some_and(|value| value == "1");
     EVERYWHERE.get_or_init(|| wanted().then(Everywhere::new)).as_ref()
 }
 
