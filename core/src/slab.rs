@@ -53,6 +53,11 @@ impl<T> Slab<T> {
         id
     }
 
+    /// All places, also those without a value.
+    pub(crate) fn into_places(self) -> impl Iterator<Item = Option<T>> {
+        self.chunks.into_iter().flatten()
+    }
+
     /// Takes a value away.
     pub(crate) fn remove(&mut self, id: u32) -> Option<T> {
         let value = self.place(id)?.take()?;

@@ -66,6 +66,12 @@ impl<K: Copy + Ord> TimerQueue<K> {
         self.by_key.is_empty()
     }
 
+    /// All that there is, one after the other: there may be too much of it to be dropped at once.
+    pub fn into_pieces(self) -> impl Iterator<Item = ()> {
+        let by_time = self.by_time.into_iter().map(drop);
+        by_time.chain(self.by_key.into_iter().map(drop))
+    }
+
     fn refresh(&mut self) {
         self.next = self.by_time.first().map(|(at, _)| *at);
     }

@@ -50,6 +50,11 @@ impl History {
         self.end() - 1
     }
 
+    /// All batches, one after the other.
+    pub(super) fn into_batches(self) -> impl Iterator<Item = Arc<Batch>> + Send {
+        self.batches.into_iter()
+    }
+
     /// Removes the oldest batch.
     pub(super) fn pop(&mut self) -> Option<Arc<Batch>> {
         let batch = self.batches.pop_front()?;

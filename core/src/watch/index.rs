@@ -84,6 +84,15 @@ impl<V: Copy> RangeIndex<V> {
         self.entries.remove(id);
     }
 
+    /// All that there is, one after the other.
+    pub(super) fn into_pieces(self) -> impl Iterator<Item = ()> + Send
+    where
+        V: Send + 'static,
+    {
+        let all = self.all.into_keys().map(drop);
+        all.chain(self.entries.into_places().map(drop))
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.all.len()

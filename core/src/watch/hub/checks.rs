@@ -83,6 +83,7 @@ impl Hub {
         known.unwrap_or_else(|| {
             let id = self.checks.insert(Check {
                 question: question.clone(),
+                history: self.history,
                 state: CheckState::Queued,
                 failures: 0,
                 losses: 0,
@@ -188,7 +189,7 @@ impl Hub {
         let Some(check) = self
             .checks
             .get_mut(id)
-            .filter(|check| check.state == CheckState::Sent)
+            .filter(|check| check.state == CheckState::Sent && check.history == self.history)
         else {
             return;
         };

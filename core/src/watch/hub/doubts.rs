@@ -43,7 +43,7 @@ impl Hub {
         let live = self.watchers[id].live;
         let source = live.and_then(|live| self.sources.get(live));
         let upstream = source.and_then(|source| self.upstreams.get(source.upstream));
-        let lost = upstream.and_then(|upstream| upstream.lost);
+        let lost = upstream.and_then(|upstream| upstream.lost.as_ref());
         lost.is_some_and(|lost| lost.source != live || lost.seen.member.is_none_or(|last| last < id))
     }
 

@@ -1,16 +1,10 @@
 //! A store that isn't the one that was seen: what makes the hub doubt it, and what it does when it is so.
 
-use alloc::collections::{BTreeSet, VecDeque};
-
 use super::Hub;
-use super::late::Merges;
 use super::state::{Question, SourceId, Timer};
-use super::turns::Turns;
 use super::work::Work;
 use crate::grpc::Code;
 use crate::time::Instant;
-use crate::timer::TimerQueue;
-use crate::watch::index::RangeIndex;
 use crate::watch::types::{Action, Actions, Header, Status, UpstreamId};
 
 /// How streams of clients end when the store has another history. Clients take it for the loss of a member, and watch again.
@@ -76,46 +70,33 @@ impl Hub {
         }
     }
 
-    /// Forgets all there is, as nothing of it is of the store any more: the hub is as it was in the beginning.
+    /// Forgets all there is, as nothing of it is of the store any more: the hub is as it was in the beginning. Streams end at
+    /// once, as all of them have to; what they had, which may be very much, [goes in pieces](super::former).
     pub(super) fn another_history(&mut self, number: u64, actions: &mut Actions) {
         if number <= self.history {
             return;
         }
         self.history = number;
         self.stats.histories += 1;
-        for id in self.clients.keys() {
+        // Ids of what was there find nothing: they are generational.
+        let clients = self.clients.drain().map(|(id, client)| {
             actions.push(Action::EndClient(id, ANOTHER_HISTORY));
-        }
-        for (id, upstream) in &self.upstreams {
+            client
+        });
+        let clients = clients.collect();
+        let upstreams = self.upstreams.drain().map(|(id, upstream)| {
             if upstream.is_open {
                 actions.push(Action::CloseUpstream(id));
             }
-        }
-        // Ids of what was there find nothing: they are generational.
-        self.clients.clear();
-        self.watchers.clear();
-        self.checks.clear();
-        self.sources.clear();
-        self.upstreams.clear();
-        self.by_question.clear();
-        self.turns = Turns::default();
-        self.index = RangeIndex::new(self.rng.u64(..));
-        self.catch_ups.clear();
-        self.by_credentials.clear();
-        self.leader_clients.clear();
-        self.notified.clear();
-        self.wishing.clear();
-        self.due.clear();
-        self.suspects = BTreeSet::new();
-        self.backlog.clear();
+            upstream
+        });
+        let upstreams = upstreams.collect();
+        let index_seed = self.rng.u64(..);
+        self.begin_to_forget(clients, upstreams, index_seed);
         self.is_asking = false;
         self.is_notifying = false;
         self.telling = None;
         self.ending = 0;
-        self.batches = VecDeque::new();
-        self.merges = Merges::default();
-        self.stirred = super::Stirred::default();
-        self.timers = TimerQueue::default();
         self.is_armed = false;
         self.header = Header::default();
         self.compact_revision = 0;

@@ -5,7 +5,7 @@ use super::Hub;
 use super::state::{Lost, Seen, SourceId, Timer, WatcherId};
 use super::work::{Work, next_of};
 use crate::time::Instant;
-use crate::watch::types::{Actions, UpstreamId, UpstreamKind};
+use crate::watch::types::{Actions, Status, UpstreamId, UpstreamKind};
 
 impl Hub {
     /// A stream is gone. Another one is opened a little later, if it is needed.
@@ -40,6 +40,7 @@ impl Hub {
             heir,
             source: None,
             seen: Seen::default(),
+            too_large: None,
         });
         self.losses += 1;
         self.begin(Work::Lose(id));
@@ -71,7 +72,11 @@ impl Hub {
         if let Some(lost) = &mut self.upstreams[id].lost {
             lost.seen = seen;
         }
-        if let Some(watcher) = watcher {
+        if let Some(watcher) = watcher
+            && let Some(status) = self.refusal_of_size(watcher, source_id)
+        {
+            self.end_client(self.watchers[watcher].client, status, actions);
+        } else if let Some(watcher) = watcher {
             self.doubt_one(watcher);
             if self.sources[source_id].kind != UpstreamKind::Live {
                 self.limit_doubts_of(now, watcher);
@@ -80,6 +85,16 @@ impl Hub {
             self.move_on(source_id, heir, actions);
         }
         true
+    }
+
+    /// How the server has refused the message that a watcher of a lost stream's source needs, if that was too large for it. Those of
+    /// narrower ranges need smaller ones.
+    fn refusal_of_size(&self, watcher: WatcherId, source: SourceId) -> Option<Status> {
+        let source = &self.sources[source];
+        let lost = self.upstreams[source.upstream].lost.as_ref()?;
+        let refusal = lost.too_large.as_ref()?;
+        let is_own = self.watchers[watcher].range == source.range;
+        (is_own && self.is_over_limit(&source.range)).then(|| refusal.clone())
     }
 
     /// A source whose stream is lost goes on elsewhere: on a stream with other credentials, if nobody with these is left.

@@ -6,6 +6,7 @@ mod catch_up;
 mod checks;
 mod clients;
 mod doubts;
+mod former;
 mod histories;
 mod ingest;
 mod late;
@@ -27,6 +28,7 @@ use core::time::Duration;
 use fastrand::Rng;
 use slotmap::SlotMap;
 
+use self::former::FormerCounts;
 use self::late::Merges;
 use self::state::{
     CatchUp, Check, Client, Credentials, Question, Source, SourceId, Timer, Upstream, Watcher, WatcherId,
@@ -101,6 +103,8 @@ pub struct Hub {
     compact_revision: i64,
     /// The number of the history that all of this is of.
     history: u64,
+    /// What is kept of [former] ones and is about to be forgotten.
+    former: FormerCounts,
     stats: Stats,
 }
 
@@ -161,6 +165,7 @@ impl Hub {
             header: Header::default(),
             compact_revision: 0,
             history: 0,
+            former: FormerCounts::default(),
             stats: Stats::default(),
         }
     }
@@ -183,7 +188,7 @@ impl Hub {
             Event::ClientGone(id) => self.client_gone(id, actions),
             Event::UpstreamSent(id, message) => self.upstream_sent(now, id, &message, actions),
             Event::ProgressTrusted(id, trusted) => self.trust_progress(now, id, trusted, actions),
-            Event::UpstreamEnded(id, status) => self.upstream_ended(now, id, &status, actions),
+            Event::UpstreamEnded(id, status) => self.upstream_ended(now, id, &status),
             Event::UpstreamSuperseded(id) => self.upstream_superseded(now, id, actions),
             Event::Answered(id, answer) => self.answered(now, id, answer),
             Event::Compacted(revision) => self.compact_revision = self.compact_revision.max(revision),
@@ -208,10 +213,10 @@ impl Hub {
     /// Counters and gauges.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let catching_up = self.sources.len() - self.index.len() - self.ending;
+        let catching_up = self.sources.len() - self.former.sources - self.index.len() - self.ending;
         Stats {
             clients: self.clients.len(),
-            watchers: self.watchers.len(),
+            watchers: self.watchers.len() - self.former.watchers,
             live_sources: self.index.len(),
             catch_up_sources: catching_up,
             upstreams: self.upstreams.len(),

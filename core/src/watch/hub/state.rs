@@ -13,7 +13,7 @@ use crate::range::KeyRange;
 use crate::time::Instant;
 use crate::watch::batch::Variant;
 use crate::watch::history::History;
-use crate::watch::types::{Caller, CheckId, ClientId, Header, UpstreamId, UpstreamKind};
+use crate::watch::types::{Caller, CheckId, ClientId, Header, Status, UpstreamId, UpstreamKind};
 
 new_key_type! {
     /// A watcher of a client.
@@ -362,7 +362,7 @@ pub(super) struct Upstream {
 }
 
 /// How far the sources of a stream that is gone are.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Lost {
     /// Where they go.
     pub(super) heir: UpstreamId,
@@ -370,6 +370,8 @@ pub(super) struct Lost {
     pub(super) source: Option<SourceId>,
     /// Those that have been.
     pub(super) seen: Seen,
+    /// Why the server ended it, if a message was too large for it: whoever needs such a message is told so.
+    pub(super) too_large: Option<Status>,
 }
 
 /// Which watchers of a source have been looked at.
@@ -412,6 +414,8 @@ pub(super) enum Question {
 #[derive(Debug)]
 pub(super) struct Check {
     pub(super) question: Question,
+    /// The number of the history that it asks about.
+    pub(super) history: u64,
     pub(super) state: CheckState,
     pub(super) failures: u32,
     /// How many streams had been lost when it was sent.

@@ -27,6 +27,12 @@ pub(super) struct Turns {
 }
 
 impl Turns {
+    /// All that there is, one after the other.
+    pub(super) fn into_pieces(self) -> impl Iterator<Item = ()> + Send {
+        let waiting = self.waiting.into_values().map(drop);
+        waiting.chain(self.on_their_way.into_values().map(drop))
+    }
+
     /// Adds a question of somebody's.
     pub(super) fn push(&mut self, question: &Question, id: CheckId) {
         let queue = self.waiting.entry(question.credentials().clone());

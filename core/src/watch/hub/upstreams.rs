@@ -9,6 +9,7 @@ use super::checks::is_too_large;
 use super::state::{Credentials, SourceId, SourceState, Timer, Upstream};
 use super::told::{Created, Told};
 use super::work::Work;
+use crate::range::KeyRange;
 use crate::time::Instant;
 use crate::watch::types::{Action, Actions, ClientId, Status, UpstreamId, UpstreamKind};
 use crate::watch::wire::request;
@@ -219,29 +220,20 @@ impl Hub {
         self.stream_lost(now, id);
     }
 
-    pub(super) fn upstream_ended(
-        &mut self,
-        now: Instant,
-        id: UpstreamId,
-        status: &Status,
-        actions: &mut Actions,
-    ) {
+    pub(super) fn upstream_ended(&mut self, now: Instant, id: UpstreamId, status: &Status) {
         let Some(upstream) = self.upstreams.get_mut(id).filter(|upstream| upstream.is_open) else {
             return;
         };
         // There is nothing to be closed any more.
         upstream.is_open = false;
-        if is_too_large(status) {
-            self.too_large(id, status, actions);
-        }
-        let Some(upstream) = self.upstreams.get(id) else {
-            return;
-        };
         if upstream.kind == UpstreamKind::Leader && status.is_no_leader() {
             let clients = core::mem::take(&mut self.leader_clients);
             self.begin(Work::End(clients.into_iter(), status.clone()));
         }
         self.stream_lost(now, id);
+        if is_too_large(status) {
+            self.too_large(id, status);
+        }
     }
 
     /// A stream is on a connection that isn't in use any more. Its sources go on where calls go now: a former
@@ -253,25 +245,25 @@ impl Hub {
     }
 
     /// A server has ended a stream because a message on it was too large for it. Its limit is lower than was thought.
-    /// Those whom such a message is for are told what a server would tell them, or the stream would be ended for ever.
-    fn too_large(&mut self, id: UpstreamId, status: &Status, actions: &mut Actions) {
+    /// Those whom such a message is for are told what a server would tell them, or the stream would be ended for ever. They
+    /// are looked for while its sources [go on](super::losses) elsewhere.
+    fn too_large(&mut self, id: UpstreamId, status: &Status) {
         let numbers = status.message.rsplit_once(" vs. ");
         let limit = numbers.and_then(|(_, limit)| limit.trim_end_matches(')').parse().ok());
         let limit = limit.unwrap_or(REQUEST_BYTES_MIN).max(REQUEST_BYTES_MIN);
         self.config.request_bytes_max = self.config.request_bytes_max.min(limit);
-        let mut clients = BTreeSet::new();
-        for source in &self.upstreams[id].sources {
-            let source = &self.sources[*source];
-            if request::create_bytes_max(&source.range) as u64 > limit {
-                let watchers = source.members.iter().chain(&source.whole);
-                let watchers = watchers.map(|watcher| &self.watchers[*watcher]);
-                let own = watchers.filter(|watcher| watcher.range == source.range);
-                clients.extend(own.map(|watcher| watcher.client));
-            }
+        let lost = self
+            .upstreams
+            .get_mut(id)
+            .and_then(|upstream| upstream.lost.as_mut());
+        if let Some(lost) = lost {
+            lost.too_large = Some(status.clone());
         }
-        for client in clients {
-            self.end_client(client, status.clone(), actions);
-        }
+    }
+
+    /// Whether a watcher of this range can't be created on a server, as far as is known.
+    pub(super) fn is_over_limit(&self, range: &KeyRange) -> bool {
+        request::create_bytes_max(range) as u64 > self.config.request_bytes_max
     }
 
     /// Credentials with which a source may be watched, those of one of its own watchers, if these don't do.

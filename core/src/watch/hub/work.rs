@@ -12,6 +12,7 @@ use core::ops::Bound;
 use super::Hub;
 use super::cancels::{Compaction, Denial};
 use super::checks::Verdict;
+use super::former::Former;
 use super::state::{Credentials, Needs, Question, Seen, SourceId, Step, Timer, WatcherId};
 use crate::range::KeyRange;
 use crate::time::Instant;
@@ -79,6 +80,8 @@ pub(super) enum Work {
     TellClients(Option<ClientId>),
     /// Sources that were suspect are created again.
     Acquit(btree_set::IntoIter<SourceId>),
+    /// What is left of a former history is forgotten.
+    Former(Former),
     /// Clients' streams are ended.
     End(btree_set::IntoIter<ClientId>, Status),
 }
@@ -230,6 +233,7 @@ impl Hub {
                 }
                 next.is_some()
             }
+            Work::Former(former) => self.forget_former(former),
             Work::End(clients, status) => {
                 let Some(client) = clients.next() else {
                     return false;
