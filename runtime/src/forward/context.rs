@@ -58,14 +58,19 @@ impl ClientConnection {
         }
     }
 
+    /// Which client it is to those who are fair to clients.
+    pub(crate) const fn id(&self) -> Client {
+        Client(self.number)
+    }
+
     /// The wish of one of its calls for a connection other than `avoid`.
     pub(crate) fn wish(&self, class: Class, avoid: Option<ConnectionId>) -> Wish<'_> {
-        Wish::of_client(class, Client(self.number), &self.turns[class as usize], avoid)
+        Wish::of_client(class, self.id(), &self.turns[class as usize], avoid)
     }
 
     /// Counts a call as its own.
     pub(crate) fn begin(&self, class: Class) -> Counted {
-        self.worker.uplink.lane.begin(class, Client(self.number))
+        self.worker.uplink.lane.begin(class, self.id())
     }
 
     /// The connection that was pinned, while it can be used.

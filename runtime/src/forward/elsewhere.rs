@@ -16,8 +16,8 @@ use crate::upstream::Connection;
 /// How long the other member may take to answer. One that has no quorum doesn't answer either.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Asks one other member. One call of a worker does so at a time, and when it was in vain not again for a while: without a
-/// quorum all members are the same.
+/// Asks one other member. One call of a client does so at a time, and when it was in vain not again for a while: without a
+/// quorum all members are the same. How many clients' calls of a worker do is bounded as well.
 pub(super) async fn ask<R: Runtime>(
     call: &mut Call,
     asked: &Arc<Connection>,
@@ -28,7 +28,7 @@ pub(super) async fn ask<R: Runtime>(
     let uplink = call.client.worker.uplink.clone();
     let others: Vec<_> = uplink.others(asked).collect();
     let target = call.rng.choice(others)?;
-    let mut turn = uplink.turns.other_member.take()?;
+    let mut turn = uplink.turns.other_member.take(call.client.id())?;
     let until = call.deadline.within(OTHER_CONNECT_TIMEOUT);
     let connection = uplink.reach::<R>(target, until).await?;
     if !uplink.is_of_cluster_of::<R>(&connection, asked).await {

@@ -1,6 +1,7 @@
 //! Connections to etcd members: which there are, and which one a call goes to.
 
 mod channel;
+mod client_turns;
 mod connection;
 mod control;
 mod lane;

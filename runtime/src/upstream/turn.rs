@@ -1,4 +1,4 @@
-//! What one of a worker's calls does at a time, and not again right after it was in vain.
+//! What one of a worker's calls does at a time, and not again right after it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ pub(crate) struct Turns {
 }
 
 impl Turns {
-    /// Turns of which the next one comes no earlier than `every` after one that was in vain.
+    /// Turns of which the next one comes no earlier than `every` after the last one.
     pub(crate) fn new(every: Duration) -> Self {
         Self {
             every,
@@ -22,39 +22,21 @@ impl Turns {
         }
     }
 
-    /// The turn; none if somebody else has it, or it was in vain a moment ago.
+    /// The turn; none if somebody else has it, or had it a moment ago.
     pub(crate) fn take(&self) -> Option<Turn> {
         let mut free_from = self.free_from.lock();
         free_from.take_if(|from| *from <= Instant::now())?;
-        Some(Turn {
-            turns: self.clone(),
-            was_worth_it: false,
-        })
+        Some(Turn(self.clone()))
     }
 }
 
 /// A turn. Ends when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Turn {
-    turns: Turns,
-    was_worth_it: bool,
-}
-
-impl Turn {
-    /// It was not in vain, so that the next one needs no wait.
-    pub(crate) fn was_worth_it(&mut self) {
-        self.was_worth_it = true;
-    }
-}
+pub(crate) struct Turn(Turns);
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let wait = if self.was_worth_it {
-            Duration::ZERO
-        } else {
-            self.turns.every
-        };
-        *self.turns.free_from.lock() = Some(Instant::now() + wait);
+        *self.0.free_from.lock() = Some(Instant::now() + self.0.every);
     }
 }
 
@@ -65,12 +47,12 @@ mod tests {
     #[test]
     fn one_at_a_time_and_not_again_at_once() {
         let turns = Turns::new(Duration::from_secs(3600));
-        let mut first = turns.take().expect("nobody has it");
+        let first = turns.take().expect("nobody has it");
         assert!(turns.take().is_none(), "somebody has it");
-        first.was_worth_it();
         drop(first);
-        let second = turns.take().expect("the first wasn't in vain");
-        drop(second);
-        assert!(turns.take().is_none(), "the second was");
+        assert!(turns.take().is_none(), "somebody had it");
+        let turns = Turns::new(Duration::ZERO);
+        drop(turns.take().expect("nobody has it"));
+        drop(turns.take().expect("there is no wait"));
     }
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use etcd_proxy_core::history::{Known, Shows, Verdict};
 
+use super::client_turns::ClientTurns;
 use super::suspicion::SETTLED_FOR;
 use super::turn::Turns;
 use super::{Lane, Reports, Settings};
 use crate::settings::Endpoint;
 
-/// How often, at most, a call is asked of another member in vain.
+/// How often, at most, a client's call is asked of another member in vain.
 const OTHER_MEMBER_EVERY: Duration = Duration::from_millis(250);
 
 /// All that it takes to call the cluster from one worker thread, for clients' calls and for the proxy's own.
@@ -27,11 +28,11 @@ pub(crate) struct Uplink {
     pub(crate) turns: UplinkTurns,
 }
 
-/// What one call of a worker does at a time.
+/// What only so many calls of a worker do at a time.
 #[derive(Debug)]
 pub(crate) struct UplinkTurns {
-    /// A call is asked of another member than the one in use.
-    pub(crate) other_member: Turns,
+    /// A client's call is asked of another member than the one in use.
+    pub(crate) other_member: ClientTurns,
     /// It is found out whether the member in use serves.
     pub(super) suspicion: Turns,
 }
@@ -39,7 +40,7 @@ pub(crate) struct UplinkTurns {
 impl Default for UplinkTurns {
     fn default() -> Self {
         Self {
-            other_member: Turns::new(OTHER_MEMBER_EVERY),
+            other_member: ClientTurns::new(OTHER_MEMBER_EVERY),
             suspicion: Turns::new(SETTLED_FOR),
         }
     }

@@ -24,6 +24,7 @@ const GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
 const REVOKE: &str = "/etcdserverpb.Lease/LeaseRevoke";
 
 const TIME_TO_LIVE: &str = "/etcdserverpb.Lease/LeaseTimeToLive";
+const LEASES: &str = "/etcdserverpb.Lease/LeaseLeases";
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -33,6 +34,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("sick_member", sick_member),
         trial("sick_for_one_client", sick_for_one_client),
+        trial("refused_everywhere", refused_everywhere),
         trial("learner_alone", learner_alone),
         trial("writes_are_not_repeated", writes_are_not_repeated),
         trial("no_etcd", no_etcd),
@@ -139,6 +141,53 @@ async fn sick_for_one_client() {
         assert_eq!(reads == 0, is_chosen, "{reads} reads of others have moved");
         proxy.assert_sound();
         is_chosen.then_some(())
+    })
+    .await;
+}
+
+/// One client's calls are refused by the member in use and not answered by the other one: that keeps nobody else's from being asked
+/// there.
+async fn refused_everywhere() {
+    let easily_upset = Fake::start(|_, request| match &*request.path {
+        TIME_TO_LIVE | LEASES => unavailable("etcdserver: request timed out"),
+        _ => well(),
+    })
+    .await;
+    let other = Fake::start(|_, request| match &*request.path {
+        LEASES => vec![Step::Never],
+        _ => well(),
+    })
+    .await;
+    let endpoints = [easily_upset.address(), other.address()];
+    // Which one is chosen is chance.
+    eventually("a proxy that chooses this one", SOON, async || {
+        let mut proxy = Proxy::start(&endpoints, &["--cache=off", "--workers=1"]).await;
+        let wire = Wire::connect(proxy.address()).await.expect("proxy");
+        let before = easily_upset.requests().len();
+        assert!(read(&wire).await.is_ok());
+        if easily_upset.requests().len() == before {
+            return None;
+        }
+        let refused = Wire::connect(proxy.address()).await.expect("proxy");
+        let always = tokio::spawn(async move {
+            loop {
+                let message = [Bytes::new()];
+                let call = || refused.call(LEASES, &[], &message);
+                tokio::join!(call(), call(), call(), call());
+            }
+        });
+        eventually("its turn has come", SOON, async || {
+            let asked = other.requests();
+            asked.iter().any(|request| request.path == LEASES).then_some(())
+        })
+        .await;
+        for _ in 0..5 {
+            let answer = call(&wire, TIME_TO_LIVE, Vec::new()).await;
+            assert!(answer.is_ok(), "{}", answer.in_short());
+        }
+        always.abort();
+        proxy.assert_sound();
+        Some(())
     })
     .await;
 }
