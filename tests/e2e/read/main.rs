@@ -8,6 +8,7 @@
 mod answers;
 mod behind;
 mod compaction;
+mod cut_off;
 mod history;
 mod identity;
 mod leases;
@@ -42,6 +43,7 @@ fn main() {
     trials.extend(identity::trials());
     trials.extend(upstream::trials());
     trials.extend(behind::trials());
+    trials.extend(cut_off::trials());
     trials.extend(memory::trials());
     trials.extend(history::trials());
     // One at a time: what reaches the shared member is counted.
