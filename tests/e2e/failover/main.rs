@@ -1,5 +1,6 @@
 //! Members that die, freeze, are sick, lose their peers or vanish behind the network, under load; stores that go back.
 
+mod foreign;
 mod former;
 mod history;
 mod load;
@@ -17,6 +18,7 @@ fn main() {
     trials.extend(outage::trials());
     trials.extend(poison::trials());
     trials.extend(sick::trials());
+    trials.extend(foreign::trials());
     trials.extend(former::trials());
     trials.extend(history::trials());
     trials.extend(shown::trials());
