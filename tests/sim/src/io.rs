@@ -45,6 +45,18 @@ pub(crate) enum Note {
     TakenAlong { call: CallTag, to: LinkId },
     /// A proxy answers a read from its cache.
     Hit { call: CallTag, message: Bytes },
+    /// A proxy has asked at this time, in a way that a member without a quorum doesn't answer, and was told this revision.
+    Confirmed {
+        proxy: usize,
+        at: Instant,
+        revision: i64,
+    },
+    /// A proxy's cache has kept the answer to this read, when it had heard of all changes up to a revision.
+    Kept {
+        call: CallTag,
+        message: Bytes,
+        watched: i64,
+    },
     /// A proxy answers a read with the answer to another one.
     Shared {
         call: CallTag,

@@ -208,6 +208,7 @@ situations! {
     CheckedWatchesProgress = "checked: progress at the end",
     CheckedHitLinearizable = "checked: a linearizable answer of the cache's",
     CheckedHitOldRevision = "checked: an answer of the cache's of an old revision",
+    CheckedKept = "checked: an answer that the cache keeps",
     CheckedHitSerializable = "checked: a serializable answer of the cache's",
     CheckedSharedRefusal = "checked: a shared refusal",
     CheckedShared = "checked: a shared answer",

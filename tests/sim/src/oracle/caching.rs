@@ -1,5 +1,6 @@
 //! Answers that a proxy gave without asking a member for them: from its cache, or those to other reads.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +19,9 @@ use crate::situations::Situation;
 
 /// How late timers are, and how long threads take to tell one another.
 const SLACK: Duration = Duration::from_millis(10);
+
+/// How long ago may be what a read is shown that has waited for it: nobody's bound or patience is longer.
+const CONFIRMED_FOR: Duration = Duration::from_secs(70);
 
 const CANCELLED: u8 = 1;
 const DEADLINE_EXCEEDED: u8 = 4;
@@ -42,6 +46,8 @@ pub(crate) struct Caching {
     lags: Vec<(Instant, Duration)>,
     /// When authentication was switched on or off.
     auth: Vec<(Instant, bool)>,
+    /// By proxy, when it asked for what the cluster has, and what it was told.
+    confirmed: Vec<VecDeque<(Instant, i64)>>,
 }
 
 impl Caching {
@@ -51,6 +57,7 @@ impl Caching {
             cut_off_max: settings.cluster.election_timeout * 2,
             lags: Vec::new(),
             auth: Vec::new(),
+            confirmed: vec![VecDeque::new(); settings.proxies],
         }
     }
 
@@ -62,6 +69,33 @@ impl Caching {
     pub(super) fn note_auth(&mut self, now: Instant, is_on: bool) {
         if self.auth.last().is_some_and(|(_, last)| *last) != is_on {
             self.auth.push((now, is_on));
+        }
+    }
+
+    /// What a proxy knows of the cluster was confirmed.
+    pub(super) fn note_confirmed(&mut self, now: Instant, proxy: usize, at: Instant, revision: i64) {
+        let confirmed = &mut self.confirmed[proxy];
+        while confirmed.front().is_some_and(|(at, _)| now - *at > CONFIRMED_FOR) {
+            confirmed.pop_front();
+        }
+        confirmed.push_back((at, revision));
+    }
+
+    /// A proxy has noticed that the store has another history: nothing is confirmed of that one.
+    pub(super) fn noticed(&mut self, proxy: usize) {
+        self.confirmed[proxy].clear();
+    }
+
+    /// A serializable read is shown what was confirmed within the bound, or after it began.
+    fn is_confirmed(&self, now: Instant, proxy: usize, began: Instant, revision: i64) -> Result<(), String> {
+        let serves = |(at, told): &(Instant, i64)| {
+            (now.saturating_since(*at) <= self.staleness_max || *at >= began) && *told <= revision
+        };
+        if self.confirmed[proxy].iter().any(serves) {
+            Ok(())
+        } else {
+            let last = self.confirmed[proxy].iter().map(|(at, _)| *at).max();
+            Err(format!("{revision} was confirmed at {last:?} for the last time"))
         }
     }
 
@@ -174,6 +208,9 @@ impl Oracle {
             if revision < least {
                 return Err(format!("the store was at {least} at {oldest:?}"));
             }
+            let proxy = self.histories.proxy_of(record.client);
+            let proxy = proxy.ok_or("who has a cache is a proxy")?;
+            self.caching.is_confirmed(now, proxy, record.began, revision)?;
             oldest
         } else {
             self.is_linearizable(record, history, revision)?;
@@ -185,6 +222,30 @@ impl Oracle {
             ));
         }
         Ok(())
+    }
+
+    /// A proxy keeps an answer for others: it is right up to where the cache has heard of all changes.
+    pub(super) fn kept(&mut self, io: &mut Io, call: CallTag, message: &Bytes, watched: i64) {
+        let record = self.record(call);
+        let proxy = self.histories.proxy_of(record.client);
+        let proxy = proxy.expect("who has a cache is a proxy");
+        let response = RangeResponse::decode(&message[..]).expect("the cache has read it");
+        let revision = response.header.map_or(0, |header| header.revision).max(watched);
+        let is_true = |history: Number| {
+            let ledger = &self.histories.of(history).ledger;
+            let expected: Vec<&KeyValue> = match &record.op {
+                Op::Get { key, revision: 0, .. } => ledger.at(&key.bytes(), revision).into_iter().collect(),
+                Op::List { from, to, .. } => ledger.range(&from.bytes(), &to.bytes(), revision),
+                // What was at a revision stays so.
+                _ => return true,
+            };
+            revision <= ledger.revision() && response.kvs.iter().eq(expected)
+        };
+        assert!(
+            self.histories.is_misled(proxy) || self.histories.possible(proxy).any(is_true),
+            "{call:?} is kept with {response:?}, and isn't that at {revision}: {record:?}"
+        );
+        io.count(Situation::CheckedKept);
     }
 
     /// An answer to a linearizable read isn't older than what was committed when its client asked.

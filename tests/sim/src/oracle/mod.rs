@@ -353,6 +353,7 @@ impl Oracle {
                 Note::AnotherHistory { proxy, header, link } => {
                     io.count(Situation::HistoryNoticed);
                     self.histories.noticed(io.now, proxy, header, link);
+                    self.caching.noticed(proxy);
                 }
                 Note::MemberReset { call } => self.record_mut(call).member_reset = true,
                 Note::NotProcessed { call } => self.record_mut(call).not_processed += 1,
@@ -361,6 +362,14 @@ impl Oracle {
                 Note::Moved { call } => self.record_mut(call).moved += 1,
                 Note::NotTaken { call } => self.record_mut(call).not_taken += 1,
                 Note::Hit { call, message } => self.hit(io, call, message),
+                Note::Confirmed { proxy, at, revision } => {
+                    self.caching.note_confirmed(io.now, proxy, at, revision);
+                }
+                Note::Kept {
+                    call,
+                    message,
+                    watched,
+                } => self.kept(io, call, &message, watched),
                 Note::Shared { call, leader, answer } => self.shared(io, call, leader, answer),
                 Note::Refreshes { call } => self.record_mut(call).refreshed = true,
                 Note::Answered { call, answer } => self.answered(io, members, call, answer),

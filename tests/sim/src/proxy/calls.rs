@@ -57,6 +57,8 @@ pub(super) struct Call {
     pub(super) ticket: Option<CacheTicket>,
     /// It is asked again because its answer was old.
     pub(super) refreshing: Option<Refreshing>,
+    /// When it was forwarded for the cache, if its answer confirms what that has.
+    pub(super) confirms: Option<Instant>,
     /// Since when it has waited for the cache, before it is forwarded.
     pub(super) waits_for_cache: Option<Instant>,
     /// When it last began to wait for a connection.
@@ -90,6 +92,7 @@ impl Call {
             floor: None,
             ticket: None,
             refreshing: None,
+            confirms: None,
             waits_for_cache: None,
             waits_since: now,
             pinned_now: false,

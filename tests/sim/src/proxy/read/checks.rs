@@ -3,11 +3,12 @@
 use bytes::Bytes;
 use etcd_proxy_core::history::Verdict;
 use etcd_proxy_core::read::{Asked, CheckId, Event, Header, Status};
+use etcd_proxy_core::time::Instant;
 use etcd_proxy_proto::etcdserverpb::RangeRequest;
 use prost::Message as _;
 
 use crate::delivery::Request;
-use crate::io::Io;
+use crate::io::{Io, Note};
 use crate::proxy::Proxy;
 use crate::proxy::watch::{Asker, question};
 
@@ -19,6 +20,8 @@ const UNAVAILABLE: u8 = 14;
 pub(in crate::proxy) struct CacheCheck {
     pub(in crate::proxy) id: CheckId,
     linearizable: bool,
+    /// When it was first asked.
+    at: Instant,
     /// The first answer was doubtful, and this one is to tell.
     decides: bool,
 }
@@ -32,6 +35,7 @@ impl Proxy {
             CacheCheck {
                 id,
                 linearizable,
+                at: io.now,
                 decides: false,
             },
         );
@@ -85,6 +89,13 @@ impl Proxy {
         if let (true, Ok(header)) = (check.linearizable, &result) {
             self.watch.shown_mut().learn(asked, header.revision);
             self.note_known(io);
+        }
+        if let Ok(header) = &result {
+            io.notes.push(Note::Confirmed {
+                proxy: self.index,
+                at: check.at,
+                revision: header.revision,
+            });
         }
         self.tell_cache(io, Event::Checked(check.id, result));
     }

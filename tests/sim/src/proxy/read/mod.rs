@@ -179,6 +179,13 @@ impl Proxy {
         if self.read.cache.history() < number {
             let event = AnotherHistory(number).for_cache();
             self.read.cache.handle(io.now, event, actions);
+            let stats = self.read_stats();
+            assert_eq!(
+                (stats.entries, stats.watched),
+                (0, 0),
+                "the cache of proxy {} keeps what is of another history",
+                self.index
+            );
         }
     }
 
@@ -240,6 +247,13 @@ impl Proxy {
     /// An answer of the cache's is about to go out.
     fn will_show_hit(&mut self, io: &mut Io, answer: &Answer) {
         io.count(Situation::CacheHit);
+        // Before anything is looked up the cache is told.
+        assert_eq!(
+            answer.history,
+            self.watch.known().history,
+            "the cache of proxy {} answers with what is of another history",
+            self.index
+        );
         self.will_show(io, answer.history, answer.revision);
     }
 

@@ -9,6 +9,8 @@ use etcd_proxy_core::read::{
     RefreshEnd, RefreshRuling, Reply, is_plain,
 };
 use etcd_proxy_core::time::Instant;
+use etcd_proxy_proto::etcdserverpb::RangeRequest;
+use prost::Message as _;
 
 use crate::delivery::{Alarm, Answer, CallTag, Delivery, Request};
 use crate::io::{Io, Note};
@@ -16,6 +18,7 @@ use crate::proxy::Proxy;
 use crate::proxy::calls::State;
 use crate::proxy::connections::ConnId;
 use crate::proxy::outlets::PREFIX;
+use crate::proxy::watch::header_of;
 use crate::situations::Situation;
 
 /// A read that is asked again because its answer was old.
@@ -112,6 +115,9 @@ impl Proxy {
         };
         let floor = call.floor.map_or(now, |floor| floor.after_wait(now));
         let request = &call.request;
+        let is_linearizable =
+            || RangeRequest::decode(&request.message[..]).is_ok_and(|read| !read.serializable);
+        call.confirms = (ticket.is_some() && is_linearizable()).then_some(io.now);
         let ticket = CacheTicket::of_read(ticket, floor, request.rpc, &request.message);
         call.ticket = Some(ticket);
         call.state = State::Waiting;
@@ -173,11 +179,31 @@ impl Proxy {
             return;
         };
         let tag = call.tag();
+        let confirms = call.confirms;
         if let Some(ticket) = call.ticket.take() {
             let told = reply(&answer);
             let verdict = self.judge_reply(io, ticket.asked(), ticket.reveals(&told));
             let effect = ticket.answered(&told, verdict);
+            if let (Some(at), Ok(message)) = (confirms, &answer)
+                && let Some(header) = header_of(message)
+            {
+                io.notes.push(Note::Confirmed {
+                    proxy: self.index,
+                    at,
+                    revision: header.revision,
+                });
+            }
+            let kept = self.read_stats().admitted;
             self.carry_out_effect(io, effect, tag);
+            if let Ok(message) = &answer
+                && self.read_stats().admitted > kept
+            {
+                io.notes.push(Note::Kept {
+                    call: tag,
+                    message: message.clone(),
+                    watched: self.read_stats().watched,
+                });
+            }
             self.send_answer(io, id, answer);
         }
     }
