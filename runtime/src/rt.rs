@@ -189,6 +189,9 @@ impl<R: Runtime> Alarm<R> {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -2,6 +2,7 @@
 //! them.
 
 mod framing;
+pub mod header;
 mod status;
 mod timeout;
 

@@ -1,7 +1,7 @@
 //! What a unary call is to the cache, as far as its head tells.
 
 use super::writes::Write;
-use crate::grpc::parse_timeout;
+use crate::grpc::{header, parse_timeout};
 use crate::rpc::Rpc;
 
 /// What a unary call is to the cache.
@@ -46,13 +46,13 @@ pub fn is_plain<'a>(is_post: bool, headers: impl Iterator<Item = (&'a str, &'a [
     let (mut has_type, mut has_encoding, mut has_timeout) = (false, false, false);
     for (name, value) in headers {
         let (is_there, is_right) = match name {
-            "authorization" | "connection" | "hasleader" | "token" => return false,
+            header::AUTHORIZATION | "connection" | header::HAS_LEADER | header::TOKEN => return false,
             "content-type" => (
                 &mut has_type,
                 matches!(value, b"application/grpc" | b"application/grpc+proto"),
             ),
-            "grpc-encoding" => (&mut has_encoding, matches!(value, b"" | b"identity")),
-            "grpc-timeout" => (
+            header::GRPC_ENCODING => (&mut has_encoding, matches!(value, b"" | b"identity")),
+            header::GRPC_TIMEOUT => (
                 &mut has_timeout,
                 parse_timeout(value).is_some_and(|timeout| !timeout.is_zero()),
             ),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
+use etcd_proxy_core::grpc::header::{APPLICATION_GRPC, GRPC_MESSAGE};
 use etcd_proxy_core::grpc::{Code, MESSAGE_PREFIX_LEN, Status, decode_message, framed};
 use etcd_proxy_core::read::{Payload as ReplyPayload, ReadTicket, Refresh, RefreshEnd, RefreshRuling, Reply};
 use http::header::CONTENT_TYPE;
@@ -15,7 +16,7 @@ use super::deadline::Expiry;
 use super::exchange::{Answer, AnswerEnd, Client, Payload, Unanswered, attempt, trailers};
 use super::head::Head;
 use super::{Call, NoAttempt};
-use crate::grpc::{GRPC_MESSAGE, Responder, code_of, status_fields};
+use crate::grpc::{Responder, code_of, status_fields};
 use crate::read::{Admitted, HeldTicket, ReadCache};
 use crate::rt::{self, Runtime};
 
@@ -67,7 +68,7 @@ pub(super) async fn look_up<R: Runtime>(
 fn head(request: &HeaderMap) -> Response<()> {
     let mut response = Response::new(());
     let content_type = request.get(CONTENT_TYPE).cloned();
-    let content_type = content_type.unwrap_or(HeaderValue::from_static("application/grpc"));
+    let content_type = content_type.unwrap_or(HeaderValue::from_static(APPLICATION_GRPC));
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
 }

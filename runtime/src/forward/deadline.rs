@@ -6,10 +6,10 @@ use core::task::{Context, Poll};
 use core::time::Duration;
 use std::time::Instant;
 
+use etcd_proxy_core::grpc::header::GRPC_TIMEOUT;
 use etcd_proxy_core::grpc::{DEADLINE_GRACE, format_timeout, has_shrunk, parse_timeout};
 use http::{HeaderMap, HeaderValue};
 
-use crate::grpc::GRPC_TIMEOUT;
 use crate::rt::Runtime;
 
 /// When the client stops waiting, by its `grpc-timeout`.

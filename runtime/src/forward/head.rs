@@ -1,11 +1,11 @@
 //! The head of a request as the member gets it.
 
+use etcd_proxy_core::grpc::header::{GRPC_TIMEOUT, TRAILERS};
 use http::header::{self, HeaderName};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 
 use super::deadline::Deadline;
-use crate::grpc::GRPC_TIMEOUT;
 use crate::upstream::Connection;
 
 /// Headers that are meant for the next hop only: RFC 9113, section 8.2.2; `host`, which `:authority` replaces; and
@@ -39,7 +39,7 @@ impl Head {
             headers.remove(name);
         }
         // A hop-by-hop header as well, but one that gRPC asks for on every hop.
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.insert(header::TE, HeaderValue::from_static(TRAILERS));
         let path = uri
             .into_parts()
             .path_and_query

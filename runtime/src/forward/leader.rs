@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use etcd_proxy_core::grpc::MESSAGE_PREFIX_LEN;
+use etcd_proxy_core::grpc::header::GRPC_MESSAGE;
 use etcd_proxy_core::rpc::{Member, OTHER_ANSWER_TIMEOUT, OTHER_CONNECT_TIMEOUT, Said};
 use etcd_proxy_proto::etcdserverpb::StatusResponse;
 use prost::Message as _;
@@ -14,7 +15,7 @@ use prost::Message as _;
 use super::Call;
 use super::exchange::{Answer, AnswerEnd, Client, Payload, Unanswered, attempt, trailers};
 use super::head::Head;
-use crate::grpc::{GRPC_MESSAGE, code_of};
+use crate::grpc::code_of;
 use crate::rt::{self, Runtime};
 use crate::upstream::Connection;
 

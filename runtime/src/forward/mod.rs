@@ -25,6 +25,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use etcd_proxy_core::class::Class;
 use etcd_proxy_core::endpoints::{ConnectionId, Event};
+use etcd_proxy_core::grpc::header::{CLIENT_API_VERSION, GRPC_MESSAGE};
 use etcd_proxy_core::grpc::{Code, Status};
 use etcd_proxy_core::retry::{self, no_endpoint, no_turn, patience};
 use etcd_proxy_core::rpc::{Rpc, Shape};
@@ -38,8 +39,7 @@ pub(crate) use self::context::{ClientConnection, Worker};
 use self::deadline::Deadline;
 use self::exchange::Answer;
 use crate::grpc::{
-    GRPC_MESSAGE, Head, INVALID_CLIENT_API_VERSION, Record, Responder, SERVER_STOPPED, path_of,
-    too_many_headers,
+    Head, INVALID_CLIENT_API_VERSION, Record, Responder, SERVER_STOPPED, path_of, too_many_headers,
 };
 use crate::rt::Runtime;
 use crate::streams;
@@ -78,7 +78,7 @@ pub(crate) async fn forward<R: Runtime>(
         // It has no path to forward.
         return responder.refuse(&Status::of(Code::Internal, "CONNECT is not a gRPC request"));
     }
-    let version = request.headers().get("client-api-version");
+    let version = request.headers().get(CLIENT_API_VERSION);
     if version.is_some_and(|version| core::str::from_utf8(version.as_bytes()).is_err()) {
         return responder.refuse(&INVALID_CLIENT_API_VERSION);
     }

@@ -4,14 +4,15 @@ use core::time::Duration;
 use std::time::Instant;
 
 use bytes::Bytes;
+use etcd_proxy_core::grpc::header::{
+    APPLICATION_GRPC, AUTHORIZATION, CLIENT_API_VERSION, GRPC_ENCODING, GRPC_TIMEOUT, HAS_LEADER, TOKEN, TRUE,
+};
 use etcd_proxy_core::grpc::{Code, Status, parse_timeout};
 use etcd_proxy_core::rpc::{Rpc, Shape};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
-use super::{GRPC_TIMEOUT, INVALID_CLIENT_API_VERSION, Responder, path_of, status_fields};
-
-const GRPC: &str = "application/grpc";
+use super::{INVALID_CLIENT_API_VERSION, Responder, path_of, status_fields};
 
 /// What a request's head says.
 #[derive(Debug)]
@@ -45,7 +46,7 @@ impl Head {
     /// uncompressed only, while etcd takes gzip.
     pub(crate) fn of<B>(request: &Request<B>) -> Result<Self, Refusal> {
         let headers = request.headers();
-        let grpc = HeaderValue::from_static(GRPC);
+        let grpc = HeaderValue::from_static(APPLICATION_GRPC);
         let refusal = |http_status, status| Refusal {
             http_status,
             content_type: grpc.clone(),
@@ -70,13 +71,13 @@ impl Head {
         if timeout == Some(Duration::ZERO) {
             return Err(refusal(Status::deadline_exceeded()));
         }
-        let version = headers.get("client-api-version");
+        let version = headers.get(CLIENT_API_VERSION);
         if version.is_some_and(|version| core::str::from_utf8(version.as_bytes()).is_err()) {
             return Err(refusal(INVALID_CLIENT_API_VERSION));
         }
         let path = path_of(request.uri());
         let rpc = Rpc::of_path(path);
-        let encoding = headers.get("grpc-encoding");
+        let encoding = headers.get(GRPC_ENCODING);
         if let Some(encoding) = encoding
             && rpc.is_known()
             && !matches!(encoding.as_bytes(), b"" | b"identity")
@@ -93,8 +94,8 @@ impl Head {
             path: path.to_owned(),
             token: token(headers),
             require_leader: headers
-                .get("hasleader")
-                .is_some_and(|value| value.as_bytes() == b"true"),
+                .get(HAS_LEADER)
+                .is_some_and(|value| value.as_bytes() == TRUE.as_bytes()),
             unary: rpc.shape() == Shape::Unary,
             // A deadline beyond what a clock can show is none.
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
@@ -134,10 +135,10 @@ fn send(responder: Responder, http_status: StatusCode, content_type: &HeaderValu
 /// `content-type` of the answer: `application/grpc`, with the subtype that the request has behind a `+` or a `;`.
 fn content_type(headers: &HeaderMap) -> Result<HeaderValue, Status> {
     let given = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    let answer = match given.strip_prefix(GRPC.as_bytes()) {
-        Some([]) => Some(HeaderValue::from_static(GRPC)),
+    let answer = match given.strip_prefix(APPLICATION_GRPC.as_bytes()) {
+        Some([]) => Some(HeaderValue::from_static(APPLICATION_GRPC)),
         Some([b'+' | b';', subtype @ ..]) => {
-            HeaderValue::from_bytes(&[GRPC.as_bytes(), b"+", subtype].concat()).ok()
+            HeaderValue::from_bytes(&[APPLICATION_GRPC.as_bytes(), b"+", subtype].concat()).ok()
         }
         _ => None,
     };
@@ -175,7 +176,7 @@ fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
 
 /// What etcd reads: the first value of the first key that is there.
 fn token(headers: &HeaderMap) -> Option<Bytes> {
-    let token = headers.get("token").or_else(|| headers.get("authorization"))?;
+    let token = headers.get(TOKEN).or_else(|| headers.get(AUTHORIZATION))?;
     Some(Bytes::copy_from_slice(token.as_bytes()))
 }
 

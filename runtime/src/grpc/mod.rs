@@ -21,16 +21,12 @@ pub(crate) use responder::Ended;
 pub(crate) use responder::{Body, CallEnds, Outcome, Record, Responder};
 pub(crate) use send::send_all;
 pub(crate) use status::{
-    GRPC_MESSAGE, INVALID_CLIENT_API_VERSION, SERVER_STOPPED, code_of, refusal, status_fields,
-    too_many_headers,
+    INVALID_CLIENT_API_VERSION, SERVER_STOPPED, code_of, refusal, status_fields, status_of, too_many_headers,
 };
 pub(crate) use uploads::Uploads;
 
 use etcd_proxy_core::grpc::Status;
 use http::uri::PathAndQuery;
-
-/// The header a client gives its deadline in.
-pub(crate) const GRPC_TIMEOUT: &str = "grpc-timeout";
 
 /// The path of a call as a member gets it. To a gRPC server a `?` is part of the method's name.
 pub(crate) fn path_of(uri: &http::Uri) -> &str {

@@ -1,14 +1,9 @@
 //! How calls end: statuses on the wire, and answers that are nothing else.
 
-use etcd_proxy_core::grpc::{Code, Status, encode_message};
+use etcd_proxy_core::grpc::header::{APPLICATION_GRPC, GRPC_MESSAGE, GRPC_STATUS};
+use etcd_proxy_core::grpc::{Code, Status, decode_message, encode_message};
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
-
-/// The status code of an answer, in its head or its trailers.
-pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-
-/// The status message of an answer.
-pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 /// What an etcd server says when it is shut down.
 pub(crate) const SERVER_STOPPED: Status = Status::of(Code::Unavailable, "etcdserver: server stopped");
@@ -33,13 +28,22 @@ pub(crate) fn code_of(fields: &HeaderMap) -> Option<u8> {
     fields.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
+/// The status that these fields end an answer with; UNKNOWN if they have none that can be read.
+pub(crate) fn status_of(fields: &HeaderMap) -> Status {
+    let message = fields.get(GRPC_MESSAGE).and_then(|value| value.to_str().ok());
+    Status {
+        code: code_of(fields).unwrap_or(Code::Unknown.number()),
+        message: decode_message(message.unwrap_or_default()).into_owned().into(),
+    }
+}
+
 /// An answer that is a status and nothing else.
 pub(crate) fn refusal(status: &Status) -> Response<()> {
     let mut response = Response::new(());
     *response.headers_mut() = status_fields(status);
     response
         .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        .insert(CONTENT_TYPE, HeaderValue::from_static(APPLICATION_GRPC));
     response
 }
 

@@ -80,11 +80,10 @@ async fn run_check<R: Runtime>(
 /// Tells the cache whether the member in use tells the truth about the progress of watches.
 async fn learn_trust<R: Runtime>(cache: &ReadCache, uplink: &Uplink) {
     let until = Instant::now() + CHECK_PATIENCE;
-    let learned = rt::timeout_at::<R, _>(until, async {
-        let taken = uplink.lane.connection::<R>(Wish::of_proxy(), until).await.ok()?;
-        trusts_progress(&taken.connection).await
-    });
-    if let Ok(Some(trusted)) = learned.await {
+    let Ok(taken) = uplink.lane.connection::<R>(Wish::of_proxy(), until).await else {
+        return;
+    };
+    if let Some(trusted) = trusts_progress::<R>(&taken.connection, until).await {
         cache.tell(Event::LinearizableTrusted(trusted));
     }
 }

@@ -18,7 +18,7 @@ use super::{Happened, Multiplexer, Wanted};
 use crate::machine::{self, Machine, Shared};
 use crate::rt::{self, Runtime};
 use crate::shown::Shown;
-use crate::upstream::Uplink;
+use crate::upstream::{OnBehalf, Uplink};
 
 /// Upper bounds of the times that deliveries wait, in seconds.
 const DELIVERY_BUCKETS: [f64; 12] = [
@@ -261,8 +261,10 @@ impl<M: Multiplexer> State<M> {
                 self.upstreams.insert(upstream, outbox.clone());
                 Order::Open(Open {
                     upstream,
-                    credentials,
-                    require_leader,
+                    on_behalf: OnBehalf {
+                        credentials,
+                        require_leader,
+                    },
                     class,
                     outbox,
                 })

@@ -10,18 +10,15 @@ use std::time::Instant;
 use bytes::Bytes;
 use etcd_proxy_core::class::Class;
 use etcd_proxy_core::endpoints;
-use etcd_proxy_core::grpc::{Code, Status, decode_message};
+use etcd_proxy_core::grpc::{Code, Status};
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
-use http::header::{CONTENT_TYPE, TE};
-use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 
 use super::shared::{Streams, UpstreamOutbox};
 use super::{Happened, Multiplexer};
-use crate::grpc::{GRPC_MESSAGE, Messages, code_of};
+use crate::grpc::{Messages, status_of};
 use crate::rt::Runtime;
-use crate::upstream::{Connection, OpenCall, Report, Uplink, Wish};
+use crate::upstream::{OnBehalf, OpenCall, Report, Uplink, Wish};
 
 /// Messages of the member that are handled before other tasks have their turn.
 const MESSAGES_AT_ONCE: usize = 64;
@@ -30,8 +27,7 @@ const MESSAGES_AT_ONCE: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Open<M: Multiplexer> {
     pub(super) upstream: M::UpstreamId,
-    pub(super) credentials: Option<Bytes>,
-    pub(super) require_leader: bool,
+    pub(super) on_behalf: OnBehalf,
     /// What kind of call it is to others.
     pub(super) class: Class,
     /// What is to be sent.
@@ -74,7 +70,8 @@ async fn call<R: Runtime, M: Multiplexer>(
     M::prepare::<R>(streams, open.upstream, main.as_ref().unwrap_or(&connection)).await;
     drop(main);
     let lost = || Status::of(Code::Unavailable, "connection lost");
-    let call = connection.open_call(head(&connection, &open), false);
+    let head = connection.request(M::RPC, &open.on_behalf)?;
+    let call = connection.open_call(head, false);
     let (response, stream, guard) = call.map_err(|_| {
         if connection.refuses() {
             // Lost when the control task is busy; then the connection's own driver tells it.
@@ -109,31 +106,6 @@ async fn call<R: Runtime, M: Multiplexer>(
         uplink.doubt::<R>(&connection);
     }
     ended
-}
-
-/// The head of the request.
-fn head<M: Multiplexer>(connection: &Connection, open: &Open<M>) -> Request<()> {
-    let mut request = Request::new(());
-    *request.method_mut() = Method::POST;
-    *request.version_mut() = Version::HTTP_2;
-    let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(Scheme::HTTP);
-    parts.authority = Some(connection.authority().clone());
-    parts.path_and_query = Some(PathAndQuery::from_static(M::RPC.path()));
-    // Three valid parts make a valid URI.
-    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
-    let headers = request.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert(TE, HeaderValue::from_static("trailers"));
-    if open.require_leader {
-        headers.insert("hasleader", HeaderValue::from_static("true"));
-    }
-    let token = open.credentials.as_ref();
-    // It came in a header.
-    if let Some(token) = token.and_then(|token| HeaderValue::from_maybe_shared(token.clone()).ok()) {
-        headers.insert("token", token);
-    }
-    request
 }
 
 /// A call that is open.
@@ -199,7 +171,7 @@ impl<M: Multiplexer> Call<'_, M> {
                 Ok(response) => {
                     let (parts, body) = response.into_parts();
                     if body.is_end_stream() {
-                        return Poll::Ready(status(&parts.headers));
+                        return Poll::Ready(status_of(&parts.headers));
                     }
                     if parts.status != http::StatusCode::OK {
                         return Poll::Ready(Status::of(Code::Unavailable, "unexpected HTTP status"));
@@ -236,7 +208,7 @@ impl<M: Multiplexer> Call<'_, M> {
                 Some(Err(error)) => return Poll::Ready(broken(&error)),
                 None => {
                     return match ready!(body.poll_trailers(cx)) {
-                        Ok(trailers) => Poll::Ready(status(&trailers.unwrap_or_default())),
+                        Ok(trailers) => Poll::Ready(status_of(&trailers.unwrap_or_default())),
                         Err(error) => Poll::Ready(broken(&error)),
                     };
                 }
@@ -250,13 +222,4 @@ impl<M: Multiplexer> Call<'_, M> {
 fn broken(error: &h2::Error) -> Status {
     tracing::debug!(error = %error, "a stream to a member has broken");
     Status::of(Code::Unavailable, "connection lost")
-}
-
-/// The status that a member has ended a call with.
-fn status(fields: &HeaderMap) -> Status {
-    let message = fields.get(GRPC_MESSAGE).and_then(|value| value.to_str().ok());
-    Status {
-        code: code_of(fields).unwrap_or(Code::Unknown.number()),
-        message: decode_message(message.unwrap_or_default()).into_owned().into(),
-    }
 }

@@ -13,11 +13,11 @@ use etcd_proxy_core::retry::Failure;
 use etcd_proxy_core::time;
 use tokio::sync::{Notify, mpsc, watch as latest};
 
-use super::channel::Found;
 use super::connection::{Connection, End};
 use super::lane::Lane;
 use super::news::{Reached, Reporter};
-use super::{Settings, channel};
+use super::probe::{Found, probe};
+use super::{Settings, cluster_of};
 use crate::rt::{self, Runtime};
 use crate::settings::Endpoint;
 
@@ -332,9 +332,9 @@ impl Control {
                     let (settings, reports) = (self.settings.clone(), self.reports.clone());
                     let patience = self.probe_timeout;
                     rt::spawn::<R>(async move {
-                        let mut found = channel::probe::<R>(connection.clone(), settings, patience).await;
+                        let mut found = probe::<R>(connection.clone(), settings, patience).await;
                         if matches!(found, Found::Answer(_)) {
-                            match channel::cluster_of::<R>(&connection).await {
+                            match cluster_of::<R>(&connection).await {
                                 Ok(Some(cluster)) => {
                                     let event = Event::Identified(id, cluster);
                                     let _ = reports.send(Report::Event(event)).await;
@@ -422,3 +422,6 @@ impl Control {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

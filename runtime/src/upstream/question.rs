@@ -1,27 +1,23 @@
 //! Questions that the proxy itself has for the cluster: of each answer only the header counts, or the status.
 
 use core::time::Duration;
-use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use etcd_proxy_core::grpc::{Code, Status};
 use etcd_proxy_core::history::{Shows, Verdict};
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_core::watch::Header;
-use etcd_proxy_proto::etcdserverpb::kv_client::KvClient;
-use etcd_proxy_proto::etcdserverpb::{RangeRequest, ResponseHeader, TxnRequest};
-use tonic::metadata::{AsciiMetadataValue, MetadataValue};
+use etcd_proxy_proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader, TxnRequest, TxnResponse};
 
-use super::{Channel, Connection, Uplink, Wish};
-use crate::rt::{self, Runtime};
+use super::ask::{NoAnswer, Options, ask};
+use super::{Connection, OnBehalf, Uplink, Wish};
+use crate::rt::Runtime;
 
 /// How long an answer may take. Whoever asks asks again, so that a question that got lost doesn't keep its clients waiting
 /// for all the time they have.
 pub(crate) const CHECK_PATIENCE: Duration = Duration::from_millis(2500);
-
-/// What no answer in time counts as.
-const LATE: Status = Status::of(Code::Unavailable, "no answer in time");
 
 /// A revision that no store reaches: a server looks at the permission first, then at the revision, then at keys.
 const NO_REVISION: i64 = i64::MAX - 1;
@@ -39,8 +35,7 @@ const FORMER_HISTORY: Status = Status::of(
 #[derive(Clone, Debug)]
 pub(crate) struct Question {
     asked: Asked,
-    credentials: Option<Bytes>,
-    require_leader: bool,
+    on_behalf: OnBehalf,
 }
 
 #[derive(Clone, Debug)]
@@ -61,25 +56,25 @@ impl Question {
         };
         Self {
             asked: Asked::Range(request),
-            credentials,
-            require_leader: true,
+            on_behalf: OnBehalf {
+                credentials,
+                require_leader: true,
+            },
         }
     }
 
     /// The revision that the member has, whether it has a leader or not, read with the right to read `key`.
     pub(crate) fn revision_of_member(credentials: Option<Bytes>, key: Bytes) -> Self {
-        Self {
-            require_leader: false,
-            ..Self::revision(credentials, key, false)
-        }
+        let mut question = Self::revision(credentials, key, false);
+        question.on_behalf.require_leader = false;
+        question
     }
 
     /// A header, for nobody in particular.
     pub(crate) fn header() -> Self {
         Self {
             asked: Asked::Txn(TxnRequest::default()),
-            credentials: None,
-            require_leader: false,
+            on_behalf: OnBehalf::default(),
         }
     }
 
@@ -94,8 +89,10 @@ impl Question {
         };
         Self {
             asked: Asked::Range(request),
-            credentials,
-            require_leader: false,
+            on_behalf: OnBehalf {
+                credentials,
+                require_leader: false,
+            },
         }
     }
 
@@ -105,7 +102,7 @@ impl Question {
     /// The member's status, or UNAVAILABLE when there is no answer in time, or when the store has got another history meanwhile
     /// and the answer may be of the former one.
     pub(crate) async fn ask<R: Runtime>(self, uplink: &Arc<Uplink>) -> Result<Header, Status> {
-        let (again, needs_leader) = (self.newest(), self.require_leader);
+        let (again, needs_leader) = (self.newest(), self.on_behalf.require_leader);
         let (header, verdict) = self.ask_once::<R>(uplink).await?;
         match (verdict, again) {
             (verdict, Some(newest)) if verdict.is_in_question() => {
@@ -124,7 +121,8 @@ impl Question {
     fn newest(&self) -> Option<Self> {
         match &self.asked {
             Asked::Range(range) if range.serializable && range.revision == 0 => {
-                Some(Self::revision(self.credentials.clone(), range.key.clone(), true))
+                let credentials = self.on_behalf.credentials.clone();
+                Some(Self::revision(credentials, range.key.clone(), true))
             }
             Asked::Range(_) | Asked::Txn(_) => None,
         }
@@ -144,49 +142,40 @@ impl Question {
 
     async fn answer<R: Runtime>(self, uplink: &Arc<Uplink>) -> Result<Header, Status> {
         let until = Instant::now() + CHECK_PATIENCE;
-        let mut asked = None;
-        let answer = rt::timeout_at::<R, _>(until, async {
-            let taken = uplink.lane.connection::<R>(Wish::of_proxy(), until).await;
-            let taken = taken.map_err(|_| Status::of(Code::Unavailable, "no endpoint can be reached"))?;
-            let member = asked.insert(taken.connection);
-            let channel = Channel::for_keys(member.clone(), uplink.request_bytes_max);
-            self.ask_on(channel).await
-        });
-        let answer = answer.await;
-        match (&answer, &asked) {
-            (Err(rt::Elapsed), Some(member)) => uplink.is_silent::<R>(member),
-            (Ok(Err(status)), Some(member)) if status.is(Code::Unavailable) => uplink.doubt::<R>(member),
-            _ => {}
-        }
-        answer.unwrap_or(Err(LATE))
+        let taken = uplink.lane.connection::<R>(Wish::of_proxy(), until).await;
+        let taken = taken.map_err(|_| Status::of(Code::Unavailable, "no endpoint can be reached"))?;
+        let member = taken.connection;
+        let options = Options::until(until).for_keys(uplink.request_bytes_max);
+        let answer = self.ask_on::<R>(&member, options).await;
+        answer.map_err(|no_answer| {
+            let is_late = no_answer == NoAnswer::Late;
+            let status = no_answer.into_status();
+            if is_late {
+                uplink.is_silent::<R>(&member);
+            } else if status.is(Code::Unavailable) {
+                uplink.doubt::<R>(&member);
+            }
+            status
+        })
     }
 
-    async fn ask_on(self, channel: Channel) -> Result<Header, Status> {
-        let origin = channel.origin();
-        let mut client = KvClient::with_origin(channel, origin);
-        let token = self.credentials.as_deref();
+    async fn ask_on<R: Runtime>(
+        self,
+        connection: &Arc<Connection>,
+        options: Options,
+    ) -> Result<Header, NoAnswer> {
+        let options = &options.on_behalf(self.on_behalf);
         let header = match self.asked {
             Asked::Range(range) => {
-                let request = with_metadata(range, token, self.require_leader)?;
-                let response = client.range(request).await;
-                response.map(|response| response.into_inner().header)
+                let answer: RangeResponse = ask::<R, _, _>(connection, Rpc::Range, &range, options).await?;
+                answer.header
             }
             Asked::Txn(txn) => {
-                let request = with_metadata(txn, token, self.require_leader)?;
-                let response = client.txn(request).await;
-                response.map(|response| response.into_inner().header)
+                let answer: TxnResponse = ask::<R, _, _>(connection, Rpc::Txn, &txn, options).await?;
+                answer.header
             }
         };
-        match header {
-            Ok(header) => Ok(of_response(header)),
-            // From the transport: no answer at all.
-            Err(status) if status.source().is_some() => Err(Status::of(Code::Unavailable, "connection lost")),
-            Err(status) => Err(Status {
-                // A gRPC code is 0 to 16.
-                code: status.code() as u8,
-                message: status.message().to_owned().into(),
-            }),
-        }
+        Ok(of_response(header))
     }
 }
 
@@ -194,34 +183,9 @@ impl Question {
 /// quorum answers. Where it would have to ask who reads, it has heard from the others before.
 pub(super) async fn is_unavailable<R: Runtime>(connection: &Arc<Connection>) -> bool {
     let question = Question::revision(None, Bytes::from_static(NOBODYS_KEY), true);
-    let answer = question.ask_on(Channel::new(connection.clone()));
-    match rt::timeout_at::<R, _>(Instant::now() + CHECK_PATIENCE, answer).await {
-        Ok(Ok(_)) => false,
-        Ok(Err(status)) => status.is(Code::Unavailable),
-        Err(rt::Elapsed) => true,
-    }
-}
-
-fn with_metadata<T>(
-    message: T,
-    token: Option<&[u8]>,
-    require_leader: bool,
-) -> Result<tonic::Request<T>, Status> {
-    let mut request = tonic::Request::new(message);
-    if let Some(token) = token {
-        request.metadata_mut().insert("token", metadata_value(token)?);
-    }
-    if require_leader {
-        let metadata = request.metadata_mut();
-        metadata.insert("hasleader", MetadataValue::from_static("true"));
-    }
-    Ok(request)
-}
-
-/// A token that came in a header goes out in one.
-fn metadata_value(token: &[u8]) -> Result<AsciiMetadataValue, Status> {
-    let invalid = Status::of(Code::InvalidArgument, "the token is no valid header");
-    AsciiMetadataValue::try_from(token).map_err(|_| invalid)
+    let options = Options::until(Instant::now() + CHECK_PATIENCE);
+    let answer = question.ask_on::<R>(connection, options).await;
+    answer.is_err_and(|no_answer| no_answer.into_status().is(Code::Unavailable))
 }
 
 fn of_response(header: Option<ResponseHeader>) -> Header {
@@ -233,3 +197,6 @@ fn of_response(header: Option<ResponseHeader>) -> Header {
         raft_term: header.raft_term,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use etcd_proxy_core::time;
 use etcd_proxy_core::watch::{Action, Actions, Caller, ClientId, Event, Hub, UpstreamId, UpstreamKind};
 
 use self::checks::Check;
-use crate::rt::{self, Runtime};
+use crate::rt::Runtime;
 use crate::streams::{Happened, Multiplexer, Streams, Wanted};
 use crate::upstream::{CHECK_PATIENCE, Connection, Question, Uplink, trusts_progress};
 
@@ -116,8 +116,7 @@ impl Multiplexer for Hub {
         connection: &Arc<Connection>,
     ) {
         let until = Instant::now() + CHECK_PATIENCE;
-        let learned = rt::timeout_at::<R, _>(until, trusts_progress(connection)).await;
-        let trusted = learned.unwrap_or_default().unwrap_or_default();
+        let trusted = trusts_progress::<R>(connection, until).await.unwrap_or_default();
         let event = Event::ProgressTrusted(upstream, trusted);
         streams.tell(|hub, now, actions| hub.handle(now, event, actions));
     }
