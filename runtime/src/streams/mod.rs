@@ -18,6 +18,8 @@ mod inner;
 mod lock;
 mod outbox;
 mod shared;
+#[cfg(test)]
+mod tests;
 mod upstream;
 
 use core::fmt::Debug;

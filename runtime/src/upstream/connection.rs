@@ -441,3 +441,6 @@ impl<R: Runtime> Drop for Driver<R> {
         self.shared.heard.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -316,3 +316,6 @@ impl Drop for Counted {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -149,3 +149,6 @@ fn shown(time: Duration) -> String {
         format!("{}s", time.as_secs())
     }
 }
+
+#[cfg(test)]
+mod tests;

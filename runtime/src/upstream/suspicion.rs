@@ -117,3 +117,6 @@ impl Uplink {
         ours.is_none() || cluster_of::<R>(other).await.ok().flatten() == ours
     }
 }
+
+#[cfg(test)]
+mod tests;
