@@ -14,6 +14,8 @@ mod observer;
 mod pump;
 mod reply;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod unary;
 
 use core::future::{Future as _, poll_fn};

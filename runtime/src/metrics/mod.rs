@@ -162,7 +162,7 @@ fn histogram(name: String, help: &str, bounds: &[f64], counts: &[u64], sum: f64)
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeSet;
 
     use tokio::sync::mpsc;
@@ -170,8 +170,8 @@ mod tests {
     use super::*;
     use crate::shown::Shown;
 
-    /// Of a proxy that has just started.
-    fn text() -> String {
+    /// The metrics of a proxy that has just started.
+    pub(crate) fn metrics() -> Metrics {
         let (watch_worker, _watch_mailbox) = mpsc::unbounded_channel();
         let hub = Hub::new(etcd_proxy_core::watch::Config::default(), 1);
         let shown = Arc::<Shown>::default();
@@ -195,15 +195,18 @@ mod tests {
             lease.clone(),
             vec![read_worker],
         );
-        let metrics = Metrics::new(
+        Metrics::new(
             watch,
             lease,
             Arc::new(reads),
             Arc::default(),
             Arc::default(),
             Duration::from_secs(1),
-        );
-        metrics.text().unwrap()
+        )
+    }
+
+    fn text() -> String {
+        metrics().text().unwrap()
     }
 
     #[test]

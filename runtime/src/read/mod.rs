@@ -13,6 +13,8 @@
 //! cache shows nothing older.
 
 mod source;
+#[cfg(test)]
+mod tests;
 mod ticket;
 
 use core::task::{Context, Poll, Waker};

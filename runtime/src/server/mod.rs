@@ -4,6 +4,8 @@ pub(crate) mod connection;
 mod entrance;
 mod http1;
 mod stranger;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::sync::Arc;

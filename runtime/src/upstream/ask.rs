@@ -113,8 +113,6 @@ pub(super) async fn ask<R: Runtime, Request: Message, Response: Message + Defaul
     let answer = exchange(connection, rpc, message, options);
     let answer = match options.until {
         None => answer.await,
-        // A stream would be opened only to be reset.
-        Some(until) if until <= Instant::now() => return Err(NoAnswer::Late),
         Some(until) => rt::timeout_at::<R, _>(until, answer)
             .await
             .unwrap_or(Err(NoAnswer::Late)),

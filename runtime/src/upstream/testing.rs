@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use etcd_proxy_core::class::Class;
 use etcd_proxy_core::endpoints::{ConnectionId, Event};
 use etcd_proxy_core::grpc::{Code, Status, framed};
 use etcd_proxy_core::history::{Known, Shows, Verdict};
@@ -282,6 +283,16 @@ impl Cluster {
     /// New calls go to this connection from now on.
     pub(crate) fn use_now(&self, connection: Arc<Connection>) {
         self.uplink.lane.set(Some(connection));
+    }
+
+    /// Calls of this class have a connection of their own from now on.
+    pub(crate) fn join(&self, class: Class, connection: Arc<Connection>) {
+        self.uplink.lane.join(class, connection);
+    }
+
+    /// The process ends: nobody gets a connection any more.
+    pub(crate) fn ends(&self) {
+        self.uplink.lane.end();
     }
 
     /// What the control task was told so far, as far as it is events.

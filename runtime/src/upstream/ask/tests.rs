@@ -145,7 +145,7 @@ fn nobody_waits_longer_than_they_said() {
         );
         assert!(began.elapsed() >= Duration::from_millis(30));
         assert_eq!(member.heard().len(), 1);
-        // Their time is over: the member isn't bothered.
+        // Their time is over.
         assert_eq!(
             read(&connection, Options::until(until)).await,
             Err(NoAnswer::Late)
