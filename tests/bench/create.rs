@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_proto::etcdserverpb::{
     PutRequest, WatchCreateRequest, WatchRequest, WatchResponse, watch_request::RequestUnion,
 };
@@ -33,7 +34,7 @@ pub(crate) async fn run(args: &LoadArgs) -> Result<(Arc<Recorder>, Usage), Failu
         .into_iter()
         .enumerate()
     {
-        let call = wire.open("/etcdserverpb.Watch/Watch", &[]).await?;
+        let call = wire.open(Rpc::Watch.path(), &[]).await?;
         let keys = keys.by_ref().take(share(watchers, connections, index)).collect();
         streams.push(Stream { wire, call, keys });
     }
@@ -125,7 +126,7 @@ struct Created {
 
 impl Created {
     async fn check(mut self, recorder: Arc<Recorder>) -> Result<(), Failure> {
-        let template = self.wire.template("/etcdserverpb.KV/Put", &[])?;
+        let template = self.wire.template(Rpc::Put.path(), &[])?;
         for key in self.watchers.values() {
             let put = PutRequest {
                 key: key.clone(),

@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_proto::etcdserverpb::PutRequest;
 use etcd_proxy_tests::wire::{Wire, frame_message};
 use tokio::{
@@ -121,7 +122,7 @@ pub(crate) struct Run {
 
 /// Puts until the window closes or a put fails; tells how many were acknowledged.
 async fn write(wire: &Wire, key: &Bytes, writer: usize, shape: &Shape, run: &Run) -> Result<u64, Failure> {
-    let template = wire.template("/etcdserverpb.KV/Put", &[])?;
+    let template = wire.template(Rpc::Put.path(), &[])?;
     let mut ticks = (shape.rate > 0).then(|| {
         let mut ticks = interval(Duration::from_secs(1) / shape.rate);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);

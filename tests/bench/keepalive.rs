@@ -6,6 +6,7 @@ use std::{
     time::Instant,
 };
 
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_proto::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseRevokeRequest,
     LeaseRevokeResponse,
@@ -47,10 +48,7 @@ pub(crate) async fn run(args: &LoadArgs) -> Result<(Arc<Recorder>, Usage), Failu
     let usage = recorder.watch_processes(&args.pids);
     let mut tasks = JoinSet::new();
     for (index, leases) in leases.iter().enumerate() {
-        let call = leases
-            .wire
-            .open("/etcdserverpb.Lease/LeaseKeepAlive", &[])
-            .await?;
+        let call = leases.wire.open(Rpc::LeaseKeepAlive.path(), &[]).await?;
         let pending_max = share(shape.tasks, connections, index);
         tasks.spawn(beat(call, Turns::new(&leases.ids), pending_max, recorder.clone()));
     }
@@ -75,7 +73,7 @@ impl Leases {
         let mut ids = Vec::with_capacity(count);
         for _ in 0..count {
             let request = LeaseGrantRequest { ttl, id: 0 };
-            let path = "/etcdserverpb.Lease/LeaseGrant";
+            let path = Rpc::LeaseGrant.path();
             let granted = wire.unary::<_, LeaseGrantResponse>(path, &[], &request).await;
             ids.push(granted.map_err(|reply| Failure::new(describe(&reply)))?.id);
         }
@@ -86,7 +84,7 @@ impl Leases {
     async fn revoke(self, recorder: &Recorder) {
         for id in self.ids {
             let request = LeaseRevokeRequest { id };
-            let path = "/etcdserverpb.Lease/LeaseRevoke";
+            let path = Rpc::LeaseRevoke.path();
             let revoked = self
                 .wire
                 .unary::<_, LeaseRevokeResponse>(path, &[], &request)

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_proto::etcdserverpb::{CompactionRequest, CompactionResponse, RangeRequest, RangeResponse};
 use etcd_proxy_tests::{
     everywhere::everywhere,
@@ -176,7 +177,7 @@ impl Servers {
             physical: true,
         };
         let compacted = wire
-            .unary::<_, CompactionResponse>("/etcdserverpb.KV/Compact", &[], &request)
+            .unary::<_, CompactionResponse>(Rpc::Compact.path(), &[], &request)
             .await;
         match compacted {
             Ok(_) => Ok(()),
@@ -256,7 +257,7 @@ fn probe() -> RangeRequest {
 }
 
 pub(crate) const GRPC_PROXY: &str = "etcd grpc-proxy";
-const RANGE: &str = "/etcdserverpb.KV/Range";
+const RANGE: &str = Rpc::Range.path();
 const OUT_OF_RANGE: u32 = 11;
 const START_MAX: Duration = Duration::from_secs(30);
 

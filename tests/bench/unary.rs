@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_proto::etcdserverpb::{
     Compare, PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse,
     compare::{CompareResult, CompareTarget, TargetUnion},
@@ -125,9 +126,9 @@ pub(crate) async fn fill(wires: &[Wire], data: &Arc<Data>, tasks: usize) -> Resu
 impl Operation {
     pub(crate) fn path(self) -> &'static str {
         match self {
-            Self::Put => "/etcdserverpb.KV/Put",
-            Self::Range { .. } => "/etcdserverpb.KV/Range",
-            Self::Txn => "/etcdserverpb.KV/Txn",
+            Self::Put => Rpc::Put.path(),
+            Self::Range { .. } => Rpc::Range.path(),
+            Self::Txn => Rpc::Txn.path(),
         }
     }
 

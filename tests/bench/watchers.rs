@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_proto::etcdserverpb::{
     WatchCreateRequest, WatchRequest, WatchResponse, watch_request::RequestUnion,
 };
@@ -18,7 +19,7 @@ pub(crate) async fn create(
     (key, range_end): (Bytes, Bytes),
     watchers: usize,
 ) -> Result<(Call, HashMap<i64, i64>), Failure> {
-    let mut call = wire.open("/etcdserverpb.Watch/Watch", &[]).await?;
+    let mut call = wire.open(Rpc::Watch.path(), &[]).await?;
     let create = WatchCreateRequest {
         key,
         range_end,

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_core::time::Instant;
 use etcd_proxy_model::cluster::{Action, Actions, CallId, Cluster, Config, Event, Fault, Metadata, StreamId};
 use etcd_proxy_model::status::Status;
@@ -126,14 +127,14 @@ impl Members {
         &mut self,
         io: &mut Io,
         member: usize,
-        method: &str,
+        rpc: Rpc,
         token: Option<Bytes>,
         message: Bytes,
     ) {
         let event = Event::Call {
             call: OPERATOR,
             member,
-            path: format!("/etcdserverpb.{method}"),
+            path: rpc.path().to_owned(),
             metadata: Metadata {
                 token,
                 require_leader: false,

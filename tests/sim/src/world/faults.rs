@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_model::cluster;
 use etcd_proxy_proto::etcdserverpb::AuthDisableRequest;
 use prost::Message as _;
@@ -211,7 +212,7 @@ impl World {
                 } else if let Some(member) = self.member_that_answers() {
                     let message = Op::AuthEnable.message(CallTag::PROBE);
                     self.members
-                        .operate(&mut self.io, member, "Auth/AuthEnable", None, message);
+                        .operate(&mut self.io, member, Rpc::AuthEnable, None, message);
                 }
                 Remedy::SwitchAuthOff
             }
@@ -324,14 +325,14 @@ impl World {
             .and_then(Result::ok)
             .and_then(op::token);
         if let Some(member) = self.member_that_answers() {
-            let (method, message) = match &token {
-                Some(_) => ("Auth/AuthDisable", AuthDisableRequest {}.encode_to_vec().into()),
+            let (rpc, message) = match &token {
+                Some(_) => (Rpc::AuthDisable, AuthDisableRequest {}.encode_to_vec().into()),
                 None => {
                     let ask = Op::Authenticate { reader: false };
-                    ("Auth/Authenticate", ask.message(CallTag::PROBE))
+                    (Rpc::Authenticate, ask.message(CallTag::PROBE))
                 }
             };
-            self.members.operate(&mut self.io, member, method, token, message);
+            self.members.operate(&mut self.io, member, rpc, token, message);
         }
         self.remedy_after(OPERATOR_PATIENCE, Remedy::SwitchAuthOff);
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use etcd_proxy_core::rpc::Rpc;
 use etcd_proxy_model::cluster::{Action, Actions, CallId, Event, Metadata};
 use etcd_proxy_proto::etcdserverpb::{
     AuthEnableRequest, AuthRoleAddRequest, AuthUserAddRequest, AuthUserGrantRoleRequest, StatusResponse,
@@ -20,7 +21,7 @@ impl World {
     /// What the cluster calls its members.
     pub(super) fn learn_ids(&mut self) {
         for member in 0..self.members.hosts.len() {
-            let answer = self.ask_member(member, "Maintenance/Status", Op::Status.message(CallTag::PROBE));
+            let answer = self.ask_member(member, Rpc::Status, Op::Status.message(CallTag::PROBE));
             let response = StatusResponse::decode(answer).expect("the model says what etcd says");
             self.member_ids
                 .push(response.header.map_or(0, |header| header.member_id));
@@ -42,21 +43,21 @@ impl World {
                 user: name.to_owned(),
                 role: name.to_owned(),
             };
-            self.ask_member(0, "Auth/UserAdd", add.encode_to_vec().into());
-            self.ask_member(0, "Auth/RoleAdd", role.encode_to_vec().into());
-            self.ask_member(0, "Auth/UserGrantRole", grant.encode_to_vec().into());
+            self.ask_member(0, Rpc::UserAdd, add.encode_to_vec().into());
+            self.ask_member(0, Rpc::RoleAdd, role.encode_to_vec().into());
+            self.ask_member(0, Rpc::UserGrantRole, grant.encode_to_vec().into());
         }
         let permit = Op::Permit { allowed: true }.message(CallTag::PROBE);
-        self.ask_member(0, "Auth/RoleGrantPermission", permit);
+        self.ask_member(0, Rpc::RoleGrantPermission, permit);
     }
 
     /// Users must authenticate; all clients get the tokens of both.
     pub(super) fn enable_auth(&mut self) {
         self.add_users();
-        self.ask_member(0, "Auth/AuthEnable", AuthEnableRequest {}.encode_to_vec().into());
+        self.ask_member(0, Rpc::AuthEnable, AuthEnableRequest {}.encode_to_vec().into());
         let [token, reader_token] = [false, true].map(|reader| {
             let message = Op::Authenticate { reader }.message(CallTag::PROBE);
-            op::token(self.ask_member(0, "Auth/Authenticate", message))
+            op::token(self.ask_member(0, Rpc::Authenticate, message))
         });
         for client in &mut self.clients {
             client.token.clone_from(&token);
@@ -65,13 +66,13 @@ impl World {
     }
 
     /// Makes a call outside of all that is simulated.
-    fn ask_member(&mut self, member: usize, method: &str, message: Bytes) -> Bytes {
+    fn ask_member(&mut self, member: usize, rpc: Rpc, message: Bytes) -> Bytes {
         let mut actions = Actions::new();
         let call = CallId(u64::MAX);
         let event = Event::Call {
             call,
             member,
-            path: format!("/etcdserverpb.{method}"),
+            path: rpc.path().to_owned(),
             metadata: Metadata::default(),
             message,
         };
@@ -83,11 +84,11 @@ impl World {
                 if let Action::Reply { call: other, result } = action
                     && other == call
                 {
-                    return result.unwrap_or_else(|status| panic!("{method}: {status:?}"));
+                    return result.unwrap_or_else(|status| panic!("{rpc:?}: {status:?}"));
                 }
             }
             let next = cluster.next_timeout().filter(|at| *at <= give_up);
-            self.io.now = next.unwrap_or_else(|| panic!("{method} isn't answered"));
+            self.io.now = next.unwrap_or_else(|| panic!("{rpc:?} isn't answered"));
             cluster.handle(self.io.now, Event::Timeout, &mut actions);
         }
     }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use etcd_proxy_core::grpc::{Status, format_timeout};
+use etcd_proxy_core::grpc::{Status, format_timeout, header};
 use etcd_proxy_core::read::{
     Actions, Admission, Answer as CacheAnswer, Asked, CacheRole, CacheTicket, Payload, ReadTicket, Refresh,
     RefreshEnd, RefreshRuling, Reply, is_plain,
@@ -35,10 +35,18 @@ pub(in crate::proxy) struct Refreshing {
 fn role(request: &Request) -> CacheRole {
     CacheRole::of(request.rpc, || {
         let timeout = request.timeout.map(format_timeout);
-        let mut headers: Vec<(&str, &[u8])> = vec![("content-type", b"application/grpc")];
-        headers.extend(request.token.as_deref().map(|token| ("token", token)));
-        headers.extend(request.require_leader.then_some(("hasleader", &b"true"[..])));
-        headers.extend(timeout.as_ref().map(|value| ("grpc-timeout", value.as_bytes())));
+        let mut headers: Vec<(&str, &[u8])> = vec![("content-type", header::APPLICATION_GRPC.as_bytes())];
+        headers.extend(request.token.as_deref().map(|token| (header::TOKEN, token)));
+        headers.extend(
+            request
+                .require_leader
+                .then_some((header::HAS_LEADER, header::TRUE.as_bytes())),
+        );
+        headers.extend(
+            timeout
+                .as_ref()
+                .map(|value| (header::GRPC_TIMEOUT, value.as_bytes())),
+        );
         is_plain(true, headers.into_iter())
     })
 }
