@@ -34,7 +34,7 @@ pub(super) async fn serve<R: Runtime>(
 ) {
     let rpc = Rpc::of_path(path_of(request.uri()));
     let responder = Responder::new(respond, Record::new(rpc, None));
-    let head = match Head::of(&request) {
+    let head = match Head::of(rpc, &request) {
         Ok(head) => head,
         Err(refusal) => return refusal.send(responder),
     };

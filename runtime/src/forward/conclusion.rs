@@ -17,7 +17,7 @@ use crate::grpc::{Body, Outcome, Responder, send_all, status_fields};
     clippy::large_enum_variant,
     reason = "nearly all are answers, and none is kept"
 )]
-pub(super) enum Reply {
+pub(super) enum Conclusion {
     /// With an answer, whether a member has given it or the proxy itself.
     Answer(Answer),
     /// With a status of the proxy's.
@@ -28,7 +28,7 @@ pub(super) enum Reply {
     Nothing,
 }
 
-impl Reply {
+impl Conclusion {
     /// Gives it to the client, as fast as that takes it.
     pub(super) async fn give(self, responder: Responder) {
         match self {

@@ -4,6 +4,7 @@
 //! `grpc-timeout`, the length prefixes of messages, and the `grpc-status` of an answer.
 
 mod cached;
+mod conclusion;
 mod context;
 mod deadline;
 mod elsewhere;
@@ -12,7 +13,6 @@ mod head;
 mod leader;
 mod observer;
 mod pump;
-mod reply;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -87,7 +87,7 @@ pub(crate) async fn forward<R: Runtime>(
     // What a member would refuse is for a member to refuse, and a compressed stream goes through as it is.
     let worker = &call.client.worker;
     if matches!(rpc, Rpc::Watch | Rpc::LeaseKeepAlive)
-        && let Ok(head) = Head::of(&request)
+        && let Ok(head) = Head::of(rpc, &request)
     {
         let client = &call.client;
         return if rpc == Rpc::Watch {

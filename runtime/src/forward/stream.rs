@@ -107,13 +107,6 @@ enum ResponseSide {
     Over,
 }
 
-/// How far an answer has come.
-enum Begun {
-    Not(Responder),
-    Yes(Body),
-    Over,
-}
-
 /// Both directions of a call. When the answer is over the call is; what the client still sends is of no use.
 struct Both {
     request: RequestSide,
@@ -151,9 +144,7 @@ impl Both {
             };
             let head = Response::from_parts(parts, ());
             if body.is_end_stream() {
-                if let Begun::Not(responder) = self.take_response() {
-                    responder.answer_with(head);
-                }
+                self.end(|responder| responder.answer_with(head), drop);
                 return Poll::Ready(());
             }
             let waiting = core::mem::replace(&mut self.response, ResponseSide::Over);
@@ -231,38 +222,33 @@ impl Both {
     }
 
     fn reset_client(&mut self, reason: Reason) {
-        match self.take_response() {
-            Begun::Not(responder) => responder.reset(reason),
-            Begun::Yes(mut body) => body.reset(reason),
-            Begun::Over => {}
-        }
+        self.end(|responder| responder.reset(reason), |mut body| body.reset(reason));
     }
 
     /// Ends the call with a status of the proxy's own.
     fn stop(&mut self, status: &Status) {
-        match self.take_response() {
-            Begun::Not(responder) => responder.refuse(status),
-            Begun::Yes(mut body) => body.end(status_fields(status)),
-            Begun::Over => {}
-        }
+        self.end(
+            |responder| responder.refuse(status),
+            |mut body| body.end(status_fields(status)),
+        );
         self.cancel(Reason::CANCEL);
     }
 
-    /// The client's side of the call, for its end.
-    fn take_response(&mut self) -> Begun {
+    /// Ends the client's side of the call, if that hasn't ended: its answer had not begun, or had.
+    fn end(&mut self, not_begun: impl FnOnce(Responder), begun: impl FnOnce(Body)) {
         let request_bytes = self.request_bytes();
         match core::mem::replace(&mut self.response, ResponseSide::Over) {
             ResponseSide::Waiting { mut responder, .. } => {
                 responder.record.received(request_bytes);
-                Begun::Not(responder)
+                not_begun(responder);
             }
             ResponseSide::Open { pump, mut record } => {
                 record.received(request_bytes);
                 record.sent(pump.moved());
                 let stream = pump.into_sink();
-                Begun::Yes(Body { stream, record })
+                begun(Body { stream, record });
             }
-            ResponseSide::Over => Begun::Over,
+            ResponseSide::Over => {}
         }
     }
 
@@ -276,6 +262,6 @@ impl Both {
 
 impl Drop for Both {
     fn drop(&mut self) {
-        drop(self.take_response());
+        self.end(drop, drop);
     }
 }

@@ -17,10 +17,10 @@ use h2::{Reason, RecvStream};
 use http::Request;
 
 use super::cached::{self, Looked, NotRefreshed};
+use super::conclusion::Conclusion;
 use super::deadline::{Expired, Expiry};
 use super::exchange::{Answer, Client, Payload, Unanswered, attempt, trailers};
 use super::head::Head;
-use super::reply::Reply;
 use super::{Call, NoAttempt, elsewhere, leader};
 use crate::grpc::{Responder, code_of};
 use crate::read::HeldTicket;
@@ -31,23 +31,27 @@ const HALF_CLOSE_PATIENCE: Duration = Duration::from_millis(20);
 
 /// Handles a unary call to its end.
 pub(super) async fn forward<R: Runtime>(call: Call, request: Request<RecvStream>, mut responder: Responder) {
-    let reply = reply::<R>(call, request, &mut responder).await;
-    reply.give(responder).await;
+    let conclusion = handle::<R>(call, request, &mut responder).await;
+    conclusion.give(responder).await;
 }
 
 /// What the client gets: of the cache, or of a member.
-async fn reply<R: Runtime>(mut call: Call, request: Request<RecvStream>, responder: &mut Responder) -> Reply {
+async fn handle<R: Runtime>(
+    mut call: Call,
+    request: Request<RecvStream>,
+    responder: &mut Responder,
+) -> Conclusion {
     let reads = call.client.worker.reads.clone();
     let role = role(call.rpc, &request);
     let (parts, mut body) = request.into_parts();
     let limit = MessageLimit::new(call.client.worker.limits.request_bytes_max);
     let mut expiry = Expiry::<R>::new(call.deadline);
     let payload = match expiry.bound(collect::<R>(&mut body, limit)).await {
-        Err(Expired) => return Reply::Status(Status::deadline_exceeded()),
+        Err(Expired) => return Conclusion::Status(Status::deadline_exceeded()),
         Ok(Ok(payload)) => payload,
-        Ok(Err(Incomplete::TooLarge(too_large))) => return Reply::Status(too_large.status()),
-        Ok(Err(Incomplete::ClientGone)) => return Reply::Nothing,
-        Ok(Err(Incomplete::Trailers)) => return Reply::Reset(Reason::PROTOCOL_ERROR),
+        Ok(Err(Incomplete::TooLarge(too_large))) => return Conclusion::Status(too_large.status()),
+        Ok(Err(Incomplete::ClientGone)) => return Conclusion::Nothing,
+        Ok(Err(Incomplete::Trailers)) => return Conclusion::Reset(Reason::PROTOCOL_ERROR),
     };
     responder.record.received(payload.data.len() as u64);
     let message = message_of(&payload.data);
@@ -68,13 +72,13 @@ async fn reply<R: Runtime>(mut call: Call, request: Request<RecvStream>, respond
                     let floor = floor.after_wait(reads.floor());
                     HeldTicket::of_read(&reads, ticket, floor, call.rpc, &message)
                 }
-                Ok(Looked::Answer(data)) => return Reply::Answer(cached::answer(data, &parts.headers)),
+                Ok(Looked::Answer(data)) => return Conclusion::Answer(cached::answer(data, &parts.headers)),
                 Ok(Looked::Refused(status)) => {
-                    return Reply::Answer(cached::refusal(&status, &parts.headers));
+                    return Conclusion::Answer(cached::refusal(&status, &parts.headers));
                 }
-                Err(Unanswered::Expired) => return Reply::Status(Status::deadline_exceeded()),
+                Err(Unanswered::Expired) => return Conclusion::Status(Status::deadline_exceeded()),
                 // There is nothing else that a wait for the cache ends with.
-                Err(_) => return Reply::Nothing,
+                Err(_) => return Conclusion::Nothing,
             }
         }
         (role, message) => HeldTicket::of(&reads, role, call.rpc, message.as_ref()),
@@ -85,7 +89,7 @@ async fn reply<R: Runtime>(mut call: Call, request: Request<RecvStream>, respond
         let (connection, request) = match call.next::<R>(&head, failed_on, &mut *responder).await {
             Ok(next) => next,
             Err(NoAttempt::Refused(status)) => return refused(ticket, status),
-            Err(NoAttempt::ClientGone) => return Reply::Nothing,
+            Err(NoAttempt::ClientGone) => return Conclusion::Nothing,
         };
         let mut client = Client {
             responder: &mut *responder,
@@ -105,15 +109,15 @@ async fn reply<R: Runtime>(mut call: Call, request: Request<RecvStream>, respond
                 return conclude(call, (&head, &payload), ticket, answer, responder, expiry).await;
             }
             Err(Unanswered::Failed(failure)) => (failure, None),
-            Err(Unanswered::Reset(reason)) => return Reply::Reset(reason),
+            Err(Unanswered::Reset(reason)) => return Conclusion::Reset(reason),
             Err(Unanswered::TooLarge(too_large)) => return refused(ticket, too_large.status()),
             Err(Unanswered::Expired) => {
                 call.ended_unanswered::<R>(&connection);
-                return Reply::Status(Status::deadline_exceeded());
+                return Conclusion::Status(Status::deadline_exceeded());
             }
             Err(Unanswered::ClientGone) => {
                 call.ended_unanswered::<R>(&connection);
-                return Reply::Nothing;
+                return Conclusion::Nothing;
             }
         };
         let (pause, elsewhere) = match (
@@ -123,7 +127,7 @@ async fn reply<R: Runtime>(mut call: Call, request: Request<RecvStream>, respond
             (Ruling::Again { pause, elsewhere }, _) => (pause, elsewhere),
             (Ruling::Forward, Some(answer)) => {
                 cached::tell(ticket, &answer);
-                return Reply::Answer(answer);
+                return Conclusion::Answer(answer);
             }
             // Only an answer is ever ruled to be forwarded.
             (Ruling::Forward, None) => return refused(ticket, CONNECTION_LOST),
@@ -131,7 +135,7 @@ async fn reply<R: Runtime>(mut call: Call, request: Request<RecvStream>, respond
         };
         failed_on = elsewhere.then_some(connection.id());
         if !pause.is_zero() && !wait::<R>(pause, responder).await {
-            return Reply::Nothing;
+            return Conclusion::Nothing;
         }
         if failure == Failure::Unavailable
             && attempts.wants_another_member()
@@ -159,7 +163,7 @@ fn role(rpc: Rpc, request: &Request<RecvStream>) -> CacheRole {
     })
 }
 
-/// The reply with an answer, or with a newer one than that if it is older than what was shown.
+/// The conclusion with an answer, or with a newer one than that if it is older than what was shown.
 async fn conclude<R: Runtime>(
     mut call: Call,
     (head, payload): (&Head, &Payload),
@@ -167,23 +171,23 @@ async fn conclude<R: Runtime>(
     mut answer: Answer,
     responder: &mut Responder,
     mut expiry: Expiry<R>,
-) -> Reply {
+) -> Conclusion {
     if cached::is_old(&ticket, &answer) {
         let refreshed = cached::refreshed(&mut call, head, payload, &ticket, responder, &mut expiry).await;
         answer = match refreshed {
             Ok(answer) => answer,
-            Err(NotRefreshed::Refused(status)) => return Reply::Status(status),
-            Err(NotRefreshed::ClientGone) => return Reply::Nothing,
+            Err(NotRefreshed::Refused(status)) => return Conclusion::Status(status),
+            Err(NotRefreshed::ClientGone) => return Conclusion::Nothing,
         };
     }
     cached::tell(ticket, &answer);
-    Reply::Answer(answer)
+    Conclusion::Answer(answer)
 }
 
-/// The reply to a call that no member has answered.
-fn refused(ticket: HeldTicket, status: Status) -> Reply {
+/// The conclusion of a call that no member has answered.
+fn refused(ticket: HeldTicket, status: Status) -> Conclusion {
     ticket.refused(&status);
-    Reply::Status(status)
+    Conclusion::Status(status)
 }
 
 /// Why a request isn't there as a whole.

@@ -39,12 +39,12 @@ pub(crate) struct Refusal {
 }
 
 impl Head {
-    /// Reads a head.
+    /// Reads the head of a call of this RPC.
     ///
     /// # Errors
     /// What grpc-go answers to one that it doesn't take. What this server can't do beside that: messages are taken
     /// uncompressed only, while etcd takes gzip.
-    pub(crate) fn of<B>(request: &Request<B>) -> Result<Self, Refusal> {
+    pub(crate) fn of<B>(rpc: Rpc, request: &Request<B>) -> Result<Self, Refusal> {
         let headers = request.headers();
         let grpc = HeaderValue::from_static(APPLICATION_GRPC);
         let refusal = |http_status, status| Refusal {
@@ -75,8 +75,6 @@ impl Head {
         if version.is_some_and(|version| core::str::from_utf8(version.as_bytes()).is_err()) {
             return Err(refusal(INVALID_CLIENT_API_VERSION));
         }
-        let path = path_of(request.uri());
-        let rpc = Rpc::of_path(path);
         let encoding = headers.get(GRPC_ENCODING);
         if let Some(encoding) = encoding
             && rpc.is_known()
@@ -91,7 +89,7 @@ impl Head {
             )));
         }
         Ok(Self {
-            path: path.to_owned(),
+            path: path_of(request.uri()).to_owned(),
             token: token(headers),
             require_leader: headers
                 .get(HAS_LEADER)
@@ -258,7 +256,7 @@ mod tests {
                 "etcdserver: invalid client api version",
             ),
         ] {
-            let refusal = Head::of(&request(method, headers)).unwrap_err();
+            let refusal = Head::of(Rpc::Range, &request(method, headers)).unwrap_err();
             let status = &refusal.status;
             assert_eq!(
                 (refusal.http_status.as_u16(), status.code, &*status.message),
@@ -269,24 +267,30 @@ mod tests {
 
     #[test]
     fn the_first_value_of_each_key_counts() {
-        let head = Head::of(&request(
-            "POST",
-            &[
-                CONTENT,
-                ("authorization", b"not this"),
-                ("token", b"one"),
-                ("token", b"two"),
-                ("hasleader", b"true"),
-                ("hasleader", b"no"),
-            ],
-        ))
+        let head = Head::of(
+            Rpc::Range,
+            &request(
+                "POST",
+                &[
+                    CONTENT,
+                    ("authorization", b"not this"),
+                    ("token", b"one"),
+                    ("token", b"two"),
+                    ("hasleader", b"true"),
+                    ("hasleader", b"no"),
+                ],
+            ),
+        )
         .unwrap();
         assert_eq!(head.token.as_deref(), Some(&b"one"[..]));
         assert!(head.require_leader && head.unary);
-        let head = Head::of(&request(
-            "POST",
-            &[CONTENT, ("authorization", b"this"), ("hasleader", b"yes")],
-        ))
+        let head = Head::of(
+            Rpc::Range,
+            &request(
+                "POST",
+                &[CONTENT, ("authorization", b"this"), ("hasleader", b"yes")],
+            ),
+        )
         .unwrap();
         assert_eq!(head.token.as_deref(), Some(&b"this"[..]));
         assert!(!head.require_leader);
@@ -300,7 +304,11 @@ mod tests {
             ("application/grpc+proto", "application/grpc+proto"),
             ("application/grpc;x", "application/grpc+x"),
         ] {
-            let head = Head::of(&request("POST", &[("content-type", given.as_bytes())])).unwrap();
+            let head = Head::of(
+                Rpc::Range,
+                &request("POST", &[("content-type", given.as_bytes())]),
+            )
+            .unwrap();
             assert_eq!(head.content_type, answered);
         }
     }

@@ -137,7 +137,7 @@ fn an_answer_goes_out_as_it_is() {
     let answer = complete(&[b"\0\0\0\0\x03", b"abc"], Some(status_fields(&Status::OK)));
     let (seen, ended) = answered(async |mut responder| {
         responder.record.received(7);
-        Reply::Answer(answer).give(responder).await;
+        Conclusion::Answer(answer).give(responder).await;
     });
     assert_eq!((seen.http_status, &seen.data[..]), (200, &b"\0\0\0\0\x03abc"[..]));
     assert_eq!(seen.grpc_status.as_deref(), Some("0"));
@@ -156,7 +156,7 @@ fn an_answer_without_a_body_has_its_status_in_its_head() {
         head,
         ..complete(&[], None)
     };
-    let (seen, ended) = answered(async |responder| Reply::Answer(answer).give(responder).await);
+    let (seen, ended) = answered(async |responder| Conclusion::Answer(answer).give(responder).await);
     assert_eq!(seen.grpc_status.as_deref(), Some("5"));
     assert_eq!((ended.outcome, ended.response_bytes), (Outcome::Status(5), 0));
 }
@@ -164,7 +164,7 @@ fn an_answer_without_a_body_has_its_status_in_its_head() {
 #[test]
 fn an_answer_may_have_no_status() {
     let answer = complete(&[b"abc"], None);
-    let (seen, ended) = answered(async |responder| Reply::Answer(answer).give(responder).await);
+    let (seen, ended) = answered(async |responder| Conclusion::Answer(answer).give(responder).await);
     assert_eq!((&seen.data[..], seen.grpc_status), (&b"abc"[..], None));
     assert_eq!((ended.outcome, ended.response_bytes), (Outcome::NoStatus, 3));
 }
@@ -172,7 +172,7 @@ fn an_answer_may_have_no_status() {
 #[test]
 fn a_status_of_the_proxys_own_is_told_and_noted() {
     let status = Status::of(Code::Unavailable, "etcd-proxy: no endpoint is reachable");
-    let (seen, ended) = answered(async |responder| Reply::Status(status).give(responder).await);
+    let (seen, ended) = answered(async |responder| Conclusion::Status(status).give(responder).await);
     assert_eq!(seen.grpc_status.as_deref(), Some("14"));
     assert_eq!(
         seen.grpc_message.as_deref(),
@@ -184,14 +184,14 @@ fn a_status_of_the_proxys_own_is_told_and_noted() {
 #[test]
 fn a_reset_is_passed_on() {
     let (seen, ended) =
-        answered(async |responder| Reply::Reset(Reason::PROTOCOL_ERROR).give(responder).await);
+        answered(async |responder| Conclusion::Reset(Reason::PROTOCOL_ERROR).give(responder).await);
     assert_eq!(seen.reset, Some(Reason::PROTOCOL_ERROR));
     assert_eq!(ended.outcome, Outcome::Reset(Reason::PROTOCOL_ERROR));
 }
 
 #[test]
 fn a_call_that_nobody_waits_for_gets_nothing() {
-    let (_, ended) = answered(async |responder| Reply::Nothing.give(responder).await);
+    let (_, ended) = answered(async |responder| Conclusion::Nothing.give(responder).await);
     assert_eq!(ended.outcome, Outcome::ClientGone);
 }
 
@@ -202,7 +202,7 @@ fn a_stream_is_noted_as_well() {
         .header("content-type", "application/grpc")
         .body(())
         .unwrap();
-    let head = Head::of(&request).unwrap();
+    let head = Head::of(Rpc::Put, &request).unwrap();
     let (seen, ended) = answered(async |responder| {
         let mut answer = crate::grpc::Answer::Waiting { responder, head };
         let mut chunk = Bytes::from_static(b"\0\0\0\0\x01x");

@@ -49,7 +49,7 @@ async fn call(world: &World, window: u32, headers: &[(&'static str, &'static str
                     shutdown,
                 };
                 let responder = Responder::new(respond, Record::new(Rpc::Watch, Some(ends)));
-                let head = Head::of(&request).expect("a head that is valid");
+                let head = Head::of(Rpc::Watch, &request).expect("a head that is valid");
                 serve::<Testing, _>(client, streams, head, request, responder).await;
             });
         }
