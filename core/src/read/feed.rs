@@ -6,15 +6,17 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use bytes::Bytes;
+use fastrand::Rng;
 
 use super::types::{Event, Scope, WatchId};
+use crate::backoff::backoff;
 use crate::range::KeyRange;
 use crate::watch::wire::request;
 use crate::watch::wire::response::{Response, read_events};
 use crate::wire::read::Malformed;
 
 /// How long to wait before the watch is opened again after the hub has ended it. Doubled from one failure to the next: it
-/// fails for as long as the cluster asks for credentials.
+/// fails for as long as the cluster asks for credentials. Spread, as many proxies lose their watches at the same time.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
@@ -30,7 +32,9 @@ pub struct Feed {
     to_create: usize,
     /// The revision that each watcher is complete from: its events come after this.
     started: i64,
-    pause: Duration,
+    /// Streams in a row on which the watch didn't start.
+    failures: u32,
+    rng: Rng,
 }
 
 /// What follows from a message.
@@ -56,9 +60,9 @@ pub struct FeedEnd {
 }
 
 impl Feed {
-    /// The feed of this watch; `None` if nothing is cached.
+    /// The feed of this watch; `None` if nothing is cached. `seed` is for the waits between its streams.
     #[must_use]
-    pub fn new(watch: WatchId, scope: &Scope) -> Option<Self> {
+    pub fn new(watch: WatchId, scope: &Scope, seed: u64) -> Option<Self> {
         let ranges = match scope {
             Scope::Everything => [KeyRange::everything()].into(),
             Scope::Ranges(ranges) => ranges.clone(),
@@ -69,7 +73,8 @@ impl Feed {
             to_create: ranges.len(),
             ranges,
             started: 0,
-            pause: PAUSE_MIN,
+            failures: 0,
+            rng: Rng::with_seed(seed),
         })
     }
 
@@ -133,14 +138,10 @@ impl Feed {
     /// The stream has ended.
     pub fn ended(&mut self) -> FeedEnd {
         let has_started = self.to_create == 0;
-        self.pause = if has_started {
-            PAUSE_MIN
-        } else {
-            (self.pause * 2).min(PAUSE_MAX)
-        };
+        self.failures = if has_started { 0 } else { self.failures + 1 };
         FeedEnd {
             tell: has_started.then_some(Event::WatchLost(self.watch)),
-            pause: self.pause,
+            pause: backoff(&mut self.rng, PAUSE_MIN, PAUSE_MAX, self.failures),
         }
     }
 }
@@ -165,7 +166,7 @@ mod tests {
     }
 
     fn feed(scope: &Scope) -> Feed {
-        let mut feed = Feed::new(WATCH, scope).expect("something is cached");
+        let mut feed = Feed::new(WATCH, scope, 1).expect("something is cached");
         feed.opened();
         feed
     }
@@ -200,12 +201,12 @@ mod tests {
 
     #[test]
     fn requests() {
-        assert!(Feed::new(WATCH, &Scope::Nothing).is_none());
+        assert!(Feed::new(WATCH, &Scope::Nothing, 1).is_none());
         for (scope, keys) in [
             (Scope::Everything, vec![("\0", "\0")]),
             (prefixes(&[b"a", b"b/"]), vec![("a", "b"), ("b/", "b0")]),
         ] {
-            let requests = Feed::new(WATCH, &scope).expect("something").opened();
+            let requests = Feed::new(WATCH, &scope, 1).expect("something").opened();
             let expected = keys.iter().map(|(key, end)| {
                 let create = WatchCreateRequest {
                     key: key.as_bytes().into(),
@@ -290,6 +291,18 @@ mod tests {
     }
 
     #[test]
+    fn feeds_of_many_proxies_are_not_opened_again_in_step() {
+        let pauses: alloc::collections::BTreeSet<_> = (0..20)
+            .map(|seed| {
+                let mut feed = Feed::new(WATCH, &Scope::Everything, seed).expect("something is cached");
+                feed.opened();
+                feed.ended().pause
+            })
+            .collect();
+        assert!(pauses.len() > 15, "{pauses:?}");
+    }
+
+    #[test]
     fn ends() {
         let cancelled = |compact_revision, cancel_reason: &str| WatchResponse {
             canceled: true,
@@ -308,16 +321,22 @@ mod tests {
         assert_eq!(tell(&mut feed, &refused), end("denied"));
         let nonsense = feed.received(&Bytes::from_static(b"\xff"));
         assert_eq!(nonsense, end("the hub sent what can't be read"));
-        for pause in [200, 400, 800, 1600, 3200, 5000, 5000] {
-            let pause = Duration::from_millis(pause);
-            assert_eq!(feed.ended(), FeedEnd { tell: None, pause });
+        let is_about = |pause: Duration, millis| {
+            let longest = Duration::from_millis(millis);
+            assert!(
+                pause <= longest && pause >= longest / 2,
+                "{pause:?} of {longest:?}"
+            );
+        };
+        for millis in [200, 400, 800, 1600, 3200, 5000, 5000] {
+            let FeedEnd { tell, pause } = feed.ended();
+            assert_eq!(tell, None);
+            is_about(pause, millis);
             feed.opened();
         }
         assert_eq!(tell(&mut feed, &created(5)), started(5));
-        let lost = FeedEnd {
-            tell: Some(Event::WatchLost(WATCH)),
-            pause: PAUSE_MIN,
-        };
-        assert_eq!(feed.ended(), lost);
+        let lost = feed.ended();
+        assert_eq!(lost.tell, Some(Event::WatchLost(WATCH)));
+        is_about(lost.pause, 100);
     }
 }

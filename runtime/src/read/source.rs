@@ -60,7 +60,7 @@ pub(super) fn orders(watch: WatchId) -> (Control, Orders) {
 
 /// Watches until the cache closes the watch.
 pub(super) async fn run<R: Runtime>(cache: Arc<ReadCache>, uplink: Arc<Uplink>, mut orders: Orders) {
-    let Some(mut feed) = Feed::new(orders.watch, cache.scope()) else {
+    let Some(mut feed) = Feed::new(orders.watch, cache.scope(), rt::random_seed()) else {
         return;
     };
     super::learn_trust::<R>(&cache, &uplink).await;

@@ -34,11 +34,11 @@ pub(super) struct OpenFeed {
 impl Proxy {
     pub(super) fn open_feed(&mut self, io: &mut Io, watch: WatchId) {
         assert!(self.read.feed.is_none(), "{watch:?} is opened beside another");
-        let Some(feed) = Feed::new(watch, &self.read.scope) else {
+        let number = self.read.feeds + 1;
+        let Some(feed) = Feed::new(watch, &self.read.scope, number.into()) else {
             return;
         };
-        self.read.feeds += 1;
-        let number = self.read.feeds;
+        self.read.feeds = number;
         self.read.feed = Some(OpenFeed {
             number,
             watch,
