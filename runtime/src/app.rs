@@ -6,7 +6,6 @@ use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use etcd_proxy_core::endpoints::Config;
@@ -27,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::process::{self, Asked};
 use crate::read::ReadCache;
 use crate::rt::{self, Runtime};
-use crate::server::{self, Handle, Orders, Seen, WorkerGone};
+use crate::server::{self, Connections, Handle, Orders, Seen, WorkerGone};
 use crate::settings::{Endpoint, Limits, OVERHEAD_BYTES};
 use crate::shown::Shown;
 use crate::shutdown::Phase;
@@ -329,7 +328,7 @@ fn start_workers<R: Runtime>(
         tls.expiries,
         options.cache.staleness_max,
     ));
-    let connections_open: Arc<[Arc<AtomicUsize>]> = (0..count).map(|_| Arc::default()).collect();
+    let connections = Arc::new(Connections::new(count));
     let mut workers = Vec::with_capacity(count);
     let mailboxes = mailboxes
         .into_iter()
@@ -362,7 +361,7 @@ fn start_workers<R: Runtime>(
         };
         let seen = Seen {
             metrics: metrics.clone(),
-            connections_open: connections_open.clone(),
+            connections: connections.clone(),
             tls: tls.clients.clone(),
         };
         workers

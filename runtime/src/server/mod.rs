@@ -1,6 +1,7 @@
 //! The side that clients see.
 
 pub(crate) mod connection;
+mod connections;
 mod entrance;
 mod http1;
 mod stranger;
@@ -11,6 +12,7 @@ mod worker;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+pub(crate) use connections::Connections;
 pub(crate) use worker::{Handle, Orders, Seen, WorkerGone, join, start};
 
 /// Counts something as open for as long as it lives.

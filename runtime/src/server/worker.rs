@@ -1,18 +1,17 @@
 //! Worker threads: each an executor of its own, with the client connections and the member connections it drives.
 
-use core::time::Duration;
 use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
 use etcd_proxy_core::lease::Router;
 use etcd_proxy_core::watch::Hub;
 use tokio::sync::mpsc;
 
+use super::connections::OpenConnection;
 use super::entrance::Entrance;
-use super::{Open, connection};
+use super::{Connections, connection};
 use crate::forward::{self, ClientConnection, Worker};
 use crate::metrics::Metrics;
 use crate::read;
@@ -24,20 +23,18 @@ use crate::upstream::{Connect, Uplink};
 /// Accepted sockets that may wait for a worker; the acceptor waits when there are more.
 const SOCKETS_MAX: usize = 256;
 
-/// How often a worker that has been told to stop looks whether its last connection has ended.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
-
 /// What the rest of the process knows of a worker thread.
 pub(crate) struct Handle {
-    sockets: mpsc::Sender<(TcpStream, Open)>,
-    connections_open: Arc<AtomicUsize>,
+    number: usize,
+    sockets: mpsc::Sender<(TcpStream, OpenConnection)>,
+    connections: Arc<Connections>,
     thread: JoinHandle<io::Result<()>>,
 }
 
 impl Handle {
     /// Client connections that it has open.
     pub(crate) fn load(&self) -> usize {
-        self.connections_open.load(Ordering::Relaxed)
+        self.connections.of(self.number)
     }
 
     /// Hands it an accepted socket.
@@ -46,12 +43,17 @@ impl Handle {
     /// When the worker is gone.
     pub(crate) async fn adopt(&self, socket: TcpStream) -> Result<(), WorkerGone> {
         // Counted from here on, so that a burst is spread.
-        let open = Open::new(&self.connections_open);
+        let open = self.connections.begin(self.number);
         self.sockets.send((socket, open)).await.map_err(|_| WorkerGone)
     }
 
     /// Takes it apart: the worker ends once the sender is dropped and its connections are closed.
-    pub(crate) fn stop(self) -> (JoinHandle<io::Result<()>>, mpsc::Sender<(TcpStream, Open)>) {
+    pub(crate) fn stop(
+        self,
+    ) -> (
+        JoinHandle<io::Result<()>>,
+        mpsc::Sender<(TcpStream, OpenConnection)>,
+    ) {
         (self.thread, self.sockets)
     }
 }
@@ -87,7 +89,7 @@ pub(crate) struct Orders {
 pub(crate) struct Seen {
     pub(crate) metrics: Arc<Metrics>,
     /// Client connections that are open, of every worker.
-    pub(crate) connections_open: Arc<[Arc<AtomicUsize>]>,
+    pub(crate) connections: Arc<Connections>,
     /// TLS towards clients, if there is any.
     pub(crate) tls: Option<Live<Acceptance>>,
 }
@@ -104,7 +106,7 @@ pub(crate) fn start<R: Runtime>(
     alive: mpsc::Sender<()>,
 ) -> io::Result<Handle> {
     let (sockets, inbox) = mpsc::channel(SOCKETS_MAX);
-    let connections_open = seen.connections_open[number].clone();
+    let connections = seen.connections.clone();
     let thread = thread::Builder::new()
         .name(format!("worker-{number}"))
         .spawn(move || {
@@ -113,8 +115,9 @@ pub(crate) fn start<R: Runtime>(
             ended
         })?;
     Ok(Handle {
+        number,
         sockets,
-        connections_open,
+        connections,
         thread,
     })
 }
@@ -123,7 +126,7 @@ async fn run<R: Runtime>(
     worker: Worker,
     seen: Seen,
     has_timer: bool,
-    mut sockets: mpsc::Receiver<(TcpStream, Open)>,
+    mut sockets: mpsc::Receiver<(TcpStream, OpenConnection)>,
     orders: Orders,
 ) {
     let Orders {
@@ -174,13 +177,7 @@ async fn run<R: Runtime>(
         }
     }
     // Of all workers: while calls go on anywhere, the control task needs every worker to carry its orders out.
-    while seen
-        .connections_open
-        .iter()
-        .any(|open| open.load(Ordering::Relaxed) > 0)
-    {
-        rt::sleep::<R>(LOOK_EVERY).await;
-    }
+    seen.connections.none_left().await;
 }
 
 /// Carries out a machine's orders, and has its timer if it is to.
