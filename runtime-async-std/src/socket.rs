@@ -4,6 +4,7 @@ use core::pin::Pin;
 use core::task::{Context, Poll, ready};
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use async_io::Async;
@@ -45,6 +46,12 @@ impl Socket {
 
     const fn new(kind: Kind) -> Self {
         Self { kind, drained: false }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        each!(&self.kind, socket => socket.as_fd())
     }
 }
 

@@ -4,17 +4,20 @@ use core::future::poll_fn;
 use core::pin::Pin;
 use core::time::Duration;
 use std::io::{self, IoSlice, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::rt::{Elapsed, Runtime, timeout_at};
+use crate::rt::{Elapsed, Runtime, Signal, Signals as _, timeout_at};
 use crate::settings::Endpoint;
 
 /// A hang is a failure.
@@ -24,7 +27,10 @@ const LIMIT: Duration = Duration::from_secs(30);
 ///
 /// # Panics
 /// If one fails.
-pub fn check<R: Runtime>() {
+pub fn check<R: Runtime>()
+where
+    R::Stream: AsFd,
+{
     spawned_tasks_run_and_end_with_their_executor::<R>();
     executors_of_two_threads_wake_each_other::<R>();
     sleeping_is_never_early_and_can_be_given_up::<R>();
@@ -32,7 +38,10 @@ pub fn check<R: Runtime>() {
     writing_ends_before_reading_does::<R>();
     a_full_socket_waits_for_its_reader::<R>();
     connects_by_name_and_says_when_it_cannot::<R>();
+    connecting_can_be_given_up::<R>();
+    connections_to_members_have_their_options::<R>();
     connects_to_a_unix_socket::<R>();
+    signals_are_told_and_none_is_lost::<R>();
 }
 
 /// Runs `future` on a new executor of this thread.
@@ -234,9 +243,85 @@ fn connects_by_name_and_says_when_it_cannot<R: Runtime>() {
             .expect("nobody listens");
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         assert!(R::connect(&tcp("no-such-host.invalid", port)).await.is_err());
-        let given_up = timeout_at::<R, _>(Instant::now(), R::connect(&tcp("no-such-host.invalid", 1))).await;
-        drop(given_up);
     });
+}
+
+/// A listener that takes no more connections leaves whoever connects without an answer.
+fn connecting_can_be_given_up<R: Runtime>() {
+    const PATIENCE: Duration = Duration::from_millis(100);
+    /// The kernel of whoever still connects would try again within this time.
+    const TRIED_AGAIN: Duration = Duration::from_millis(1500);
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+    listener.bind(&any_port.into()).expect("bind");
+    listener.listen(0).expect("listen");
+    let listener = TcpListener::from(listener);
+    let address = listener.local_addr().expect("bound address");
+    let mut waiting = Vec::new();
+    while let Ok(taken) = TcpStream::connect_timeout(&address, PATIENCE) {
+        waiting.push(taken);
+        assert!(waiting.len() < 100, "the queue of a listener has an end");
+    }
+    run::<R, _>(async {
+        let began = Instant::now();
+        let endpoint = tcp("127.0.0.1", address.port());
+        let ended = timeout_at::<R, _>(began + PATIENCE, R::connect(&endpoint)).await;
+        assert!(matches!(ended, Err(Elapsed)), "nobody answers");
+        assert!(began.elapsed() < 10 * PATIENCE, "the thread has waited");
+        listener
+            .set_nonblocking(true)
+            .expect("a listener that doesn't block");
+        let until = Instant::now() + TRIED_AGAIN;
+        let mut accepted = 0;
+        while Instant::now() < until {
+            accepted += usize::from(listener.accept().is_ok());
+            R::sleep_until(Instant::now() + Duration::from_millis(5)).await;
+        }
+        assert_eq!(accepted, waiting.len(), "it was not given up");
+    });
+}
+
+fn connections_to_members_have_their_options<R: Runtime>()
+where
+    R::Stream: AsFd,
+{
+    run::<R, _>(async {
+        let (stream, _peer) = pair::<R>().await;
+        let socket = SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().expect("an option"), "TCP_NODELAY");
+        assert!(socket.keepalive().expect("an option"), "SO_KEEPALIVE");
+        let quarter = Duration::from_secs(15);
+        assert_eq!(socket.tcp_keepalive_time().expect("an option"), quarter);
+        assert_eq!(socket.tcp_keepalive_interval().expect("an option"), quarter);
+        assert_eq!(socket.tcp_keepalive_retries().expect("an option"), 9);
+    });
+}
+
+fn signals_are_told_and_none_is_lost<R: Runtime>() {
+    run::<R, _>(async {
+        let mut signals = R::signals().expect("handlers");
+        for (name, signal) in [
+            ("HUP", Signal::Hangup),
+            ("INT", Signal::Interrupt),
+            ("TERM", Signal::Terminate),
+        ] {
+            raise(name);
+            assert_eq!(signals.next().await, signal);
+        }
+        // While nobody waits.
+        raise("INT");
+        raise("HUP");
+        let mut both = [signals.next().await, signals.next().await];
+        both.sort_by_key(|signal| signal.number());
+        assert_eq!(both, [Signal::Hangup, Signal::Interrupt]);
+    });
+}
+
+/// Sends this process a signal.
+fn raise(signal: &str) {
+    let kill = format!("kill -{signal} {}", std::process::id());
+    let sent = Command::new("sh").args(["-c", &kill]).status();
+    assert!(sent.expect("a shell").success(), "{kill}");
 }
 
 fn connects_to_a_unix_socket<R: Runtime>() {
