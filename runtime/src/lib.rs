@@ -23,6 +23,10 @@ mod app;
 pub mod cli;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "embedded")]
+mod embedded;
+#[cfg(not(feature = "embedded"))]
+#[path = "embedded/none.rs"]
 mod embedded;
 mod forward;
 mod grpc;

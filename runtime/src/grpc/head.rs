@@ -16,6 +16,10 @@ use super::{INVALID_CLIENT_API_VERSION, Responder, path_of, status_fields};
 
 /// What a request's head says.
 #[derive(Debug)]
+#[cfg_attr(
+    not(feature = "embedded"),
+    expect(dead_code, reason = "the path and the shape are for the in-memory etcd")
+)]
 pub(crate) struct Head {
     pub(crate) path: String,
     /// The token of whoever calls; opaque.
@@ -32,6 +36,10 @@ pub(crate) struct Head {
 
 /// An answer that is a status and nothing else.
 #[derive(Debug)]
+#[cfg_attr(
+    not(feature = "embedded"),
+    expect(dead_code, reason = "the proxy leaves it to members to refuse")
+)]
 pub(crate) struct Refusal {
     pub(crate) http_status: StatusCode,
     pub(crate) content_type: HeaderValue,
@@ -116,6 +124,7 @@ impl Head {
     }
 }
 
+#[cfg(feature = "embedded")]
 impl Refusal {
     pub(crate) fn send(&self, responder: Responder) {
         send(responder, self.http_status, &self.content_type, &self.status);
