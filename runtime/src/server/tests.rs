@@ -16,6 +16,7 @@ use crate::rt;
 use crate::rt::testing::{Testing, run, until};
 use crate::settings::Limits;
 use crate::shutdown::Phase;
+use crate::tls::Wire;
 
 /// A client's end of a connection, and what the test holds of the other one.
 struct Served {
@@ -54,7 +55,7 @@ fn serve() -> Served {
     let (told, ended) = oneshot::channel();
     let metrics = Some(Arc::new(metrics()));
     rt::spawn::<Testing>(async move {
-        connection::serve::<Testing, _>(server, None, limits, metrics, shutdown, call).await;
+        connection::serve::<Testing, _>(Wire::Plain(server), None, limits, metrics, shutdown, call).await;
         let _ = told.send(());
     });
     Served {

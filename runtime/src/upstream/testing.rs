@@ -137,6 +137,7 @@ pub(crate) fn settings() -> Settings {
         dial_timeout: core::time::Duration::from_millis(200),
         keepalive: None,
         keepalive_without_calls: false,
+        tls: None,
     }
 }
 
