@@ -2,7 +2,7 @@
 
 use etcd_proxy_core::grpc::header::{GRPC_TIMEOUT, TRAILERS};
 use http::header::{self, HeaderName};
-use http::uri::{PathAndQuery, Scheme};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 
 use super::deadline::Deadline;
@@ -58,7 +58,7 @@ impl Head {
         *request.version_mut() = Version::HTTP_2;
         *request.headers_mut() = self.headers.clone();
         let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(Scheme::HTTP);
+        parts.scheme = Some(connection.scheme());
         parts.authority = Some(connection.authority().clone());
         parts.path_and_query = Some(self.path.clone());
         // Three valid parts make a valid URI.

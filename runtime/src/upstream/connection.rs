@@ -16,7 +16,7 @@ use etcd_proxy_core::pool::Link;
 use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
 use http::Request;
-use http::uri::Authority;
+use http::uri::{Authority, Scheme};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OnceCell};
 
@@ -102,6 +102,7 @@ impl Shared {
 pub(crate) struct Connection {
     id: ConnectionId,
     target: Endpoint,
+    scheme: Scheme,
     authority: Authority,
     sender: Mutex<SendRequest<Bytes>>,
     shared: Arc<Shared>,
@@ -168,6 +169,11 @@ impl Connection {
         let connection = Self {
             id,
             target,
+            scheme: if settings.tls.is_some() {
+                Scheme::HTTPS
+            } else {
+                Scheme::HTTP
+            },
             authority,
             sender: Mutex::new(sender),
             shared,
@@ -185,6 +191,11 @@ impl Connection {
     /// Where it leads.
     pub(crate) fn target(&self) -> &Endpoint {
         &self.target
+    }
+
+    /// What `:scheme` of requests to this member is.
+    pub(crate) fn scheme(&self) -> Scheme {
+        self.scheme.clone()
     }
 
     /// What `:authority` of requests to this member is.

@@ -5,7 +5,7 @@ use etcd_proxy_core::grpc::header::{APPLICATION_GRPC, HAS_LEADER, TOKEN, TRAILER
 use etcd_proxy_core::grpc::{Code, Status};
 use etcd_proxy_core::rpc::Rpc;
 use http::header::{CONTENT_TYPE, TE};
-use http::uri::{PathAndQuery, Scheme};
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Uri, Version};
 
 use super::Connection;
@@ -29,7 +29,7 @@ impl Connection {
         *request.method_mut() = Method::POST;
         *request.version_mut() = Version::HTTP_2;
         let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(Scheme::HTTP);
+        parts.scheme = Some(self.scheme());
         parts.authority = Some(self.authority().clone());
         parts.path_and_query = Some(PathAndQuery::from_static(rpc.path()));
         // Three valid parts make a valid URI.

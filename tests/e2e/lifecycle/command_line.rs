@@ -171,12 +171,6 @@ async fn bad_flags() {
 
 async fn refused_flags() {
     for flag in [
-        "--cert=x",
-        "--key=x",
-        "--cacert=x",
-        "--insecure-skip-tls-verify",
-        "--trusted-ca-file=x",
-        "--auto-tls",
         "--namespace=x",
         "--discovery-srv=example.org",
         "--endpoints-auto-sync-interval=5s",
@@ -184,7 +178,6 @@ async fn refused_flags() {
         "--enable-pprof",
         "--experimental-serializable-ordering",
         "--experimental-leasing-prefix=x",
-        "--endpoints=https://127.0.0.1:2379",
     ] {
         let output = run_binary(&["start", flag, "--listen-addr=127.0.0.1:0"], LIMIT).await;
         let name = flag.split('=').next().unwrap_or(flag);

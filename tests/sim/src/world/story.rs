@@ -117,9 +117,8 @@ impl World {
         for client in &mut self.clients {
             client.member_ids.clear();
         }
-        self.rests(self.finds_within() + ELECTION_MAX);
         // Calls of before end in their own time, and hidden members come back.
-        self.run_for(Duration::from_secs(3));
+        self.settles(Duration::from_secs(3));
         self.promise(true, FAILOVER_MAX);
         self.delivers(DELIVERY_MAX, true);
         let time = self.io.within(Duration::from_millis(500)..Duration::from_secs(2));
@@ -164,6 +163,17 @@ impl World {
                 .proxies
                 .iter()
                 .all(|proxy| proxy.rests(&self.io) && fit(proxy.in_use()))
+    }
+
+    /// Waits until the world is at rest, and so much longer. What a member was asked before may be carried out only then, when its
+    /// connection works again: if that was to have users authenticate, it is waited for once more.
+    fn settles(&mut self, longer: Duration) {
+        let within = self.finds_within() + ELECTION_MAX;
+        self.rests(within);
+        self.run_for(longer);
+        if !self.is_at_rest() {
+            self.rests(within);
+        }
     }
 
     fn rests(&mut self, within: Duration) {
@@ -281,8 +291,7 @@ impl World {
         }
         self.oracle.usage.disturb(self.io.now);
         self.heard();
-        self.rests(self.finds_within() + ELECTION_MAX);
-        self.run_for(Duration::from_secs(3));
+        self.settles(Duration::from_secs(3));
     }
 
     /// Where that leaves enough others, one member that isn't in use is dead or silent all the while, and nobody has
@@ -354,8 +363,7 @@ impl World {
         }
         self.heard();
         // Former connections end, hidden members are tried again, late frames arrive.
-        self.rests(self.finds_within() + ELECTION_MAX);
-        self.run_for(self.finds_within() + Duration::from_secs(2));
+        self.settles(self.finds_within() + Duration::from_secs(2));
         self.leases_end();
         self.quiet();
         let proxies = self.proxies.len();
