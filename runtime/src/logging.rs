@@ -81,6 +81,12 @@ pub(crate) fn before_now(ago: core::time::Duration) -> String {
     time::format(now.checked_sub(ago).unwrap_or(now))
 }
 
+/// A time in seconds since 1970, as lines of the log have it.
+pub(crate) fn at(seconds: u64) -> String {
+    let time = SystemTime::UNIX_EPOCH.checked_add(core::time::Duration::from_secs(seconds));
+    time.map_or_else(|| format!("{seconds} s after 1970"), time::format)
+}
+
 /// Sends all events of the process from `level` up to standard error, and makes each panic one line at level error.
 ///
 /// # Errors

@@ -28,6 +28,17 @@ pub struct Everywhere {
     members: Mutex<HashMap<String, String>>,
 }
 
+/// Tests that are about connections without TLS, or compare them with a member's: the URL that etcdctl prints, and what a member says
+/// to a client without token (with a certificate that has no common name another thing than without one).
+pub(crate) const WITHOUT_TLS: &[&str] = &[
+    "auth",
+    "defrag",
+    "endpoint_status",
+    "log/strangers",
+    "told/head_is_get_without_body",
+    "users",
+];
+
 static EVERYWHERE: OnceLock<Option<Everywhere>> = OnceLock::new();
 
 /// All that it takes, if TLS is to be everywhere.

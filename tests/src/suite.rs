@@ -17,6 +17,7 @@ use std::{
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::{Builder, Runtime};
 
+use crate::everywhere::{WITHOUT_TLS, everywhere};
 use crate::process::{FORKING, log_tails};
 
 /// No test may run longer than this; a hang is a failure with a report, not a stuck CI job.
@@ -87,7 +88,8 @@ where
 /// 1: clusters that fight for two cores tell nothing about the proxy.
 ///
 /// `teardown` runs after the last test: it drops what the tests shared.
-pub fn main(threads: usize, trials: Vec<Trial>, teardown: impl FnOnce()) -> ! {
+pub fn main(threads: usize, mut trials: Vec<Trial>, teardown: impl FnOnce()) -> ! {
+    leave_out(&mut trials);
     // The report of a test has its panics; printed at once they would tear the list of tests apart.
     panic::set_hook(Box::new(|info| {
         PANICS
@@ -101,6 +103,18 @@ pub fn main(threads: usize, trials: Vec<Trial>, teardown: impl FnOnce()) -> ! {
     teardown();
     report_slowest();
     conclusion.exit()
+}
+
+/// Leaves out what can't be the same with TLS, if TLS is to be everywhere, and says so.
+fn leave_out(trials: &mut Vec<Trial>) {
+    if everywhere().is_none() {
+        return;
+    }
+    let is_plain = |trial: &Trial| WITHOUT_TLS.contains(&trial.name());
+    for left_out in trials.iter().filter(|trial| is_plain(trial)) {
+        println!("left out with TLS everywhere: {}", left_out.name());
+    }
+    trials.retain(|trial| !is_plain(trial));
 }
 
 /// Prints which tests a suite's time went to.

@@ -4,6 +4,8 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
+use crate::logging;
+
 /// An error of a handshake in words.
 pub(super) fn explain(error: &io::Error) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
@@ -35,12 +37,12 @@ fn of_certificate(error: &CertificateError) -> String {
     match error {
         CertificateError::Expired => "it has expired".to_owned(),
         CertificateError::ExpiredContext { not_after, .. } => {
-            format!("it has expired, at {} seconds since 1970", not_after.as_secs())
+            format!("it has expired, at {}", logging::at(not_after.as_secs()))
         }
         CertificateError::NotValidYet => "it isn't valid yet; compare the clocks".to_owned(),
         CertificateError::NotValidYetContext { not_before, .. } => format!(
-            "it isn't valid before {} seconds since 1970; compare the clocks",
-            not_before.as_secs()
+            "it isn't valid before {}; compare the clocks",
+            logging::at(not_before.as_secs())
         ),
         CertificateError::Revoked => "it is revoked".to_owned(),
         CertificateError::UnknownIssuer => "it is signed by an authority that isn't trusted here".to_owned(),

@@ -261,3 +261,27 @@ pub(crate) async fn connect<R: Runtime, S: AsyncRead + AsyncWrite + Unpin>(
     }
     Ok(Wire::Tls(Box::new(TlsStream::Client(stream))))
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_oldest_is_crowded_out() {
+        let handshakes = Handshakes::default();
+        let mut entries: Vec<_> = (0..UNDER_WAY_MAX).map(|_| handshakes.begin()).collect();
+        let is_given_up = |entry: &Entry<'_>| entry.crowded_out.notified().now_or_never().is_some();
+        assert!(!entries.iter().any(is_given_up), "there is room for all of them");
+        let one_more = handshakes.begin();
+        assert!(is_given_up(&entries[0]), "the oldest");
+        assert!(!entries[1..].iter().any(is_given_up) && !is_given_up(&one_more));
+        // Whoever is done makes room.
+        entries.remove(1);
+        let _another = handshakes.begin();
+        assert!(!entries[1..].iter().any(is_given_up));
+        drop(entries);
+        assert_eq!(handshakes.under_way.lock().open.len(), 2);
+    }
+}

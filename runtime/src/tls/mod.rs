@@ -27,6 +27,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::UnixTime;
 use tokio::sync::watch;
 
 pub(crate) use client::Outgoing;
@@ -36,6 +37,7 @@ pub(crate) use server::Acceptance;
 pub(crate) use wire::Wire;
 
 use self::reload::{Outcome, Rereader};
+use crate::logging;
 use crate::settings::{ClientTls, KeyPair, ServerCertificate, ServerTls};
 
 /// What clients may go on to speak, best first.
@@ -245,15 +247,29 @@ fn take<T>(side: Side, expiries: &Expiries, built: Built<T>) -> T {
     for note in built.notes {
         tracing::warn!(side = side.name(), "{note}");
     }
+    let now = UnixTime::now().as_secs();
     for expiry in &built.expiries {
-        tracing::info!(
-            side = side.name(),
-            flag = expiry.flag,
-            file = expiry.path,
-            subject = expiry.subject,
-            not_after = expiry.at,
-            "certificate"
-        );
+        let Expiry {
+            flag,
+            path,
+            subject,
+            at,
+        } = expiry;
+        let at = u64::try_from(*at).unwrap_or_default();
+        let not_after = logging::at(at);
+        let side = side.name();
+        if at < now {
+            tracing::warn!(
+                side,
+                flag,
+                file = path,
+                subject,
+                not_after,
+                "certificate has expired"
+            );
+        } else {
+            tracing::info!(side, flag, file = path, subject, not_after, "certificate");
+        }
     }
     expiries.set(side, built.expiries);
     built.made
