@@ -223,6 +223,7 @@ impl Cluster {
                 None
             };
             if let (Some(everywhere), Some(port)) = (everywhere(), tls_port) {
+                everywhere.serves(&format!("127.0.0.1:{port}"));
                 everywhere.is_member(
                     &format!("127.0.0.1:{client_port}"),
                     &format!("https://127.0.0.1:{port}"),
@@ -265,6 +266,13 @@ impl Cluster {
     #[must_use]
     pub fn address(&self, index: usize) -> String {
         format!("127.0.0.1:{}", self.members[index].client_port)
+    }
+
+    /// Where a member serves clients as it serves proxies: with TLS if that is everywhere. It answers there with more headers.
+    #[must_use]
+    pub fn proxied_address(&self, index: usize) -> String {
+        let port = everywhere().and(self.members[index].tls_port);
+        format!("127.0.0.1:{}", port.unwrap_or(self.members[index].client_port))
     }
 
     /// What a proxy is given: every member's client relay if there is one, else the member itself.

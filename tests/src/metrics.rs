@@ -1,11 +1,13 @@
 //! What a member tells of itself at `/metrics`.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
 };
+
+use crate::everywhere;
 
 /// A member that is busy may take its time.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -39,16 +41,33 @@ pub async fn metric(member: &str, name: &str) -> io::Result<f64> {
 /// When nothing answers.
 pub async fn text(address: &str, path: &str) -> io::Result<String> {
     let asked = async {
-        let mut stream = TcpStream::connect(address).await?;
-        // In version 1.0 the body comes in one piece: chunks may tear a line.
-        let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).await?;
-        Ok::<_, io::Error>(bytes)
+        let stream = TcpStream::connect(address).await?;
+        match everywhere::client_of(address) {
+            None => get(stream, address, path).await,
+            Some(tls) => {
+                let mut tls = (*tls).clone();
+                tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+                let name = rustls::pki_types::ServerName::try_from("localhost").map_err(io::Error::other)?;
+                let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
+                get(connector.connect(name, stream).await?, address, path).await
+            }
+        }
     };
     let bytes = tokio::time::timeout(LIMIT, asked).await??;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+async fn get(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    address: &str,
+    path: &str,
+) -> io::Result<Vec<u8>> {
+    // In version 1.0 the body comes in one piece: chunks may tear a line.
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await?;
+    Ok(bytes)
 }
 
 /// The value of a metric in a text of Prometheus' exposition format; the sum over its labels.

@@ -260,7 +260,7 @@ impl Pair {
     async fn over(group: &'static str, clusters: Vec<Cluster>) -> Self {
         let (first, last) = (&clusters[0], &clusters[clusters.len() - 1]);
         let proxy = Proxy::start(&last.endpoints(), &[]).await;
-        let sides = [Side::new(&first.address(0)), Side::new(proxy.address())];
+        let sides = [Side::new(&first.proxied_address(0)), Side::new(proxy.address())];
         Self {
             group,
             _clusters: clusters,
