@@ -33,13 +33,17 @@ pub struct Everywhere {
 /// compares byte for byte, what the proxy answers itself: a member with TLS serves gRPC through Go's HTTP server, which adds headers.
 pub(crate) const WITHOUT_TLS: &[&str] = &[
     "auth",
+    "auth_is_on",
+    "auth_is_switched",
     "auth_on",
     "call_by_get",
     "defrag",
     "endpoint_status",
     "lease_keep_alive",
     "log/strangers",
+    "odd_calls",
     "odd_headers",
+    "odd_requests",
     "range_frames",
     "request_sizes",
     "told/head_is_get_without_body",
