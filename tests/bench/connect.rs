@@ -51,19 +51,12 @@ async fn repeat(
             continue;
         };
         let template = wire.template(operation.path(), &[])?;
-        match wire
+        let answer = wire
             .exchange(&template, operation.request(key, &data.value))
-            .await
-        {
-            Ok(message) => match operation.check(message, key, &data.value) {
-                Ok(()) => recorder.done(started),
-                Err(problem) => recorder.problem(problem, 1),
-            },
-            Err(reply) => {
-                recorder.error(&reply);
-                pause_after_error().await;
-            }
-        }
+            .await;
+        operation
+            .record(answer, (key, &data.value), started, &recorder)
+            .await;
     }
     Ok(())
 }

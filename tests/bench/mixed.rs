@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     args::LoadArgs,
-    load::{Failure, GRACE, connect_all, join_all, pause_after_error, share},
+    load::{Failure, GRACE, connect_all, join_all, share},
     measure::{Recorder, Usage},
     unary::{Data, Operation, fill},
     watchers,
@@ -94,22 +94,15 @@ impl Calls {
             };
             let request = operation.request(key, &self.data.value);
             let started = Instant::now();
-            match self.wire.exchange(template, request).await {
-                Ok(message) => {
-                    if let (Operation::Put, Ok(put)) = (operation, PutResponse::decode(message.clone())) {
-                        let revision = put.header.map_or(0, |header| header.revision);
-                        self.newest.fetch_max(revision, Ordering::Relaxed);
-                    }
-                    match operation.check(message, key, &self.data.value) {
-                        Ok(()) => self.recorder.done(started),
-                        Err(problem) => self.recorder.problem(problem, 1),
-                    }
-                }
-                Err(reply) => {
-                    self.recorder.error(&reply);
-                    pause_after_error().await;
-                }
+            let answer = self.wire.exchange(template, request).await;
+            if let (Operation::Put, Ok(message)) = (operation, &answer)
+                && let Ok(put) = PutResponse::decode(message.clone())
+            {
+                let revision = put.header.map_or(0, |header| header.revision);
+                self.newest.fetch_max(revision, Ordering::Relaxed);
             }
+            let asked = (key, &self.data.value);
+            operation.record(answer, asked, started, &self.recorder).await;
         }
         Ok(())
     }

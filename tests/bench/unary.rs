@@ -88,16 +88,10 @@ async fn repeat(
         }
         let request = operation.request(key, &data.value);
         let started = std::time::Instant::now();
-        match wire.exchange(&template, request).await {
-            Ok(message) => match operation.check(message, key, &data.value) {
-                Ok(()) => recorder.done(started),
-                Err(problem) => recorder.problem(problem, 1),
-            },
-            Err(reply) => {
-                recorder.error(&reply);
-                pause_after_error().await;
-            }
-        }
+        let answer = wire.exchange(&template, request).await;
+        operation
+            .record(answer, (key, &data.value), started, &recorder)
+            .await;
     }
     Ok(())
 }
@@ -166,6 +160,26 @@ impl Operation {
                     request: Some(Request::RequestRange(range(false))),
                 }],
             }),
+        }
+    }
+
+    /// Records what became of a call with this key and value. Waits a little after an error.
+    pub(crate) async fn record(
+        self,
+        answer: Result<Bytes, Reply>,
+        (key, value): (&Bytes, &Bytes),
+        started: std::time::Instant,
+        recorder: &Recorder,
+    ) {
+        match answer {
+            Ok(message) => match self.check(message, key, value) {
+                Ok(()) => recorder.done(started),
+                Err(problem) => recorder.problem(problem, 1),
+            },
+            Err(reply) => {
+                recorder.error(&reply);
+                pause_after_error().await;
+            }
         }
     }
 

@@ -58,7 +58,7 @@ impl ClientConnection {
         }
     }
 
-    /// Which client it is to those who are fair to clients.
+    /// The client of this connection, for what is shared fairly among clients.
     pub(crate) const fn id(&self) -> Client {
         Client(self.number)
     }

@@ -243,7 +243,8 @@ impl Call {
         let _ = self.client.worker.uplink.reports.send(Report::Event(event)).await;
     }
 
-    /// It has ended without an answer. If it has waited for longer than one takes, it may be the member's fault.
+    /// Raises a suspicion against the member of a call that has ended without an answer, if the call waited for longer than one
+    /// takes.
     fn ended_unanswered<R: Runtime>(&self, connection: &Arc<Connection>) {
         let waited = self.deadline.elapsed();
         if self.class != Class::Blocking && waited.is_some_and(|waited| waited >= CHECK_PATIENCE) {

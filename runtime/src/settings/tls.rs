@@ -16,7 +16,7 @@ pub enum TlsVersion {
 pub struct KeyPair {
     /// The certificate, and behind it those of the authorities between it and a root.
     pub cert: PathBuf,
-    /// Its private key: PKCS #8, PKCS #1 or SEC 1, not encrypted.
+    /// The private key of the certificate: PKCS #8, PKCS #1 or SEC 1, not encrypted.
     pub key: PathBuf,
 }
 

@@ -60,7 +60,7 @@ impl Refusal {
 #[derive(Debug)]
 pub(crate) struct Accepted<S> {
     pub(crate) wire: Wire<S>,
-    /// Its certificate and what vouches for it, if it was asked for one.
+    /// The client's certificate and what vouches for it, if one was asked for.
     pub(crate) chain: Vec<CertificateDer<'static>>,
 }
 

@@ -21,6 +21,7 @@ mod verify;
 mod wire;
 
 use core::time::Duration;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
@@ -122,20 +123,8 @@ pub(crate) fn serve(
             self_signed::find_or_make(data_dir, *years, &hosts(host))?
         }
     };
-    let shown = |path: &Option<std::path::PathBuf>| {
-        path.as_ref()
-            .map(|path| path.display().to_string())
-            .unwrap_or_default()
-    };
-    let KeyPair { cert, key } = &pair;
-    let tls_info = format!(
-        "cert = {}, key = {}, client-cert=, client-key=, trusted-ca = {}, client-cert-auth = {}, crl-file = {}",
-        cert.display(),
-        key.display(),
-        shown(&options.client_ca),
-        options.client_ca.is_some(),
-        shown(&options.client_crl),
-    );
+    let (ca, crl) = (options.client_ca.as_deref(), options.client_crl.as_deref());
+    let tls_info = tls_info(Some(&pair), ca, ca.is_some(), crl);
     tracing::info!(tls_info, "gRPC proxy server TLS");
     let read = {
         let options = options.clone();
@@ -151,15 +140,7 @@ pub(crate) fn serve(
 /// # Errors
 /// What is wrong with which file.
 pub(crate) fn dial(options: ClientTls, expiries: &Arc<Expiries>) -> Result<Live<Outgoing>, String> {
-    let shown =
-        |path: Option<&std::path::PathBuf>| path.map(|path| path.display().to_string()).unwrap_or_default();
-    let pair = options.certificate.as_ref();
-    let tls_info = format!(
-        "cert = {}, key = {}, client-cert=, client-key=, trusted-ca = {}, client-cert-auth = false, crl-file = ",
-        shown(pair.map(|pair| &pair.cert)),
-        shown(pair.map(|pair| &pair.key)),
-        shown(options.ca.as_ref()),
-    );
+    let tls_info = tls_info(options.certificate.as_ref(), options.ca.as_deref(), false, None);
     tracing::info!(tls_info, "gRPC proxy client TLS");
     if options.skip_verify {
         tracing::warn!(
@@ -182,6 +163,18 @@ pub(crate) fn dial(options: ClientTls, expiries: &Arc<Expiries>) -> Result<Live<
 /// What is wrong with which file.
 pub(crate) fn check(options: &ClientTls) -> Result<(), String> {
     client::Files::read(options)?.build(options).map(|_| ())
+}
+
+/// The files of a side as etcd's log shows them.
+fn tls_info(pair: Option<&KeyPair>, ca: Option<&Path>, asks_clients: bool, crl: Option<&Path>) -> String {
+    let shown = |path: Option<&Path>| path.map(|path| path.display().to_string()).unwrap_or_default();
+    format!(
+        "cert = {}, key = {}, client-cert=, client-key=, trusted-ca = {}, client-cert-auth = {asks_clients}, crl-file = {}",
+        shown(pair.map(|pair| pair.cert.as_path())),
+        shown(pair.map(|pair| pair.key.as_path())),
+        shown(ca),
+        shown(crl),
+    )
 }
 
 /// Names and addresses for a certificate of a proxy that listens there.

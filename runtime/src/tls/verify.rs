@@ -19,6 +19,7 @@ use webpki::EndEntityCert;
 use x509_parser::certificate::X509Certificate;
 
 use super::crl::RevocationLists;
+use crate::settings::shorten;
 
 /// Certificates that vouch for others.
 #[derive(Clone, Debug)]
@@ -127,9 +128,7 @@ impl ClientVerifier {
 
     /// Whether a chain that was good once is so still: sessions that are resumed show none.
     pub(super) fn is_good(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
-        let Some((end_entity, intermediates)) = chain.split_first() else {
-            return Err(Error::NoCertificatesPresented);
-        };
+        let (end_entity, intermediates) = chain.split_first().ok_or(Error::NoCertificatesPresented)?;
         self.verify_client_cert(end_entity, intermediates, now)
             .map(|_| ())
     }
@@ -153,7 +152,8 @@ impl ClientCertVerifier for ClientVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let subject = parse(end_entity)
-            .map(|(_, parsed)| parsed.subject().to_string())
+            // Whoever is refused may have written a book into it.
+            .map(|(_, parsed)| shorten(&parsed.subject().to_string()).into_owned())
             .ok();
         LAST_SUBJECT.set(subject);
         match self.chains.verify_client_cert(end_entity, intermediates, now) {
@@ -231,9 +231,7 @@ impl MemberVerifier {
         name: &ServerName<'_>,
         now: UnixTime,
     ) -> Result<(), Error> {
-        let Some((end_entity, intermediates)) = chain.split_first() else {
-            return Err(Error::NoCertificatesPresented);
-        };
+        let (end_entity, intermediates) = chain.split_first().ok_or(Error::NoCertificatesPresented)?;
         self.verify_server_cert(end_entity, intermediates, name, &[], now)
             .map(|_| ())
     }
